@@ -1,0 +1,148 @@
+"""Every knob of a run: [`transformers.TrainingArguments`] and what the method adds to it."""
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from transformers import TrainingArguments
+
+from sdsclip_hf.losses import GRADIENTS, READINGS, WEIGHTINGS
+from sdsclip_hf.student import LORA_LAYERS, TRAINABLE
+
+
+def _knob(default, text: str):
+    make = {"default_factory": lambda: list(default)} if isinstance(default, (list, tuple)) else {"default": default}
+    return field(**make, metadata={"help": text})
+
+
+@dataclass
+class SDSCLIPConfig(TrainingArguments):
+    """The arguments of [`SDSCLIPTrainer`]. See ``metadata["help"]`` of each field, or ``recipes/finetune.py --help``.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    # Values that differ from TrainingArguments' own.
+    per_device_train_batch_size: int = _knob(32, "Pairs in a batch on each device; each caption's negatives are the others.")
+    per_device_eval_batch_size: int = _knob(32, "Pairs in an evaluation batch on each device; the loss depends on it.")
+    logging_steps: float = _knob(10, "Log every so many optimiser steps (below 1: as a share of all steps).")
+    logging_nan_inf_filter: bool = _knob(False, "Hide NaN and infinite losses from the logs; here they stop the run.")
+    dataloader_drop_last: bool = _knob(True, "Drop the last incomplete batch, whose contrastive loss has fewer negatives.")
+    remove_unused_columns: bool = _knob(False, "Must stay off: the collator makes the model's inputs from raw columns.")
+
+    # The loss.
+    lambda_sds: float = _knob(
+        1.0,
+        "Weight of the distillation term L_SDS (mean squared error over the elements of a latent), without unit. "
+        "0 switches the term off, and no teacher is loaded.",
+    )
+    sds_reading: Literal[READINGS] = _knob(
+        "noised", "Whether the denoiser sees z_t = alpha_t z0 + sigma_t eps (noised) or z0 itself (as_printed)."
+    )
+    sds_gradient: Literal[GRADIENTS] = _knob(
+        "full", "Gradient of L_SDS: through the denoiser (full), or leaving its Jacobian out (stop_gradient)."
+    )
+    sds_weighting: Literal[WEIGHTINGS] = _knob(
+        "constant", "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, gamma)/SNR, or 1/alpha_t^2."
+    )
+    snr_gamma: float = _knob(5.0, "Gamma of sds_weighting=min_snr, a ratio without unit.")
+    timestep_range: list[int] | None = _knob(
+        None, "First and last timestep that L_SDS draws, both inclusive; default: the teacher's whole schedule."
+    )
+    shuffle_captions: bool = _knob(
+        False, "Control experiment: give the denoiser the caption of another image of the batch. It should not help."
+    )
+
+    # The teacher.
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] = _knob("float32", "Number format of the teacher's weights.")
+    latent_size: int | None = _knob(
+        None, "Height and width of z0 in latent pixels; default: the teacher's own. Half costs a quarter."
+    )
+    teacher_revision: str | None = _knob(None, "Branch, tag or commit of the teacher on the Hub.")
+    teacher_variant: str | None = _knob(None, "Variant of the teacher's weight files, e.g. fp16.")
+
+    # The latent mapper h_w.
+    mapper_unit_rms: bool = _knob(True, "Scale every z0 to RMS mapper_scale, so that the mapper cannot collapse.")
+    mapper_scale: float = _knob(1.0, "RMS of z0 in units of the teacher's latents, at the start or (unit RMS) always.")
+    mapper_learning_rate: float | None = _knob(
+        None, "Learning rate of the mapper; default: learning_rate. It follows the same schedule; 0 freezes the mapper."
+    )
+    mapper_warmup_steps: int = _knob(0, "Steps that the mapper trains alone, before the run, on L_SDS.")
+    mapper_warmup_inputs: Literal["image", "text"] = _knob(
+        "image", "Embeddings that the mapper is warmed up on: of the images, or of their captions."
+    )
+    mapper_warmup_learning_rate: float = _knob(1e-3, "Learning rate of the warm-up, falling to 0 along a cosine.")
+
+    # The student.
+    trainable: Literal[TRAINABLE] = _knob(
+        "layernorm", "What of CLIP trains: its LayerNorms (the paper), LoRA adapters, or every weight."
+    )
+    train_vision: bool = _knob(True, "Whether the image tower trains.")
+    train_text: bool = _knob(True, "Whether the text tower trains.")
+    train_projections: bool | None = _knob(
+        None, "Whether the projections to the joint space train; default: with trainable=full alone."
+    )
+    train_logit_scale: bool = _knob(False, "Whether the temperature trains; it is kept at or below ln 100.")
+    lora_r: int = _knob(16, "Rank of the LoRA adapters.")
+    lora_alpha: int = _knob(32, "Scaling of the LoRA adapters: they are multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = _knob(0.0, "Dropout probability in front of the LoRA adapters.")
+    lora_target_modules: list[str] = _knob(LORA_LAYERS, "Linear layers that LoRA adapts, by the end of their names.")
+
+    # The data.
+    image_column: str = _knob("image", "Column of the dataset that holds the images.")
+    caption_column: str = _knob("caption", "Column that holds a caption, or a list of them of which one is drawn.")
+    max_bad_images: int = _knob(0, "Unreadable images that may be skipped; bad_images.txt in the output folder names them.")
+
+    # What is measured.
+    benchmarks: list[str] | None = _knob(
+        None, "Benchmarks that evaluate() scores beside the loss, e.g. shapes:validation."
+    )
+    health_steps: int = _knob(
+        50, "Steps between measurements of the gap of L_SDS between true and shuffled captions; 0: never."
+    )
+    gradient_norm_steps: int = _knob(
+        0, "Steps between measurements of each term's gradient norm and of their cosine; 0: never."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("lambda_sds", "mapper_warmup_steps", "max_bad_images", "health_steps", "gradient_norm_steps"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or more")
+        for name in ("mapper_scale", "snr_gamma", "mapper_warmup_learning_rate", "lora_r", "lora_alpha"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "more than zero")
+        _require(self.mapper_learning_rate is None or self.mapper_learning_rate >= 0, "mapper_learning_rate",
+                 self.mapper_learning_rate, "zero or more")
+        _require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
+        _require(self.latent_size is None or self.latent_size > 0, "latent_size", self.latent_size, "more than zero")
+        for name, choices in (
+            ("sds_reading", READINGS),
+            ("sds_gradient", GRADIENTS),
+            ("sds_weighting", WEIGHTINGS),
+            ("trainable", TRAINABLE),
+            ("mapper_warmup_inputs", ("image", "text")),
+            ("teacher_dtype", ("float32", "bfloat16", "float16")),
+        ):
+            _require(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
+        if self.timestep_range is not None:
+            fits = len(self.timestep_range) == 2 and 0 <= self.timestep_range[0] <= self.timestep_range[1]
+            _require(fits, "timestep_range", self.timestep_range, "two timesteps, 0 <= first <= last")
+        _require(not self.remove_unused_columns, "remove_unused_columns", True, "off, since the collator needs the columns")
+        if self.mapper_warmup_steps and self.lambda_sds == 0:
+            raise ValueError("mapper_warmup_steps needs the distillation term; set --lambda_sds above 0.")
+        if self.per_device_train_batch_size * self.world_size < 2:
+            raise ValueError(
+                f"per_device_train_batch_size {self.per_device_train_batch_size} on {self.world_size} process leaves a "
+                "caption no negatives; set --per_device_train_batch_size to 2 or more."
+            )
+
+    def method_settings(self) -> dict:
+        """What defines a run beside TrainingArguments' own: a resumed run must agree on it."""
+        inherited = {entry.name for entry in fields(TrainingArguments)}
+        unimportant = {"benchmarks", "health_steps", "gradient_norm_steps", "max_bad_images"}
+        own = [entry.name for entry in fields(self) if entry.name not in inherited | unimportant]
+        return {name: getattr(self, name) for name in [*own, "seed", "per_device_train_batch_size"]}
+
+
+def _require(holds: bool, name: str, value, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value!r}; it must be {rule}. Set --{name}.")

@@ -1,0 +1,32 @@
+"""One wording for the ways in which loading from a folder or from the Hub fails."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
+    """Turn a library's error while loading ``name`` into one that says what was asked for and what to do.
+
+    Args:
+        what: the thing being loaded, e.g. "the teacher".
+        name: the folder or Hub id that was asked for.
+        option: the option that takes it, e.g. "--teacher_name_or_path".
+
+    Raises:
+        OSError: ``name`` is neither a usable folder nor a Hub id that can be reached.
+    """
+    try:
+        yield
+    except (OSError, ConnectionError) as error:
+        if Path(name).expanduser().is_dir():
+            remedy = "the folder exists, but what is in it could not be loaded"
+        else:
+            remedy = (
+                "there is no such folder, and it could not be had from the Hub. Without a network connection, give "
+                f"{option} a local folder; with one, check the id, and log in with `hf auth login` if it is private "
+                "or gated"
+            )
+        reason = str(error).strip().splitlines()
+        raise OSError(f"could not load {what} {name!r}: {remedy}. ({reason[0] if reason else error!r})") from error

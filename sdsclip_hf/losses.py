@@ -1,0 +1,164 @@
+"""The loss terms, as pure functions of tensors.
+
+L = L_CLIP + lambda_sds * L_SDS (arXiv 2307.09233), with
+L_SDS = E_{t, eps} || eps_theta(h_w(f_phi(x)), t, c) - eps ||^2.
+
+The paper's symbols: ``image_embeds`` are f_phi(x), ``latents`` are z0 = h_w(f_phi(x)), ``predict_noise`` is eps_theta
+with its timesteps t and captions c bound, ``noise`` is eps, and ``alpha``, ``sigma`` belong to the noise schedule:
+z_t = alpha_t * z0 + sigma_t * eps.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+READINGS = ("noised", "as_printed")
+GRADIENTS = ("full", "stop_gradient")
+WEIGHTINGS = ("constant", "sigma_squared", "min_snr", "velocity")
+
+
+def contrastive_loss(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Tensor,
+    all_image_embeds: Tensor | None = None,
+    all_text_embeds: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """CLIP's symmetric cross-entropy over cosine similarities (Radford et al. 2021, arXiv 2103.00020, figure 3).
+
+    Args:
+        image_embeds: unit-length image embeddings of this process, (b, D).
+        text_embeds: unit-length caption embeddings of this process, (b, D); row i belongs to image i.
+        logit_scale: the factor on the cosines (already exponentiated), scalar.
+        all_image_embeds: image embeddings of all processes, (B, D), gathered with gradient; default: this process's.
+        all_text_embeds: the same for captions, (B, D).
+        offset: the row of ``all_*`` at which this process's embeddings begin.
+
+    Returns:
+        Scalar: the mean over this process's rows. With gathered embeddings, the mean over processes is the loss of the
+        whole batch, and averaging the processes' gradients, as DDP does, gives its gradient.
+
+    Raises:
+        ValueError: the two sides differ in number, or there is only one pair, which has no negatives.
+    """
+    if image_embeds.shape != text_embeds.shape:
+        raise ValueError(
+            f"image_embeds {tuple(image_embeds.shape)} and text_embeds {tuple(text_embeds.shape)} must have one shape: "
+            "row i of each makes a pair."
+        )
+    all_image_embeds = image_embeds if all_image_embeds is None else all_image_embeds
+    all_text_embeds = text_embeds if all_text_embeds is None else all_text_embeds
+    if len(all_image_embeds) < 2:
+        raise ValueError(
+            "the contrastive loss needs at least two pairs, since a batch of one has no negatives; "
+            "raise per_device_train_batch_size."
+        )
+    logits_per_image = logit_scale * image_embeds @ all_text_embeds.T  # (b, B)
+    logits_per_text = logit_scale * text_embeds @ all_image_embeds.T  # (b, B)
+    labels = torch.arange(offset, offset + len(image_embeds), device=image_embeds.device)
+    return (F.cross_entropy(logits_per_image, labels) + F.cross_entropy(logits_per_text, labels)) / 2
+
+
+def noise_weight(weighting: str, alpha: Tensor, sigma: Tensor, snr_gamma: float = 5.0) -> Tensor:
+    """The weight w(t) on the squared error of the predicted noise.
+
+    ``constant``: 1, the paper's. ``sigma_squared``: sigma_t^2, score distillation's (DreamFusion, arXiv 2209.14988).
+    ``min_snr``: min(SNR, gamma) / SNR with SNR = alpha^2 / sigma^2 (arXiv 2303.09556). ``velocity``: 1 / alpha_t^2,
+    which turns the error in the noise into the error in the velocity v = alpha * eps - sigma * z0, so that the high
+    noise at which the layout of a picture is decided keeps its say.
+
+    Args:
+        weighting: one of the names above.
+        alpha, sigma: the schedule's coefficients at the sampled timesteps, (B,).
+        snr_gamma: gamma of ``min_snr``, a ratio without unit.
+
+    Returns:
+        (B,)
+
+    Raises:
+        ValueError: an unknown name, or ``velocity`` where alpha is zero.
+    """
+    if weighting == "constant":
+        return torch.ones_like(alpha)
+    if weighting == "sigma_squared":
+        return sigma.square()
+    if weighting == "min_snr":
+        snr = alpha.square() / sigma.square()
+        return snr.clamp(max=snr_gamma) / snr
+    if weighting == "velocity":
+        if (alpha == 0).any():
+            raise ValueError("weighting 'velocity' is infinite where alpha_t is 0; lower the end of timestep_range.")
+        return 1 / alpha.square()
+    raise ValueError(f"unknown weighting {weighting!r}; choose from {', '.join(WEIGHTINGS)}.")
+
+
+def add_noise(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """z_t = alpha_t * z0 + sigma_t * eps, for (B, C, h, w) latents and (B,) coefficients."""
+    shape = (-1, *[1] * (latents.dim() - 1))
+    return alpha.view(shape) * latents + sigma.view(shape) * noise
+
+
+def distillation_loss(
+    latents: Tensor,
+    noise: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    predict_noise: Callable[[Tensor], Tensor],
+    *,
+    reading: str = "noised",
+    gradient: str = "full",
+    weighting: str = "constant",
+    snr_gamma: float = 5.0,
+) -> Tensor:
+    """L_SDS of each sample: the weighted error of the denoiser that sees ``latents`` (arXiv 2307.09233).
+
+    Reading ``noised`` (default) puts forward noise on the latents, as a denoiser expects: it sees
+    z_t = alpha_t * z0 + sigma_t * eps. Reading ``as_printed`` gives it z0 itself, as the paper's formula stands; the
+    target is then independent of the input.
+
+    Gradient ``full`` (default) runs back through the denoiser. ``stop_gradient`` calls the denoiser under no_grad and
+    leaves its Jacobian out, as DreamFusion does: d loss / d z0 := w(t) * 2 / N * (eps_hat - eps) with N the number of
+    elements of a latent, which is the full gradient with alpha_t * J replaced by the identity. The value is the same.
+
+    The squared norm is taken as a mean over the N elements, so that lambda does not depend on the latent size.
+
+    Args:
+        latents: z0 = h_w(f_phi(x)), (B, C, h, w).
+        noise: eps, standard normal, (B, C, h, w).
+        alpha, sigma: the schedule's coefficients at the sampled timesteps, (B,).
+        predict_noise: the frozen denoiser, from its input (B, C, h, w) to the predicted noise (B, C, h, w).
+        reading: ``noised`` or ``as_printed``.
+        gradient: ``full`` or ``stop_gradient``.
+        weighting: w(t), see [`noise_weight`].
+        snr_gamma: gamma of weighting ``min_snr``.
+
+    Returns:
+        (B,) float32
+
+    Raises:
+        ValueError: an unknown reading, gradient or weighting.
+    """
+    if reading not in READINGS:
+        raise ValueError(f"unknown reading {reading!r}; choose from {', '.join(READINGS)}.")
+    if gradient not in GRADIENTS:
+        raise ValueError(f"unknown gradient {gradient!r}; choose from {', '.join(GRADIENTS)}.")
+    latents, noise, alpha, sigma = latents.float(), noise.float(), alpha.float(), sigma.float()
+    weight = noise_weight(weighting, alpha, sigma, snr_gamma)  # (B,)
+    denoiser_input = add_noise(latents, noise, alpha, sigma) if reading == "noised" else latents
+    if gradient == "full":
+        residual = predict_noise(denoiser_input).float() - noise
+        return weight * residual.square().flatten(1).mean(1)
+    with torch.no_grad():
+        residual = predict_noise(denoiser_input).float() - noise
+        error = residual.square().flatten(1).mean(1)
+        pull = 2 * residual / residual[0].numel()
+    surrogate = (pull * latents).flatten(1).sum(1)  # its gradient in the latents is ``pull``
+    return weight * (error + surrogate - surrogate.detach())
+
+
+def rms(latents: Tensor) -> Tensor:
+    """Root mean square of each sample, (B, ...) to (B,)."""
+    return latents.float().square().flatten(1).mean(1).sqrt()

@@ -1,0 +1,538 @@
+"""Trainer for L = L_CLIP + lambda_sds * L_SDS."""
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import torch.distributed.nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import CLIPModel, CLIPProcessor, Trainer, TrainerCallback, set_seed
+from transformers.trainer_utils import EvalLoopOutput
+
+from sdsclip_hf import shapes
+from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.data import BAD_IMAGES_FILE, BadImages, CaptionedImages, ImageCaptionCollator, as_training_data
+from sdsclip_hf.evaluation import evaluate_benchmarks, flatten
+from sdsclip_hf.losses import contrastive_loss, rms
+from sdsclip_hf.scorers import ClipScorer
+from sdsclip_hf.student import LatentMapper, SDSCLIPModel, SDSCLIPOutput, load_clip
+from sdsclip_hf.teacher import DiffusionTeacher
+
+RUN_FILE = "sdsclip_run.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class SDSCLIPTrainer(Trainer):
+    """[`transformers.Trainer`] with the distillation term.
+
+    Each term is switched by its weight, computed by a function of ``losses``, and logged under its own name, in
+    training and in evaluation. What a term does not need is not loaded.
+
+    Args:
+        model: the CLIP to fine-tune: a CLIPModel, a folder or a Hub id.
+        args: every knob.
+        teacher: a [`DiffusionTeacher`], a folder or a Hub id; needed when ``lambda_sds`` is above 0.
+        train_dataset, eval_dataset: ``datasets`` datasets with the columns that ``args`` name, or
+            [`data.CaptionedImages`]. ``eval_dataset`` may be a dict of them.
+        processing_class: the CLIPProcessor; default: the one beside the model.
+        peft_config: the whole PEFT configuration for ``trainable="lora"``.
+        kwargs: what else Trainer takes: ``callbacks``, ``optimizers``, ``data_collator``, …
+
+    Raises:
+        OSError: the model or teacher cannot be loaded.
+        ValueError: the parts do not fit one another.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+    from sdsclip_hf.shapes import load_shapes
+
+    trainer = SDSCLIPTrainer(
+        model="shapes/student",
+        teacher="shapes/teacher",
+        args=SDSCLIPConfig(output_dir="outputs/example", max_steps=10),
+        train_dataset=load_shapes("train"),
+    )
+    trainer.train()
+    trainer.save_model("outputs/example/export")
+    ```
+    """
+
+    def __init__(
+        self,
+        model: CLIPModel | str,
+        args: SDSCLIPConfig | None = None,
+        teacher: DiffusionTeacher | str | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: CLIPProcessor | None = None,
+        peft_config=None,
+        **kwargs,
+    ):
+        args = args or SDSCLIPConfig(output_dir="outputs/sdsclip")
+        set_seed(args.seed)  # the mapper and the adapters are initialised here, before Trainer sets it
+        self.base_name = model if isinstance(model, str) else model.config._name_or_path or "an unnamed CLIPModel"
+        if isinstance(model, str):
+            model, loaded_processor = load_clip(shapes.resolve(model))
+            processing_class = processing_class or loaded_processor
+        if processing_class is None:
+            raise ValueError("processing_class is missing; give the CLIPProcessor that goes with the model.")
+        self.base_fingerprint = fingerprint(model)
+        teacher = _load_teacher(teacher, args)
+        student = _make_student(model, teacher, args, peft_config)
+        as_data = _DatasetMaker(args)
+        kwargs.setdefault("data_collator", ImageCaptionCollator(processing_class, teacher and teacher.tokenize))
+        super().__init__(
+            model=student,
+            args=args,
+            train_dataset=as_data(train_dataset),
+            eval_dataset=(
+                {name: as_data(part) for name, part in eval_dataset.items()}
+                if isinstance(eval_dataset, dict)
+                else as_data(eval_dataset)
+            ),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.teacher = None if teacher is None else teacher.to(self.args.device)
+        self.term_weights = {"contrastive": 1.0} | ({"sds": args.lambda_sds} if args.lambda_sds else {})
+        self.model_accepts_loss_kwargs = False  # a contrastive loss is a mean over its batch
+        self.can_return_loss = True
+        self._notes: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._calls = 0
+        self._saving_checkpoint = False
+        self.add_callback(_ClampLogitScale())
+
+    @property
+    def student(self) -> SDSCLIPModel:
+        """The model without what accelerate wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    # ---- the loss -------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """L = L_CLIP + lambda_sds * L_SDS of one batch; see [`data.ImageCaptionCollator`] for what a batch holds.
+
+        Raises:
+            FloatingPointError: a term is NaN or infinite.
+        """
+        inputs = dict(inputs)
+        prompt_ids = inputs.pop("teacher_input_ids", None)
+        caption_cut = inputs.pop("caption_cut", None)
+        output = model(**inputs)
+        with torch.autocast(self.args.device.type, enabled=False):
+            terms = self.loss_terms(output, prompt_ids)
+        loss = sum(self.term_weights[name] * term for name, term in terms.items())
+        self._check_finite(terms)
+        self._note({name: term.detach() for name, term in terms.items()})
+        if caption_cut is not None:
+            self._note({"captions_cut": caption_cut.float().mean()})
+        if self._is_due(self.args.gradient_norm_steps) and len(terms) > 1:
+            self._note(self._gradient_norms(terms))
+        self._calls += 1
+        return (loss, output) if return_outputs else loss
+
+    def loss_terms(self, output: SDSCLIPOutput, prompt_ids: Tensor | None) -> dict[str, Tensor]:
+        """The terms that are switched on, each a scalar before its weight."""
+        terms = {"contrastive": self._contrastive_term(output)}
+        if "sds" in self.term_weights:
+            terms["sds"] = self._sds_term(output.latents, prompt_ids)
+        return terms
+
+    def _contrastive_term(self, output: SDSCLIPOutput) -> Tensor:
+        images, texts = output.image_embeds.float(), output.text_embeds.float()
+        if self.args.world_size == 1:
+            return contrastive_loss(images, texts, output.logit_scale)
+        all_images = torch.cat(torch.distributed.nn.all_gather(images))
+        all_texts = torch.cat(torch.distributed.nn.all_gather(texts))
+        offset = self.args.process_index * len(images)
+        return contrastive_loss(images, texts, output.logit_scale, all_images, all_texts, offset)
+
+    def _sds_term(self, latents: Tensor, prompt_ids: Tensor) -> Tensor:
+        timesteps, noise = self._draw(latents)
+        prompts = self.teacher.encode_tokens(prompt_ids)
+        if self.args.shuffle_captions:
+            prompts = prompts.roll(1, dims=0)
+        error = self._sds_error(latents, prompts, timesteps, noise).mean()
+        self._note({"latent_rms": rms(latents.detach()).mean(), "latent_spread": _spread(latents.detach())})
+        if self._is_due(self.args.health_steps):
+            with torch.no_grad():
+                shuffled = self._sds_error(latents.detach(), prompts.roll(1, dims=0), timesteps, noise).mean()
+            self._note({"sds_gap": shuffled - error.detach()})
+        return error
+
+    def _sds_error(self, latents: Tensor, prompts: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        return self.teacher.denoising_error(
+            latents,
+            prompts,
+            timesteps,
+            noise,
+            reading=self.args.sds_reading,
+            gradient=self.args.sds_gradient,
+            weighting=self.args.sds_weighting,
+            snr_gamma=self.args.snr_gamma,
+        )
+
+    def _draw(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """t and eps for this process's rows.
+
+        They are drawn for the batch of all processes by (seed, step, call), so that neither the number of processes nor
+        a resumed run changes them.
+        """
+        step = (self.state.global_step, self._calls_in_step()) if self.model.training else (-1, self._calls)
+        generator = torch.Generator().manual_seed(_seed_of(self.args.seed, *step))
+        rows, world, rank = len(latents), self.args.world_size, self.args.process_index
+        first, last = self.args.timestep_range or (0, self.teacher.num_timesteps - 1)
+        timesteps = torch.randint(first, last + 1, (world * rows,), generator=generator)
+        noise = torch.randn((world * rows, *latents.shape[1:]), generator=generator)
+        mine = slice(rank * rows, (rank + 1) * rows)
+        return timesteps[mine].to(latents.device), noise[mine].to(latents.device)
+
+    def _calls_in_step(self) -> int:
+        if getattr(self, "_last_step", None) != self.state.global_step:
+            self._last_step, self._calls = self.state.global_step, 0
+        return self._calls
+
+    def _gradient_norms(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Norms of the weighted terms' gradients in CLIP's trained weights, and the cosine between the first two."""
+        weights = [parameter for parameter in self.student.clip.parameters() if parameter.requires_grad]
+        flat = {}
+        for name, term in terms.items():
+            gradients = torch.autograd.grad(
+                self.term_weights[name] * term, weights, retain_graph=True, allow_unused=True
+            )
+            pairs = zip(gradients, weights, strict=True)
+            flat[name] = torch.cat([(torch.zeros_like(w) if g is None else g).float().flatten() for g, w in pairs])
+        norms = {f"grad_norm_{name}": gradient.norm() for name, gradient in flat.items()}
+        others = [gradient for name, gradient in flat.items() if name != "contrastive"]
+        cosine = torch.cosine_similarity(flat["contrastive"], sum(others), dim=0)
+        return norms | {"grad_cosine": cosine}
+
+    def _check_finite(self, terms: dict[str, Tensor]) -> None:
+        for name, term in terms.items():
+            if not torch.isfinite(term):
+                raise FloatingPointError(
+                    f"the {name} term is {term.item()} at step {self.state.global_step + 1}. The last checkpoint in "
+                    f"{self.args.output_dir} is good: go on from it with --resume_from_checkpoint and a lower "
+                    "learning rate or weight of the term, or with --max_grad_norm."
+                )
+
+    # ---- logs -----------------------------------------------------------------------------------------------------
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.model.training and self.state.global_step % every == 0
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        notes = self._notes["train" if self.model.training else "eval"]
+        for name, value in values.items():
+            notes[name].append(value.detach())
+
+    def _take_notes(self, mode: str) -> dict[str, float]:
+        """The mean of each noted value since the last time, over all processes."""
+        notes, self._notes[mode] = self._notes[mode], defaultdict(list)
+        means = {name: torch.stack(values).float().mean() for name, values in notes.items()}
+        return {name: self.accelerator.reduce(mean, "mean").item() for name, mean in means.items()}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the mean of each term since the last time beside ``loss``."""
+        if "loss" in logs:
+            logs = logs | self._take_notes("train")
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """Train. ``resume_from_checkpoint`` is a checkpoint folder, or True for the last whole one of the run.
+
+        Raises:
+            ValueError: the checkpoint belongs to another model or to other settings.
+        """
+        counts = self.student.count_parameters()
+        share = counts["clip_trained"] / counts["clip_all"]
+        summary = (
+            f"Training {counts['clip_trained']:,} of CLIP's {counts['clip_all']:,} weights ({share:.2%}, "
+            f"{self.args.trainable}) and {counts['mapper_trained']:,} of the latent mapper."
+        )
+        if self.is_world_process_zero():
+            print(summary, flush=True)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            self._check_same_run(Path(resume_from_checkpoint))
+        elif self.args.mapper_warmup_steps:
+            self._warm_up_mapper()
+        output = super().train(resume_from_checkpoint or None, **kwargs)
+        self.log({f"parameters/{name}": count for name, count in counts.items()})
+        return output
+
+    # ---- the mapper -----------------------------------------------------------------------------------------------
+
+    def _warm_up_mapper(self) -> None:
+        """Train h_w alone on L_SDS, on embeddings of the images or of the captions, before the run begins."""
+        mapper, steps = self.student.mapper, self.args.mapper_warmup_steps
+        optimizer = torch.optim.AdamW(mapper.parameters(), lr=self.args.mapper_warmup_learning_rate, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        self.model.train()
+        for step, batch in enumerate(self._endless_batches(steps)):
+            batch = self._prepare_inputs(batch)
+            with torch.no_grad():
+                if self.args.mapper_warmup_inputs == "text":
+                    embeds = self.student.encode_texts(batch["input_ids"], batch["attention_mask"])
+                else:
+                    embeds = self.student.encode_images(batch["pixel_values"])
+            self._calls = step
+            loss = self._sds_term(mapper(embeds), batch["teacher_input_ids"])
+            self._check_finite({"sds (mapper warm-up)": loss})
+            optimizer.zero_grad()
+            loss.backward()
+            for parameter in mapper.parameters():
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+            optimizer.step()
+            schedule.step()
+            if (step + 1) % max(1, steps // 5) == 0:
+                self.log({f"warmup/{name}": value for name, value in self._take_notes("train").items()} | {"warmup_step": step + 1})
+        mapper.zero_grad(set_to_none=True)
+        self._calls = 0
+        set_seed(self.args.seed)
+
+    def _endless_batches(self, steps: int):
+        loader, done = self.get_train_dataloader(), 0
+        while done < steps:
+            before = done
+            for batch in loader:
+                if done == steps:
+                    return
+                yield batch
+                done += 1
+            if done == before:
+                raise ValueError(
+                    "the training data gives no full batch; lower --per_device_train_batch_size or add data."
+                )
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Trainer's optimiser, with a learning rate of its own for the mapper."""
+        optimizer = super().create_optimizer(model)
+        rate, mapper = self.args.mapper_learning_rate, self.student.mapper
+        if rate is None or mapper is None:
+            return optimizer
+        of_mapper = {id(parameter) for parameter in mapper.parameters()}
+        for group in list(optimizer.param_groups):
+            moved = [parameter for parameter in group["params"] if id(parameter) in of_mapper]
+            if moved:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_mapper]
+                optimizer.add_param_group({"params": moved, "lr": rate, "weight_decay": group["weight_decay"]})
+        return optimizer
+
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def _get_dataloader(self, dataset, description, batch_size, *args, is_training=False, **kwargs):
+        if hasattr(dataset, "__len__"):
+            per_process = len(dataset) // self.args.world_size
+            if per_process < 2:
+                raise ValueError(
+                    f"{description.lower()} needs at least two pairs on each of {self.args.world_size} processes, since "
+                    f"a batch of one has no negatives; the dataset has {len(dataset)}."
+                )
+            if is_training and per_process < batch_size:
+                raise ValueError(
+                    f"the training data has {len(dataset)} pairs, fewer than one batch of {batch_size} on each of "
+                    f"{self.args.world_size} processes; lower --per_device_train_batch_size."
+                )
+            batch_size = min(batch_size, per_process)
+        return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
+        """Trainer's loop; adds the mean of each loss term and the scores on ``args.benchmarks`` to the metrics."""
+        self._take_notes("eval")
+        train_calls, self._calls = self._calls, 0
+        try:
+            output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        finally:
+            self._calls = train_calls
+        found = self._take_notes("eval")
+        if self.args.benchmarks:
+            found |= flatten(self.score_benchmarks())
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        return output
+
+    def score_benchmarks(self) -> dict[str, dict[str, dict]]:
+        """The student's scores on ``args.benchmarks`` as it now is, see [`evaluation.evaluate_benchmarks`]."""
+        scorer = ClipScorer(self.student.base_clip, self.processing_class)
+        return evaluate_benchmarks(scorer, self.args.benchmarks or [])
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The loss alone: embeddings of whole evaluation sets are not kept."""
+        return super().prediction_step(model, inputs, True, ignore_keys=ignore_keys)
+
+    # ---- saving ---------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """A checkpoint holds what trains and all that resuming needs; ``sdsclip_run.json``, written last, seals it."""
+        for name, parameter in self.student.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise FloatingPointError(
+                    f"{name} holds NaN or infinite weights after step {self.state.global_step}; no checkpoint was "
+                    f"written. The last one in {self.args.output_dir} is good: go on from it with "
+                    "--resume_from_checkpoint and a lower learning rate."
+                )
+        self._saving_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_checkpoint = False
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            write_json(folder / RUN_FILE, self._identity())
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        """Inside a checkpoint the weights that train; anywhere else the export, a plain CLIP."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._saving_checkpoint:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.student.trained_state_dict().items()}
+            save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        else:
+            self.student.export(folder, self.processing_class)
+
+    def _identity(self) -> dict:
+        return {
+            "base_model": self.base_name,
+            "base_fingerprint": self.base_fingerprint,
+            "teacher": None if self.teacher is None else self.teacher.name_or_path,
+            "settings": self.args.method_settings(),
+        }
+
+    def _check_same_run(self, checkpoint: Path) -> None:
+        if not (checkpoint / RUN_FILE).is_file():
+            raise ValueError(
+                f"{checkpoint} is not a whole checkpoint of this trainer: it has no {RUN_FILE}. Give another folder "
+                "to --resume_from_checkpoint, or start anew."
+            )
+        then, now = json.loads((checkpoint / RUN_FILE).read_text()), json.loads(json.dumps(self._identity()))
+        if then["base_fingerprint"] != now["base_fingerprint"]:
+            raise ValueError(
+                f"the checkpoint {checkpoint} belongs to a run that started from {then['base_model']!r}, whose weights "
+                f"differ from those of {now['base_model']!r}. Give that model, or another --resume_from_checkpoint."
+            )
+        changed = [
+            f"--{name} was {then['settings'].get(name)!r} and is now {value!r}"
+            for name, value in now["settings"].items()
+            if then["settings"].get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"the checkpoint {checkpoint} belongs to a run with other settings: {'; '.join(changed)}. "
+                "Use the same settings, or start anew in another --output_dir."
+            )
+
+
+class _ClampLogitScale(TrainerCallback):
+    """Keeps CLIP's temperature at or below ln 100 after every optimiser step."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        clip = getattr(model, "module", model)
+        if clip.base_clip.logit_scale.requires_grad:
+            clip.clamp_logit_scale()
+
+
+class _DatasetMaker:
+    """Wraps ``datasets`` datasets by the columns that the arguments name; leaves what is wrapped already."""
+
+    def __init__(self, args: SDSCLIPConfig):
+        self.args = args
+
+    def __call__(self, dataset):
+        if dataset is None or isinstance(dataset, CaptionedImages):
+            return dataset
+        return as_training_data(
+            dataset,
+            image_column=self.args.image_column,
+            caption_column=self.args.caption_column,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            bad_images=BadImages(self.args.max_bad_images, Path(self.args.output_dir) / BAD_IMAGES_FILE),
+        )
+
+
+def _load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) -> DiffusionTeacher | None:
+    if args.lambda_sds == 0:
+        return None
+    if teacher is None:
+        raise ValueError("lambda_sds is above 0, but there is no teacher; give --teacher_name_or_path or --lambda_sds 0.")
+    if isinstance(teacher, str):
+        teacher = DiffusionTeacher.from_pretrained(
+            shapes.resolve(teacher),
+            dtype=args.teacher_dtype,
+            latent_size=args.latent_size,
+            revision=args.teacher_revision,
+            variant=args.teacher_variant,
+        )
+    if args.timestep_range is not None:
+        teacher.check_timestep_range(args.timestep_range)
+    return teacher
+
+
+def _make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLIPConfig, peft_config) -> SDSCLIPModel:
+    mapper = None
+    if teacher is not None:
+        mapper = LatentMapper(
+            clip.config.projection_dim, teacher.latent_shape, unit_rms=args.mapper_unit_rms, scale=args.mapper_scale
+        )
+    return SDSCLIPModel(
+        clip,
+        mapper,
+        trainable=args.trainable,
+        train_vision=args.train_vision,
+        train_text=args.train_text,
+        train_projections=args.train_projections,
+        train_logit_scale=args.train_logit_scale,
+        peft_config=peft_config,
+        lora_r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        lora_target_modules=tuple(args.lora_target_modules),
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short digest of a model's weights: the names, shapes and sums of its tensors."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total = tensor.double().sum().item()
+        digest.update(f"{name}{tuple(tensor.shape)}{total!r}".encode())
+    return digest.hexdigest()[:16]
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest whole checkpoint in a run's folder; one whose writing was cut short is passed over."""
+    whole = [path.parent for path in Path(output_dir).glob(f"checkpoint-*/{RUN_FILE}")]
+    steps = {int(path.name.rpartition("-")[2]): path for path in whole if path.name.rpartition("-")[2].isdigit()}
+    return str(steps[max(steps)]) if steps else None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write at once or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _spread(latents: Tensor) -> Tensor:
+    """How much the latents of a batch differ, as a share of their RMS: 0 when the mapper gives one blank for all."""
+    flat = latents.float().flatten(1)
+    return (flat - flat.mean(0)).square().mean().sqrt() / flat.square().mean().sqrt().clamp(min=1e-12)
+
+
+def _seed_of(*words: int) -> int:
+    """A 63-bit seed of its own for each tuple of integers."""
+    import numpy as np
+
+    low, high = np.random.SeedSequence([word % 2**32 for word in words]).generate_state(2)
+    return int(high) << 31 ^ int(low)
+
+
+__all__ = ["SDSCLIPTrainer", "fingerprint", "last_checkpoint", "math"]

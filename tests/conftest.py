@@ -1,0 +1,158 @@
+"""Small random models and datasets in the real formats, made once a session."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
+
+WORDS = ("a", "photo", "of", "cat", "dog", "on", "red", "blue", "mat", "chair")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def make_tokenizer(max_length: int) -> CLIPTokenizer:
+    """A CLIPTokenizer of ten words and the letters."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*letters, *(letter + "</w>" for letter in letters)]
+    merges = []
+    for word in WORDS:
+        done = word[0]
+        for letter in word[1:-1]:
+            merges.append((done, letter))
+            done += letter
+        if len(word) > 1:
+            merges.append((done, word[-1] + "</w>"))
+    tokens += ["".join(merge) for merge in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocab, merges=list(dict.fromkeys(merges)), model_max_length=max_length)
+
+
+def text_config(tokenizer: CLIPTokenizer, length: int, **options) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **options,
+    )
+
+
+def make_clip() -> CLIPModel:
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+        "projection_dim": 12,
+    }
+    text = text_config(make_tokenizer(20), 20, projection_dim=12).to_dict()
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).eval()
+
+
+def make_processor() -> CLIPProcessor:
+    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    return CLIPProcessor(images, make_tokenizer(20))
+
+
+def make_pipeline(prediction_type: str = "epsilon", sample_size: int = 4, **unet_options) -> StableDiffusionPipeline:
+    tokenizer = make_tokenizer(16)
+    unet = {
+        "sample_size": sample_size,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": 16,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    } | unet_options
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=8,
+        ),
+        text_encoder=CLIPTextModel(text_config(tokenizer, 16)),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**unet),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def make_rows(count: int) -> list[dict]:
+    """Pictures of one colour each, captioned with words that tell it."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        pixels = np.full((20, 24, 3), rng.integers(0, 256, 3), dtype=np.uint8)
+        words = rng.choice(WORDS, size=4)
+        rows.append({"image": Image.fromarray(pixels), "caption": f"{' '.join(words)} {'abcdefgh'[number % 8]}"})
+    return rows
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(1)
+    make_clip().save_pretrained(folder)
+    make_processor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(2)
+    make_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def velocity_teacher_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("velocity_teacher")
+    torch.manual_seed(3)
+    make_pipeline("v_prediction").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def pairs() -> datasets.Dataset:
+    """24 captioned pictures."""
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    return datasets.Dataset.from_list(make_rows(24), features=features)
