@@ -23,11 +23,15 @@ class SDSCLIPConfig(TrainingArguments):
     """
 
     # Values that differ from TrainingArguments' own.
-    per_device_train_batch_size: int = _knob(32, "Pairs in a batch on each device; each caption's negatives are the others.")
+    per_device_train_batch_size: int = _knob(
+        32, "Pairs in a batch on each device; each caption's negatives are the others."
+    )
     per_device_eval_batch_size: int = _knob(32, "Pairs in an evaluation batch on each device; the loss depends on it.")
     logging_steps: float = _knob(10, "Log every so many optimiser steps (below 1: as a share of all steps).")
     logging_nan_inf_filter: bool = _knob(False, "Hide NaN and infinite losses from the logs; here they stop the run.")
-    dataloader_drop_last: bool = _knob(True, "Drop the last incomplete batch, whose contrastive loss has fewer negatives.")
+    dataloader_drop_last: bool = _knob(
+        True, "Drop the last incomplete batch, whose contrastive loss has fewer negatives."
+    )
     remove_unused_columns: bool = _knob(False, "Must stay off: the collator makes the model's inputs from raw columns.")
 
     # The loss.
@@ -54,7 +58,9 @@ class SDSCLIPConfig(TrainingArguments):
     )
 
     # The teacher.
-    teacher_dtype: Literal["float32", "bfloat16", "float16"] = _knob("float32", "Number format of the teacher's weights.")
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] = _knob(
+        "float32", "Number format of the teacher's weights."
+    )
     latent_size: int | None = _knob(
         None, "Height and width of z0 in latent pixels; default: the teacher's own. Half costs a quarter."
     )
@@ -66,6 +72,11 @@ class SDSCLIPConfig(TrainingArguments):
     mapper_scale: float = _knob(1.0, "RMS of z0 in units of the teacher's latents, at the start or (unit RMS) always.")
     mapper_learning_rate: float | None = _knob(
         None, "Learning rate of the mapper; default: learning_rate. It follows the same schedule; 0 freezes the mapper."
+    )
+    mapper_whitening: bool = _knob(
+        False,
+        "Give the mapper whitened embeddings, by the mean and covariance of 2,048 embeddings of the kind that "
+        "mapper_warmup_inputs names, measured once before the run.",
     )
     mapper_warmup_steps: int = _knob(0, "Steps that the mapper trains alone, before the run, on L_SDS.")
     mapper_warmup_inputs: Literal["image", "text"] = _knob(
@@ -91,7 +102,9 @@ class SDSCLIPConfig(TrainingArguments):
     # The data.
     image_column: str = _knob("image", "Column of the dataset that holds the images.")
     caption_column: str = _knob("caption", "Column that holds a caption, or a list of them of which one is drawn.")
-    max_bad_images: int = _knob(0, "Unreadable images that may be skipped; bad_images.txt in the output folder names them.")
+    max_bad_images: int = _knob(
+        0, "Unreadable images that may be skipped; bad_images.txt in the output folder names them."
+    )
 
     # What is measured.
     benchmarks: list[str] | None = _knob(
@@ -110,8 +123,12 @@ class SDSCLIPConfig(TrainingArguments):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or more")
         for name in ("mapper_scale", "snr_gamma", "mapper_warmup_learning_rate", "lora_r", "lora_alpha"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than zero")
-        _require(self.mapper_learning_rate is None or self.mapper_learning_rate >= 0, "mapper_learning_rate",
-                 self.mapper_learning_rate, "zero or more")
+        _require(
+            self.mapper_learning_rate is None or self.mapper_learning_rate >= 0,
+            "mapper_learning_rate",
+            self.mapper_learning_rate,
+            "zero or more",
+        )
         _require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
         _require(self.latent_size is None or self.latent_size > 0, "latent_size", self.latent_size, "more than zero")
         for name, choices in (
@@ -126,7 +143,9 @@ class SDSCLIPConfig(TrainingArguments):
         if self.timestep_range is not None:
             fits = len(self.timestep_range) == 2 and 0 <= self.timestep_range[0] <= self.timestep_range[1]
             _require(fits, "timestep_range", self.timestep_range, "two timesteps, 0 <= first <= last")
-        _require(not self.remove_unused_columns, "remove_unused_columns", True, "off, since the collator needs the columns")
+        _require(
+            not self.remove_unused_columns, "remove_unused_columns", True, "off, since the collator needs the columns"
+        )
         if self.mapper_warmup_steps and self.lambda_sds == 0:
             raise ValueError("mapper_warmup_steps needs the distillation term; set --lambda_sds above 0.")
         if self.per_device_train_batch_size * self.world_size < 2:

@@ -1,14 +1,16 @@
 """Image-caption datasets from any source that ``datasets`` reads, and the collator that makes batches of them."""
 
-import io
 import os
-from collections.abc import Iterator, Sequence
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import CLIPProcessor
@@ -38,75 +40,103 @@ def load_image_captions(
         name_or_path: a Hub id; a folder (imagefolder with metadata, parquet, webdataset tars, or one that
             ``save_to_disk`` wrote); one parquet file; or ``shapes``, the embedded world.
         config_name: the dataset's configuration.
-        split: which split, e.g. "train" or "train[:10%]".
+        split: which split, e.g. "train" or, except in a stream and for ``shapes``, "train[:10%]". What has no splits is
+            all "train".
         revision: branch, tag or commit on the Hub.
-        streaming: read rows as they come instead of preparing the whole dataset first.
+        streaming: read rows as they come instead of preparing the whole dataset first. ``shapes`` and what
+            ``save_to_disk`` wrote are prepared already and stay map-style.
         max_samples: keep the first so many rows.
 
     Raises:
         OSError: it cannot be loaded.
-        ValueError: the split does not exist or is empty.
+        ValueError: the split or configuration does not exist, the split is empty, or ``max_samples`` is below 1.
     """
-    path = Path(name_or_path).expanduser()
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"max_samples is {max_samples}; it must be at least 1, or left out for all rows.")
     with explain_loading("the dataset", name_or_path, "--dataset_name"):
         try:
-            if name_or_path == "shapes":
-                dataset = load_shapes(split)
-            elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-                loaded = datasets.load_from_disk(str(path))
-                dataset = _take_split(loaded, split) if isinstance(loaded, datasets.DatasetDict) else loaded
-            elif path.suffix == ".parquet" and path.is_file():
-                dataset = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=streaming)
-            else:
-                dataset = datasets.load_dataset(
-                    name_or_path, config_name, split=split, revision=revision, streaming=streaming
-                )
+            dataset = _load(name_or_path, config_name, split, revision, streaming)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise OSError(" ".join(str(error.__cause__ or error).split())) from error
         except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
             raise OSError(str(error)) from error
-    if max_samples is not None:
-        is_stream = isinstance(dataset, datasets.IterableDataset)
-        dataset = dataset.take(max_samples) if is_stream else dataset.select(range(min(max_samples, len(dataset))))
-    if isinstance(dataset, datasets.Dataset) and len(dataset) == 0:
-        raise ValueError(f"the dataset {name_or_path!r} has no rows in split {split!r}; choose another split or source.")
-    return dataset
+        except ValueError as error:
+            raise ValueError(f"could not load split {split!r} of the dataset {name_or_path!r}: {error}") from error
+    if _is_empty(dataset):
+        raise ValueError(
+            f"the dataset {name_or_path!r} has no rows in split {split!r}; choose another split or source."
+        )
+    if max_samples is None:
+        return dataset
+    is_stream = isinstance(dataset, datasets.IterableDataset)
+    return dataset.take(max_samples if is_stream else min(max_samples, len(dataset)))
 
 
-def _take_split(loaded: datasets.DatasetDict, split: str) -> datasets.Dataset:
-    if split not in loaded:
-        raise ValueError(f"split {split!r} not found; the dataset has {', '.join(map(repr, loaded))}.")
-    return loaded[split]
+def _load(name_or_path: str, config_name: str | None, split: str, revision: str | None, streaming: bool):
+    path = Path(name_or_path).expanduser()
+    if name_or_path == "shapes":
+        return load_shapes(split)
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return _take_split(datasets.load_from_disk(str(path)), split)
+    if path.suffix == ".parquet" and path.is_file():
+        return datasets.load_dataset("parquet", data_files=str(path), split=split, streaming=streaming)
+    # The whole path, since a bare "csv" or "parquet" would be taken for the name of a builder.
+    name = str(path.resolve()) if path.is_dir() else name_or_path
+    return datasets.load_dataset(name, config_name, split=split, revision=revision, streaming=streaming)
+
+
+def _take_split(loaded: datasets.Dataset | datasets.DatasetDict, split: str) -> datasets.Dataset:
+    parts = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
+    ranges = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(part) for name, part in parts.items()})
+    chosen = [parts[r.splitname].select(range(r.from_, r.to)) for r in ranges if r.from_ < r.to]
+    if not chosen:
+        raise ValueError("it has no rows; choose another split or source.")
+    return datasets.concatenate_datasets(chosen)
+
+
+def _is_empty(dataset: datasets.Dataset | datasets.IterableDataset) -> bool:
+    if isinstance(dataset, datasets.Dataset):
+        return len(dataset) == 0
+    undecoded = dataset.decode(False) if dataset.features else dataset
+    return next(iter(undecoded), None) is None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Upright RGB: EXIF rotation applied, transparency laid on white, 16-bit grey scaled to 8, any mode converted."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
+    if image.mode.startswith("I"):
+        values = np.asarray(image, dtype=np.float64)  # 32-bit ones may hold either depth
         top = 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255
         image = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return image.convert("RGB")
 
 
-def read_image(source: dict | str | os.PathLike | Image.Image) -> Image.Image:
-    """Decode what an undecoded image column holds: ``{"bytes", "path"}``, a path, or a picture.
+def read_image(source: dict | str | os.PathLike | bytes | Image.Image) -> Image.Image:
+    """Decode what an undecoded image column holds: ``{"bytes", "path"}``, a path or URL, an image file's bytes, or a
+    picture.
 
     Raises:
         OSError: it cannot be read as an image.
+        TypeError: it is none of these.
     """
-    if isinstance(source, Image.Image):
-        return to_rgb(source)
-    if isinstance(source, dict):
-        source = io.BytesIO(source["bytes"]) if source.get("bytes") else source.get("path")
-    if source is None:
-        raise OSError("the cell is empty")
+    if isinstance(source, (str, os.PathLike)):
+        source = {"path": str(source)}
+    elif isinstance(source, bytes):
+        source = {"bytes": source}
+    elif source is not None and not isinstance(source, (dict, Image.Image)):
+        raise TypeError(
+            f"{source!r:.80} is no image, but a {type(source).__name__}. Choose an --image_column that holds pictures, "
+            "the bytes of image files, or their paths."
+        )
     try:
-        with Image.open(source) as image:
-            return to_rgb(image)
-    except (ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise OSError(str(error)) from error
+        if not isinstance(source, Image.Image):
+            source = datasets.Image().decode_example({"bytes": None, "path": None, **(source or {})})
+        return to_rgb(source)
+    except Exception as error:  # there is hardly an exception that a decoder does not raise on some broken file
+        raise OSError(str(error) or repr(error)) from error
 
 
 class BadImages:
@@ -116,15 +146,19 @@ class BadImages:
 
     Args:
         limit: how many different images may be skipped.
-        path: the file that names them, one a line with the reason.
+        path: the file that names them, one a line with the reason. None is for a limit of 0 only.
     """
 
-    def __init__(self, limit: int, path: str | Path):
-        self.limit, self.path = limit, Path(path)
+    def __init__(self, limit: int, path: str | Path | None = None):
+        if limit and path is None:
+            raise ValueError(
+                f"{limit} unreadable images may be skipped, but path is missing; name a file to note them."
+            )
+        self.limit, self.path = limit, None if path is None else Path(path)
 
     def names(self) -> list[str]:
         """The images skipped so far."""
-        if not self.path.exists():
+        if self.path is None or not self.path.exists():
             return []
         return [line.split("\t", 1)[0] for line in self.path.read_text(encoding="utf-8").splitlines()]
 
@@ -134,17 +168,24 @@ class BadImages:
         Raises:
             BadImageError: there are now more than ``limit``.
         """
-        known = self.names()
-        if name not in known:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(f"{name}\t{' '.join(str(reason).split())}\n")
-            known.append(name)
-        if len(known) > self.limit:
+        name = re.sub(r"\s", " ", name)  # one line each, and the first tab ends the name
+        count = 1 if self.path is None else self._note(name, reason)
+        if count > self.limit:
+            named = "" if self.path is None else f"; {self.path} names all of them"
             raise BadImageError(
-                f"{len(known)} images could not be read, the last one {name} ({reason}); they are named in {self.path}. "
+                f"{count} image{'s' * (count > 1)} could not be read, the last one {name} ({reason}){named}. "
                 f"Mend or remove them, or raise --max_bad_images (now {self.limit})."
             )
+
+    def _note(self, name: str, reason: Exception) -> int:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f"_{self.path.name}.lock")):
+            known = self.names()
+            if name not in known:
+                known.append(name)
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(f"{name}\t{' '.join(str(reason).split())}\n")
+        return len(known)
 
 
 class CaptionedImages:
@@ -172,20 +213,26 @@ class CaptionedImages:
         bad_images: BadImages | None = None,
     ):
         self.image_column, self.caption_column = image_column, caption_column
-        self.seed, self.epoch = seed, 0
-        self.bad_images = bad_images or BadImages(0, os.devnull)
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # so that workers that live on see it change
+        self.bad_images = bad_images or BadImages(0)
         self.source = _undecoded(source, image_column, caption_column)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that captions are drawn for."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the data loader at the start of each epoch."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def _example(self, row: dict, number: int) -> dict | None:
         """One picture and one caption, or None when the picture cannot be read."""
         try:
             image = read_image(row[self.image_column])
         except OSError as error:
-            self.bad_images.record(_name_of(row[self.image_column], number), error)
+            self.bad_images.record(self._name_of_image(row, number), error)
             return None
         return {"image": image, "caption": self._draw_caption(row[self.caption_column], number)}
 
@@ -193,12 +240,25 @@ class CaptionedImages:
         captions = [cell] if isinstance(cell, str) else cell
         if not isinstance(captions, (list, tuple)) or not captions or not all(isinstance(c, str) for c in captions):
             raise ValueError(
-                f"row {number}: column {self.caption_column!r} holds {cell!r}; a caption must be a string or a list of "
-                "strings. Choose another --caption_column, or mend the row."
+                f"row {number}: column {self.caption_column!r} holds {cell!r:.200}; a caption must be a string or a "
+                "list of strings. Choose another --caption_column, or mend the row."
             )
         if len(captions) == 1:
             return captions[0]
         return captions[int(np.random.default_rng([self.seed, self.epoch, number]).integers(len(captions)))]
+
+    def _name_of_image(self, row: dict, number: int) -> str:
+        """The path of a file of its own; else the row, and the name that its bytes are stored under if there is one."""
+        cell = row[self.image_column]
+        if isinstance(cell, (str, os.PathLike)):
+            return str(cell)
+        path, stored = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (None, cell)
+        if path and stored is None:
+            return path
+        return self._tell_row(row, number) + (f" ({path})" if path else "")
+
+    def _tell_row(self, row: dict, number: int) -> str:
+        return f"row {number}"
 
 
 class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
@@ -208,6 +268,8 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         return len(self.source)
 
     def __getitem__(self, number: int) -> dict:
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number} does not exist; the dataset has {len(self)}.")
         for offset in range(len(self)):
             row_number = (number + offset) % len(self)
             example = self._example(self.source[row_number], row_number)
@@ -217,11 +279,16 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
 
 
 class StreamingImageCaptionDataset(CaptionedImages, torch.utils.data.IterableDataset):
-    """Streaming: rows as they come. See [`CaptionedImages`]."""
+    """Streaming: rows as they come, numbered by each loader worker on its own. See [`CaptionedImages`]."""
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
         self.source.set_epoch(epoch)
+
+    def _tell_row(self, row: dict, number: int) -> str:
+        # Shuffling and the number of workers change a row's number, but not its content.
+        caption = str(row[self.caption_column])[:60]
+        return f"row captioned {caption!r}, checksum {zlib.crc32(repr(row).encode()):08x}"
 
     def __iter__(self) -> Iterator[dict]:
         for number, row in enumerate(self.source):
@@ -239,10 +306,7 @@ def as_training_data(
 
 
 def _undecoded(source, image_column: str, caption_column: str):
-    columns = source.column_names
-    if columns is None:
-        source = source._resolve_features()
-        columns = source.column_names
+    columns = source.column_names or list(next(iter(source), {}))  # a stream may not know its columns beforehand
     for what, column, option in (
         ("image", image_column, "--image_column"),
         ("caption", caption_column, "--caption_column"),
@@ -250,15 +314,10 @@ def _undecoded(source, image_column: str, caption_column: str):
         if column not in columns:
             have = ", ".join(repr(name) for name in columns)
             raise ValueError(f"{what} column {column!r} not found; the dataset has {have}. Pass {option}.")
-    source = source.select_columns([image_column, caption_column])
+    source = source.with_format(None).select_columns([image_column, caption_column])
     if isinstance((source.features or {}).get(image_column), datasets.Image):
         source = source.cast_column(image_column, datasets.Image(decode=False))
     return source
-
-
-def _name_of(cell, number: int) -> str:
-    path = cell.get("path") if isinstance(cell, dict) else cell if isinstance(cell, (str, os.PathLike)) else None
-    return str(path) if path else f"row {number}"
 
 
 @dataclass
@@ -267,7 +326,7 @@ class ImageCaptionCollator:
 
     Args:
         processor: the student's.
-        teacher: gives ``tokenize``; None when no term needs prompts.
+        teacher_tokenize: a teacher's [`~teacher.DiffusionTeacher.tokenize`]; None when no term needs prompts.
 
     Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (B, L),
     padded to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads;
@@ -275,7 +334,7 @@ class ImageCaptionCollator:
     """
 
     processor: CLIPProcessor
-    teacher_tokenize: object = None
+    teacher_tokenize: Callable[[Sequence[str]], Tensor] | None = None
 
     def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
         captions = [example["caption"] for example in examples]

@@ -64,3 +64,26 @@ def flatten(results: dict[str, dict[str, dict]]) -> dict[str, float]:
         for tag, scores in tags.items()
         for part in PARTS
     }
+
+
+def table(runs: dict[str, dict[str, dict[str, dict]]]) -> str:
+    """Scores in per cent with their 95 % intervals, as text for a terminal.
+
+    Args:
+        runs: run -> benchmark -> tag -> scores, see [`summarize`].
+    """
+    header = ("benchmark", "tag", "items", "run", *PARTS)
+    rows = [header]
+    for benchmark, tags in next(iter(runs.values())).items():
+        for tag in tags:
+            for run, results in runs.items():
+                scores = results[benchmark][tag]
+                cells = [_cell(scores[part], scores["intervals"][part]) for part in PARTS]
+                rows.append((benchmark, tag, str(scores["n"]), run, *cells))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(max(lines, key=len)), *lines[1:]])
+
+
+def _cell(score: float, interval: tuple[float, float]) -> str:
+    return f"{100 * score:5.1f} [{100 * interval[0]:4.1f}, {100 * interval[1]:4.1f}]"

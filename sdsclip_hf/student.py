@@ -44,8 +44,8 @@ class SDSCLIPOutput(ModelOutput):
 class LatentMapper(nn.Module):
     """h_w: one linear map from a unit-length embedding to the denoiser's latent.
 
-    The embedding is first scaled to unit RMS (times sqrt(D)), and the weights start so that z0 has RMS ``scale``, the
-    scale of the latents that the denoiser was trained on.
+    The weights start so that z0 has RMS ``scale``, the scale of the latents that the denoiser was trained on. The map
+    may be trained in whitened coordinates (see [`whiten`]); it is saved as the single linear map that it is.
 
     Args:
         embed_dim: D, the width of CLIP's joint embedding space.
@@ -61,18 +61,46 @@ class LatentMapper(nn.Module):
         self.linear = nn.Linear(embed_dim, math.prod(latent_shape))
         nn.init.normal_(self.linear.weight, std=scale / math.sqrt(embed_dim))
         nn.init.zeros_(self.linear.bias)
+        self.register_buffer("center", torch.zeros(embed_dim))
+        self.register_buffer("axes", torch.eye(embed_dim) * math.sqrt(embed_dim))  # gives unit RMS to unit vectors
 
     def forward(self, embeds: Tensor) -> Tensor:
         """(B, D) to (B, C, h, w)."""
-        flat = self.linear(embeds * math.sqrt(embeds.shape[-1]))
+        flat = self.linear((embeds - self.center) @ self.axes)
         if self.unit_rms:
             flat = self.scale * flat / flat.square().mean(-1, keepdim=True).add(1e-8).sqrt()
         return flat.view(-1, *self.latent_shape)
 
+    @torch.no_grad()
+    def whiten(self, embeds: Tensor, floor: float = 1e-2) -> None:
+        """Train the map from here on in coordinates in which ``embeds`` have mean 0 and covariance 1.
+
+        CLIP's embeddings vary by orders of magnitude more in some directions than in those that tell a scene from its
+        swap; in their own coordinates gradient descent hardly finds the latter.
+
+        Args:
+            embeds: a sample of embeddings, (N, D).
+            floor: directions whose variance is below this share of the largest are not amplified further.
+        """
+        embeds = embeds.double()
+        variances, directions = torch.linalg.eigh(torch.cov(embeds.T))
+        kept = variances > floor * variances.max()
+        directions = directions[:, kept]
+        self.center.copy_(embeds.mean(0))
+        self.axes.copy_((directions * variances[kept].rsqrt()) @ directions.T)
+
+    def as_linear(self) -> nn.Linear:
+        """The whole map, before any scaling to unit RMS, as one linear layer on unit-length embeddings."""
+        weight = self.linear.weight.detach() @ self.axes.T
+        linear = nn.Linear(*weight.T.shape)
+        linear.weight.data.copy_(weight)
+        linear.bias.data.copy_(self.linear.bias.detach() - weight @ self.center)
+        return linear
+
     def save(self, path: Path) -> None:
-        """Write the weights, with what the module needs to be made again in the file's metadata."""
+        """Write the one linear map, with what the module needs to be made again in the file's metadata."""
         settings = {"latent_shape": self.latent_shape, "unit_rms": self.unit_rms, "scale": self.scale}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.as_linear().state_dict().items()}
         save_file(tensors, path, metadata={"format": "pt", "latent_mapper": json.dumps(settings)})
 
     @classmethod
@@ -81,8 +109,9 @@ class LatentMapper(nn.Module):
         with safe_open(path, "pt") as file:
             settings = json.loads(file.metadata()["latent_mapper"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        mapper = cls(tensors["linear.weight"].shape[1], **settings)
-        mapper.load_state_dict(tensors)
+        mapper = cls(tensors["weight"].shape[1], **settings)
+        mapper.linear.load_state_dict(tensors)
+        mapper.axes.copy_(torch.eye(len(mapper.axes)))
         return mapper
 
 
@@ -168,7 +197,7 @@ class SDSCLIPModel(nn.Module):
     def _keys_to_ignore_on_save(self) -> set[str]:
         """What a checkpoint leaves out, since the base model has it; Trainer then expects these to be missing."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return set(self.state_dict()) - trained
+        return {name for name in self.state_dict() if name not in trained and not name.startswith("mapper.")}
 
     def tie_weights(self) -> None:
         """Nothing is tied; Trainer calls this after loading a checkpoint without the frozen weights."""

@@ -53,7 +53,9 @@ class DiffusionTeacher(nn.Module):
         self.prediction_type = scheduler.config.prediction_type
         self.name_or_path = getattr(denoiser, "_name_or_path", "")
         size = denoiser.config.sample_size
-        height, width = (latent_size,) * 2 if latent_size else (size if isinstance(size, (list, tuple)) else (size,) * 2)
+        height, width = (
+            (latent_size,) * 2 if latent_size else (size if isinstance(size, (list, tuple)) else (size,) * 2)
+        )
         step = 2 ** (len(denoiser.config.block_out_channels) - 1)
         if height % step or width % step or min(height, width) < step:
             raise ValueError(
@@ -182,9 +184,7 @@ class DiffusionTeacher(nn.Module):
         sigma = self.sigmas[timesteps].view(-1, 1, 1, 1)
         return alpha * predicted + sigma * noisy_latents
 
-    def denoising_error(
-        self, latents: Tensor, prompts: Tensor, timesteps: Tensor, noise: Tensor, **options
-    ) -> Tensor:
+    def denoising_error(self, latents: Tensor, prompts: Tensor, timesteps: Tensor, noise: Tensor, **options) -> Tensor:
         """The error of the denoiser on each sample, [`~losses.distillation_loss`] with this teacher's schedule.
 
         Args:
@@ -332,7 +332,9 @@ def _model_index(name: str, revision: str | None) -> dict:
 
 
 def _check_layout(name: str, index: dict) -> None:
-    missing = [part for part in ("unet", "text_encoder", "tokenizer", "scheduler") if not (index.get(part) or [None])[0]]
+    missing = [
+        part for part in ("unet", "text_encoder", "tokenizer", "scheduler") if not (index.get(part) or [None])[0]
+    ]
     if missing or "text_encoder_2" in index:
         why = f"it has no {', '.join(missing)}" if missing else "it has a second text encoder"
         raise ValueError(

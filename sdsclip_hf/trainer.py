@@ -1,10 +1,9 @@
 """Trainer for L = L_CLIP + lambda_sds * L_SDS."""
 
-import json
-import math
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed.nn
 from safetensors.torch import save_file
@@ -14,6 +13,7 @@ from transformers import CLIPModel, CLIPProcessor, Trainer, TrainerCallback, set
 from transformers.trainer_utils import EvalLoopOutput
 
 from sdsclip_hf import shapes
+from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint, seal
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data import BAD_IMAGES_FILE, BadImages, CaptionedImages, ImageCaptionCollator, as_training_data
 from sdsclip_hf.evaluation import evaluate_benchmarks, flatten
@@ -22,8 +22,8 @@ from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import LatentMapper, SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
 
-RUN_FILE = "sdsclip_run.json"
 WEIGHTS_FILE = "model.safetensors"
+WHITENING_SAMPLE = 2048
 
 
 class SDSCLIPTrainer(Trainer):
@@ -112,8 +112,6 @@ class SDSCLIPTrainer(Trainer):
     def student(self) -> SDSCLIPModel:
         """The model without what accelerate wraps around it."""
         return self.accelerator.unwrap_model(self.model)
-
-    # ---- the loss -------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """L = L_CLIP + lambda_sds * L_SDS of one batch; see [`data.ImageCaptionCollator`] for what a batch holds.
@@ -222,8 +220,6 @@ class SDSCLIPTrainer(Trainer):
                     "learning rate or weight of the term, or with --max_grad_norm."
                 )
 
-    # ---- logs -----------------------------------------------------------------------------------------------------
-
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.model.training and self.state.global_step % every == 0
 
@@ -261,30 +257,41 @@ class SDSCLIPTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
-            self._check_same_run(Path(resume_from_checkpoint))
-        elif self.args.mapper_warmup_steps:
-            self._warm_up_mapper()
+            check_same_run(Path(resume_from_checkpoint), self._identity())
+        elif self.student.mapper is not None:
+            self._prepare_mapper()
         output = super().train(resume_from_checkpoint or None, **kwargs)
         self.log({f"parameters/{name}": count for name, count in counts.items()})
         return output
 
-    # ---- the mapper -----------------------------------------------------------------------------------------------
+    def _prepare_mapper(self) -> None:
+        """Whiten the mapper's inputs and warm it up, as far as the arguments ask for it, before the run begins."""
+        if self.args.mapper_whitening:
+            sample, per_batch = [], self.args.per_device_train_batch_size * self.args.world_size
+            for batch in self._endless_batches(-(-WHITENING_SAMPLE // per_batch)):
+                sample.append(self.accelerator.gather(self._mapper_inputs(self._prepare_inputs(batch))))
+            self.student.mapper.whiten(torch.cat(sample))
+        if self.args.mapper_warmup_steps:
+            self._warm_up_mapper()
+        set_seed(self.args.seed)
+
+    @torch.no_grad()
+    def _mapper_inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """The embeddings (B, D) that the mapper is prepared on."""
+        if self.args.mapper_warmup_inputs == "text":
+            return self.student.encode_texts(batch["input_ids"], batch["attention_mask"])
+        return self.student.encode_images(batch["pixel_values"])
 
     def _warm_up_mapper(self) -> None:
-        """Train h_w alone on L_SDS, on embeddings of the images or of the captions, before the run begins."""
+        """Train h_w alone on L_SDS."""
         mapper, steps = self.student.mapper, self.args.mapper_warmup_steps
         optimizer = torch.optim.AdamW(mapper.parameters(), lr=self.args.mapper_warmup_learning_rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         self.model.train()
         for step, batch in enumerate(self._endless_batches(steps)):
             batch = self._prepare_inputs(batch)
-            with torch.no_grad():
-                if self.args.mapper_warmup_inputs == "text":
-                    embeds = self.student.encode_texts(batch["input_ids"], batch["attention_mask"])
-                else:
-                    embeds = self.student.encode_images(batch["pixel_values"])
-            self._calls = step
-            loss = self._sds_term(mapper(embeds), batch["teacher_input_ids"])
+            self._last_step, self._calls = self.state.global_step, step
+            loss = self._sds_term(mapper(self._mapper_inputs(batch)), batch["teacher_input_ids"])
             self._check_finite({"sds (mapper warm-up)": loss})
             optimizer.zero_grad()
             loss.backward()
@@ -292,11 +299,12 @@ class SDSCLIPTrainer(Trainer):
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
             optimizer.step()
             schedule.step()
+            self._note({"sds": loss})
             if (step + 1) % max(1, steps // 5) == 0:
-                self.log({f"warmup/{name}": value for name, value in self._take_notes("train").items()} | {"warmup_step": step + 1})
+                notes = {f"warmup/{name}": value for name, value in self._take_notes("train").items()}
+                self.log(notes | {"warmup_step": step + 1})
         mapper.zero_grad(set_to_none=True)
         self._calls = 0
-        set_seed(self.args.seed)
 
     def _endless_batches(self, steps: int):
         loader, done = self.get_train_dataloader(), 0
@@ -326,8 +334,6 @@ class SDSCLIPTrainer(Trainer):
                 optimizer.add_param_group({"params": moved, "lr": rate, "weight_decay": group["weight_decay"]})
         return optimizer
 
-    # ---- evaluation -----------------------------------------------------------------------------------------------
-
     def _get_dataloader(self, dataset, description, batch_size, *args, is_training=False, **kwargs):
         if hasattr(dataset, "__len__"):
             per_process = len(dataset) // self.args.world_size
@@ -349,7 +355,9 @@ class SDSCLIPTrainer(Trainer):
         self._take_notes("eval")
         train_calls, self._calls = self._calls, 0
         try:
-            output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+            output = super().evaluation_loop(
+                dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
+            )
         finally:
             self._calls = train_calls
         found = self._take_notes("eval")
@@ -367,8 +375,6 @@ class SDSCLIPTrainer(Trainer):
         """The loss alone: embeddings of whole evaluation sets are not kept."""
         return super().prediction_step(model, inputs, True, ignore_keys=ignore_keys)
 
-    # ---- saving ---------------------------------------------------------------------------------------------------
-
     def _save_checkpoint(self, model, trial) -> None:
         """A checkpoint holds what trains and all that resuming needs; ``sdsclip_run.json``, written last, seals it."""
         for name, parameter in self.student.named_parameters():
@@ -385,14 +391,16 @@ class SDSCLIPTrainer(Trainer):
             self._saving_checkpoint = False
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            write_json(folder / RUN_FILE, self._identity())
+            seal(folder, self._identity())
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Inside a checkpoint the weights that train; anywhere else the export, a plain CLIP."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if self._saving_checkpoint:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.student.trained_state_dict().items()}
+            tensors = {
+                name: tensor.detach().cpu().contiguous() for name, tensor in self.student.trained_state_dict().items()
+            }
             save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         else:
             self.student.export(folder, self.processing_class)
@@ -404,29 +412,6 @@ class SDSCLIPTrainer(Trainer):
             "teacher": None if self.teacher is None else self.teacher.name_or_path,
             "settings": self.args.method_settings(),
         }
-
-    def _check_same_run(self, checkpoint: Path) -> None:
-        if not (checkpoint / RUN_FILE).is_file():
-            raise ValueError(
-                f"{checkpoint} is not a whole checkpoint of this trainer: it has no {RUN_FILE}. Give another folder "
-                "to --resume_from_checkpoint, or start anew."
-            )
-        then, now = json.loads((checkpoint / RUN_FILE).read_text()), json.loads(json.dumps(self._identity()))
-        if then["base_fingerprint"] != now["base_fingerprint"]:
-            raise ValueError(
-                f"the checkpoint {checkpoint} belongs to a run that started from {then['base_model']!r}, whose weights "
-                f"differ from those of {now['base_model']!r}. Give that model, or another --resume_from_checkpoint."
-            )
-        changed = [
-            f"--{name} was {then['settings'].get(name)!r} and is now {value!r}"
-            for name, value in now["settings"].items()
-            if then["settings"].get(name) != value
-        ]
-        if changed:
-            raise ValueError(
-                f"the checkpoint {checkpoint} belongs to a run with other settings: {'; '.join(changed)}. "
-                "Use the same settings, or start anew in another --output_dir."
-            )
 
 
 class _ClampLogitScale(TrainerCallback):
@@ -460,7 +445,9 @@ def _load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) -
     if args.lambda_sds == 0:
         return None
     if teacher is None:
-        raise ValueError("lambda_sds is above 0, but there is no teacher; give --teacher_name_or_path or --lambda_sds 0.")
+        raise ValueError(
+            "lambda_sds is above 0, but there is no teacher; give --teacher_name_or_path or --lambda_sds 0."
+        )
     if isinstance(teacher, str):
         teacher = DiffusionTeacher.from_pretrained(
             shapes.resolve(teacher),
@@ -496,31 +483,6 @@ def _make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCL
     )
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A short digest of a model's weights: the names, shapes and sums of its tensors."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        total = tensor.double().sum().item()
-        digest.update(f"{name}{tuple(tensor.shape)}{total!r}".encode())
-    return digest.hexdigest()[:16]
-
-
-def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest whole checkpoint in a run's folder; one whose writing was cut short is passed over."""
-    whole = [path.parent for path in Path(output_dir).glob(f"checkpoint-*/{RUN_FILE}")]
-    steps = {int(path.name.rpartition("-")[2]): path for path in whole if path.name.rpartition("-")[2].isdigit()}
-    return str(steps[max(steps)]) if steps else None
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write at once or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def _spread(latents: Tensor) -> Tensor:
     """How much the latents of a batch differ, as a share of their RMS: 0 when the mapper gives one blank for all."""
     flat = latents.float().flatten(1)
@@ -529,10 +491,5 @@ def _spread(latents: Tensor) -> Tensor:
 
 def _seed_of(*words: int) -> int:
     """A 63-bit seed of its own for each tuple of integers."""
-    import numpy as np
-
     low, high = np.random.SeedSequence([word % 2**32 for word in words]).generate_state(2)
     return int(high) << 31 ^ int(low)
-
-
-__all__ = ["SDSCLIPTrainer", "fingerprint", "last_checkpoint", "math"]

@@ -11,8 +11,6 @@ def load(split: str = "test") -> list[Item]:
         ValueError: there is no such split.
     """
     return [
-        Item(
-            str(row["id"]), (row["image_0"], row["image_1"]), (row["caption_0"], row["caption_1"]), row["tag"]
-        )
+        Item(str(row["id"]), (row["image_0"], row["image_1"]), (row["caption_0"], row["caption_1"]), row["tag"])
         for row in scenes.swapped_pairs(split)
     ]

@@ -1,0 +1,61 @@
+"""What makes a checkpoint whole, and whether it belongs to the run that wants to go on from it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from torch import nn
+
+RUN_FILE = "sdsclip_run.json"
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short digest of a model's weights: the names, shapes and sums of its tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.double().sum().item()!r}".encode())
+    return digest.hexdigest()[:16]
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest whole checkpoint in a run's folder; one whose writing was cut short is passed over."""
+    whole = [path.parent for path in Path(output_dir).glob(f"checkpoint-*/{RUN_FILE}")]
+    steps = {int(path.name.rpartition("-")[2]): path for path in whole if path.name.rpartition("-")[2].isdigit()}
+    return str(steps[max(steps)]) if steps else None
+
+
+def seal(checkpoint: Path, identity: dict) -> None:
+    """Mark a checkpoint as whole, with what tells its run from others. To be called last."""
+    write_json(checkpoint / RUN_FILE, identity)
+
+
+def check_same_run(checkpoint: Path, identity: dict) -> None:
+    """Raise ValueError unless ``checkpoint`` is whole and was sealed with the same base weights and settings."""
+    if not (checkpoint / RUN_FILE).is_file():
+        raise ValueError(
+            f"{checkpoint} is not a whole checkpoint of this trainer: it has no {RUN_FILE}. Give another folder to "
+            "--resume_from_checkpoint, or start anew."
+        )
+    then, now = json.loads((checkpoint / RUN_FILE).read_text()), json.loads(json.dumps(identity))
+    if then["base_fingerprint"] != now["base_fingerprint"]:
+        raise ValueError(
+            f"the checkpoint {checkpoint} belongs to a run that started from {then['base_model']!r}, whose weights "
+            f"differ from those of {now['base_model']!r}. Give that model, or another --resume_from_checkpoint."
+        )
+    changed = [
+        f"--{name} was {then['settings'].get(name)!r} and is now {value!r}"
+        for name, value in now["settings"].items()
+        if then["settings"].get(name) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"the checkpoint {checkpoint} belongs to a run with other settings: {'; '.join(changed)}. Use the same "
+            "settings, or start anew in another --output_dir."
+        )
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a file at once or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,20 @@
+"""The command ``sdsclip``: the recipes' functions under one name."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "finetune": ("finetune", "fine-tune a CLIP with the distillation term"),
+    "study": ("study", "compare arms over seeds, with intervals"),
+}
+
+
+def main() -> None:
+    """Hand the rest of the command line to the command that is named first."""
+    name, *rest = sys.argv[1:] or [""]
+    if name not in COMMANDS:
+        lines = [f"  {command:<10} {text}" for command, (_, text) in COMMANDS.items()]
+        print("usage: sdsclip COMMAND [options]; sdsclip COMMAND --help tells the options\n\n" + "\n".join(lines))
+        sys.exit(0 if name in ("-h", "--help") else f"error: unknown command {name!r}" if name else 2)
+    sys.argv = [f"sdsclip {name}", *rest]
+    importlib.import_module(f"sdsclip_hf.{COMMANDS[name][0]}").main(rest)

@@ -1,0 +1,292 @@
+"""The main job: fine-tune a CLIP, score it before and after, and leave a folder that anyone can load."""
+
+import argparse
+import json
+import logging
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import EarlyStoppingCallback, HfArgumentParser
+
+from sdsclip_hf import plots
+from sdsclip_hf.checkpoints import last_checkpoint, write_json
+from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.data import BAD_IMAGES_FILE, load_image_captions
+from sdsclip_hf.evaluation import evaluate_benchmarks, table
+from sdsclip_hf.resources import find_config
+from sdsclip_hf.scorers import ClipScorer
+from sdsclip_hf.trainer import SDSCLIPTrainer
+
+logger = logging.getLogger(__name__)
+
+RUN_ARGUMENTS_FILE = "run.yaml"
+RESULTS_FILE = "results.json"
+
+
+def _argument(default, text: str):
+    make = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
+    return field(**make, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """Which student and which teacher."""
+
+    model_name_or_path: str = _argument(
+        "shapes/student", "The CLIP to fine-tune: a Hub id, a folder, or shapes/student, which comes with the package."
+    )
+    teacher_name_or_path: str | None = _argument(
+        None, "The diffusion model: a Hub id or folder in Stable Diffusion's layout, or shapes/teacher."
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which pictures and captions, and what is scored before and after."""
+
+    dataset_name: str = _argument(
+        "shapes",
+        "Images and captions: a Hub id, a folder (imagefolder with metadata, parquet, webdataset, save_to_disk), a "
+        "parquet file, or shapes, which comes with the package.",
+    )
+    dataset_config_name: str | None = _argument(None, "Configuration of the dataset.")
+    dataset_revision: str | None = _argument(None, "Branch, tag or commit of the dataset on the Hub.")
+    train_split_name: str = _argument("train", "Split to train on, e.g. train or train[:90%].")
+    eval_split_name: str | None = _argument(
+        None, "Split on which the loss is measured, e.g. validation; default: none."
+    )
+    max_train_samples: int | None = _argument(None, "Rows to train on at most; default: all.")
+    max_eval_samples: int | None = _argument(None, "Rows to evaluate on at most; default: all.")
+    streaming: bool = _argument(False, "Read the training rows as they come; needs --max_steps.")
+    test_benchmarks: list[str] = _argument([], "Benchmarks scored before and after the run, e.g. shapes:test.")
+    overwrite_output_dir: bool = _argument(False, "Delete the run that --output_dir holds, and begin anew.")
+    early_stopping_patience: int | None = _argument(
+        None, "Stop after so many evaluations without a better metric_for_best_model; default: never."
+    )
+
+
+Arguments = tuple[ModelArguments, DataArguments, SDSCLIPConfig]
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
+    """Command line over ``--config FILE.yaml`` over defaults.
+
+    Without ``--config`` the embedded default ``shapes`` is used, unless a model or a dataset is named.
+
+    Returns:
+        The arguments and the name of the configuration.
+
+    Raises:
+        ValueError: the configuration has a key that is no option.
+        OSError: there is no such configuration.
+    """
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--config")
+    known, rest = first.parse_known_args(argv)
+    names_own = any(word.split("=")[0] in ("--model_name_or_path", "--dataset_name") for word in rest)
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, SDSCLIPConfig),
+        description="Fine-tune CLIP with the diffusion distillation term (arXiv 2307.09233).",
+    )
+    parser.add_argument(
+        "--config",
+        default=None if names_own else "shapes",
+        help="A yaml file of options, or the name of one in recipes/configs; options on the command line win.",
+    )
+    chosen = known.config or (None if names_own else "shapes")
+    if chosen:
+        path = find_config(chosen)
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        unknown = sorted(set(settings) - {action.dest for action in parser._actions})
+        if unknown:
+            raise ValueError(f"{path}: unknown options {', '.join(unknown)}; see --help for those there are.")
+        parser.set_defaults(**settings)
+    given_output = any(word.split("=")[0] in ("--output_dir", "--output-dir") for word in rest)
+    model, data, config, _ = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
+    name = Path(chosen).stem if chosen else "finetune"
+    if not given_output and not (chosen and "output_dir" in settings):
+        config.output_dir = None
+    return (model, data, config), name
+
+
+def claim_output_dir(data: DataArguments, config: SDSCLIPConfig, name: str) -> None:
+    """Settle ``config.output_dir`` and ``config.resume_from_checkpoint``, losing nothing of an earlier run.
+
+    Without ``--output_dir`` each run gets a folder of its own: outputs/NAME, then outputs/NAME-2, and so on.
+
+    Raises:
+        ValueError: the folder holds another run.
+    """
+    resume = config.resume_from_checkpoint
+    wants_last = str(resume).lower() in ("true", "last")
+    if resume and not wants_last and not Path(resume).is_dir():
+        raise ValueError(
+            f"--resume_from_checkpoint {resume}: there is no such folder. Give a checkpoint-* folder, or last."
+        )
+    if config.output_dir is None:
+        folders = [Path("outputs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000)]
+        taken = [folder for folder in folders if folder.exists()]
+        if resume and not wants_last:
+            config.output_dir = str(Path(resume).parent)
+        elif wants_last and taken:
+            config.output_dir = str(taken[-1])
+        else:
+            config.output_dir = str(next(folder for folder in folders if not folder.exists()))
+    folder = Path(config.output_dir)
+    if resume:
+        config.resume_from_checkpoint = last_checkpoint(folder) if wants_last else resume
+        if config.resume_from_checkpoint is None:
+            print(f"{folder} has no whole checkpoint yet: starting at step 0.", flush=True)
+    elif folder.exists() and any(folder.iterdir()):
+        if not data.overwrite_output_dir:
+            raise ValueError(
+                f"the output folder {folder} holds another run. Go on with it by --resume_from_checkpoint last, delete "
+                "it by --overwrite_output_dir, or choose another --output_dir."
+            )
+        _delete_run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _delete_run(folder: Path) -> None:
+    if not (folder / RUN_ARGUMENTS_FILE).exists():
+        raise ValueError(
+            f"the output folder {folder} holds files that no run of this program wrote; --overwrite_output_dir will not "
+            "delete them. Choose another --output_dir."
+        )
+    shutil.rmtree(folder)
+
+
+def finetune(arguments: Arguments, name: str, command: str) -> dict:
+    """Run the main job and return what ``results.json`` holds.
+
+    Args:
+        arguments: from [`parse_arguments`].
+        name: of the configuration; names the output folder where none is given.
+        command: what was typed, for the record.
+    """
+    model, data, config = arguments
+    state = PartialState()
+    if state.is_main_process:
+        claim_output_dir(data, config, name)
+    config.output_dir, config.resume_from_checkpoint = broadcast_object_list(
+        [config.output_dir, config.resume_from_checkpoint]
+    )
+    folder = Path(config.output_dir)
+    trainer = _make_trainer(model, data, config)
+    if state.is_main_process and not config.resume_from_checkpoint:
+        _write_arguments(folder / RUN_ARGUMENTS_FILE, arguments)
+    results = {"command": command, "versions": _versions(), "output_dir": str(folder)}
+
+    results["before"] = _score_before(trainer, data, folder)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    results["train_seconds"] = round(time.perf_counter() - started, 1)
+    results["steps"] = trainer.state.global_step
+    results["after"] = _score(trainer, data)
+    if config.eval_strategy != "no" or data.eval_split_name:
+        results["evaluation"] = trainer.evaluate()
+    trainer.save_model(str(folder))
+    trainer.accelerator.wait_for_everyone()
+    if state.is_main_process:
+        write_json(folder / RESULTS_FILE, results)
+        _report(trainer, results, folder)
+    return results
+
+
+def _make_trainer(model: ModelArguments, data: DataArguments, config: SDSCLIPConfig) -> SDSCLIPTrainer:
+    source = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
+    train = load_image_captions(
+        data.dataset_name,
+        split=data.train_split_name,
+        streaming=data.streaming,
+        max_samples=data.max_train_samples,
+        **source,
+    )
+    evaluation = None
+    if data.eval_split_name:
+        evaluation = load_image_captions(
+            data.dataset_name, split=data.eval_split_name, max_samples=data.max_eval_samples, **source
+        )
+    callbacks = []
+    if data.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(data.early_stopping_patience))
+    return SDSCLIPTrainer(
+        model=model.model_name_or_path,
+        teacher=model.teacher_name_or_path,
+        args=config,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        callbacks=callbacks,
+    )
+
+
+def _score(trainer: SDSCLIPTrainer, data: DataArguments) -> dict:
+    scorer = ClipScorer(trainer.student.base_clip, trainer.processing_class)
+    return evaluate_benchmarks(scorer, data.test_benchmarks)
+
+
+def _score_before(trainer: SDSCLIPTrainer, data: DataArguments, folder: Path) -> dict:
+    """The scores of the untouched student; a resumed run keeps those of its start."""
+    if trainer.args.resume_from_checkpoint and (folder / "before.json").exists():
+        return json.loads((folder / "before.json").read_text())
+    scores = _score(trainer, data)
+    if trainer.is_world_process_zero():
+        write_json(folder / "before.json", scores)
+        if scores:
+            print("Before:\n" + table({"before": scores}), flush=True)
+    return scores
+
+
+def _report(trainer: SDSCLIPTrainer, results: dict, folder: Path) -> None:
+    runs = {"before": results["before"], "after": results["after"]}
+    if results["after"]:
+        print(f"\nScores in % with 95 % intervals:\n{table(runs)}\n")
+        plots.plot_scores(runs, folder / "scores.png")
+    plots.plot_losses(trainer.state.log_history, folder / "losses.png")
+    bad = folder / BAD_IMAGES_FILE
+    if bad.exists():
+        print(f"{len(bad.read_text().splitlines())} unreadable images were skipped; {bad} names them.")
+    print(
+        f'The tuned model is in {folder}: CLIPModel.from_pretrained("{folder}"). Plots: '
+        f"{', '.join(sorted(path.name for path in folder.glob('*.png')))}.\n"
+        "Next: your own data, with --config lora_vit_b32_coco_sd15 --dataset_name FOLDER --teacher_name_or_path TEACHER."
+    )
+
+
+def _write_arguments(path: Path, arguments: Arguments) -> None:
+    """The run's arguments as yaml that ``--config`` takes, without secrets and what is at its default."""
+    settings = {}
+    for part in arguments:
+        for entry in fields(part):
+            value = getattr(part, entry.name)
+            default = entry.default_factory() if callable(entry.default_factory) else entry.default
+            if entry.init and value != default and "token" not in entry.name and not entry.name.startswith("_"):
+                settings[entry.name] = getattr(value, "value", value)
+    simple = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, list))}
+    path.write_text(yaml.safe_dump(simple, sort_keys=True), encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    names = ("sdsclip_hf", "torch", "transformers", "diffusers", "peft", "accelerate", "datasets")
+    return {name: torch.__version__ if name == "torch" else version(name) for name in names}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``recipes/finetune.py`` and ``sdsclip finetune``."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        arguments, name = parse_arguments(argv)
+        finetune(arguments, name, shlex.join(["finetune", *argv]))
+    except (ValueError, OSError, FloatingPointError) as error:
+        logger.debug("the traceback of the error below", exc_info=True)
+        sys.exit(f"error: {error}")

@@ -1,0 +1,104 @@
+"""Plots of a run: loss terms over its steps, scores with their intervals."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def plot_losses(log_history: list[dict], path: Path) -> None:
+    """Training loss, its terms, and the health figures of the distillation term, one panel each.
+
+    Args:
+        log_history: ``trainer.state.log_history``.
+        path: the PNG to write.
+    """
+    rows = [row for row in log_history if "loss" in row]
+    panels = {
+        "loss": ("loss", "total loss"),
+        "contrastive": ("contrastive", "contrastive term"),
+        "sds": ("sds", "distillation term"),
+        "sds_gap": ("sds_gap", "gap to shuffled captions"),
+        "latent_spread": ("latent_spread", "spread of z0 in a batch"),
+        "grad_cosine": ("grad_cosine", "cosine of the terms' gradients"),
+    }
+    shown = [key for key in panels if any(key in row for row in rows)]
+    if not shown:
+        return
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4.2 * columns, 2.9 * lines), squeeze=False)
+    for axis in axes.flat[len(shown) :]:
+        axis.axis("off")
+    for axis, key in zip(axes.flat, shown, strict=False):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        axis.plot(*zip(*points, strict=True), color="tab:blue", label="train")
+        held_out = [(row["step"], row[f"eval_{key}"]) for row in log_history if f"eval_{key}" in row]
+        if held_out:
+            axis.plot(*zip(*held_out, strict=True), "o-", color="tab:orange", label="held out")
+            axis.legend(frameon=False)
+        axis.set_title(panels[key][1], fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def plot_scores(runs: dict[str, dict], path: Path) -> None:
+    """Group scores by tag with 95 % intervals, one colour a run.
+
+    Args:
+        runs: run -> benchmark -> tag -> scores, as [`evaluation.evaluate_benchmarks`] gives them.
+        path: the PNG to write.
+    """
+    rows = [(benchmark, tag) for benchmark, tags in next(iter(runs.values())).items() for tag in tags]
+    width = 0.8 / len(runs)
+    figure, axis = plt.subplots(figsize=(max(5.0, 1.9 * len(rows) + 1.5), 3.6))
+    for place, (run, results) in enumerate(runs.items()):
+        heights = [100 * results[benchmark][tag]["group"] for benchmark, tag in rows]
+        bounds = [results[benchmark][tag]["intervals"]["group"] for benchmark, tag in rows]
+        below = [max(0.0, height - 100 * low) for height, (low, _) in zip(heights, bounds, strict=True)]
+        above = [max(0.0, 100 * high - height) for height, (_, high) in zip(heights, bounds, strict=True)]
+        positions = [row + (place - (len(runs) - 1) / 2) * width for row in range(len(rows))]
+        axis.bar(positions, heights, width, yerr=(below, above), capsize=3, label=run)
+    axis.set_xticks(range(len(rows)), [f"{benchmark}\n{tag}" for benchmark, tag in rows])
+    axis.set_ylabel("group score, %")
+    axis.set_ylim(0, 105)
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(frameon=False, ncols=len(runs), loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plot_study(summary: dict, path: Path) -> None:
+    """Group score of each arm, one panel a tag: the mean with its interval, and a dot for each seed.
+
+    Args:
+        summary: from [`study.Study.summarize`].
+        path: the PNG to write.
+    """
+    arms = list(summary["arms"])
+    tags = list(summary["arms"][arms[0]])
+    figure, axes = plt.subplots(1, len(tags), figsize=(4 * len(tags), 0.42 * len(arms) + 1.3), sharey=True, squeeze=False)
+    for axis, tag in zip(axes[0], tags, strict=True):
+        for place, arm in enumerate(arms):
+            row = summary["arms"][arm][tag]
+            low, high = row["interval"]
+            axis.plot([low, high], [place, place], color="tab:blue", linewidth=5, alpha=0.3, solid_capstyle="butt")
+            axis.plot(row["seeds"], [place] * len(row["seeds"]), ".", color="tab:grey", markersize=4)
+            axis.plot(row["group"], place, "o", color="tab:blue")
+        axis.set_title(f"{tag} ({row['items']} items)", fontsize=10)
+        axis.set_xlim(-2, 102)
+        axis.set_xlabel("group score, %")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_yticks(range(len(arms)), arms)
+    axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    _save(figure, path)

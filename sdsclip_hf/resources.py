@@ -1,0 +1,28 @@
+"""Files that stand beside the package in a checkout and inside it once it is installed."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def recipes_dir() -> Path:
+    """The folder of recipes: the checkout's, or the copy that an installed package carries."""
+    installed, checkout = _PACKAGE / "_recipes", _PACKAGE.parent / "recipes"
+    return installed if installed.is_dir() else checkout
+
+
+def find_config(name: str) -> Path:
+    """A yaml file by path, or by its name in recipes/configs.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    folder = recipes_dir() / "configs"
+    bundled = folder / f"{Path(name).stem}.yaml"
+    if path.parent == Path() and bundled.is_file():
+        return bundled
+    have = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+    raise OSError(f"--config {name}: there is no such file; recipes/configs has {have}.")

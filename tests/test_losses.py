@@ -1,0 +1,297 @@
+"""The loss terms against plain loops, hand-derived gradients, finite differences and transformers' own CLIP loss."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_clip
+
+from sdsclip_hf.losses import (
+    GRADIENTS,
+    READINGS,
+    WEIGHTINGS,
+    add_noise,
+    contrastive_loss,
+    distillation_loss,
+    noise_weight,
+    rms,
+)
+
+EVERY_FORM = list(itertools.product(READINGS, GRADIENTS, WEIGHTINGS))
+SHAPE = (3, 2, 2, 2)
+ELEMENTS = 8
+
+
+def unit(rows: int, width: int) -> torch.Tensor:
+    return F.normalize(torch.randn(rows, width, dtype=torch.float64), dim=-1)
+
+
+def contrastive_by_loops(images, texts, scale: float) -> float:
+    """Mean over all rows and both directions of -log softmax at the pair, in plain python."""
+    total, count = 0.0, len(images)
+    for i in range(count):
+        of_image = [scale * sum(a * b for a, b in zip(images[i], texts[j], strict=True)) for j in range(count)]
+        of_text = [scale * sum(a * b for a, b in zip(images[j], texts[i], strict=True)) for j in range(count)]
+        for row in (of_image, of_text):
+            total += math.log(sum(math.exp(logit) for logit in row)) - row[i]
+    return total / (2 * count)
+
+
+def test_contrastive_loss_equals_a_plain_loop():
+    images, texts = unit(5, 7), unit(5, 7)
+    expected = contrastive_by_loops(images.tolist(), texts.tolist(), 3.7)
+    assert contrastive_loss(images, texts, torch.tensor(3.7, dtype=torch.float64)).item() == pytest.approx(expected)
+
+
+def test_contrastive_loss_equals_that_of_transformers():
+    clip = make_clip()
+    pixels, ids = torch.randn(4, 3, 16, 16), torch.randint(0, 30, (4, 6))
+    with torch.no_grad():
+        output = clip(pixel_values=pixels, input_ids=ids, return_loss=True)
+        loss = contrastive_loss(output.image_embeds, output.text_embeds, clip.logit_scale.exp())
+    assert loss.item() == pytest.approx(output.loss.item(), rel=1e-5)
+
+
+def test_contrastive_loss_of_uniform_embeddings_is_the_log_of_the_batch_size():
+    same = F.normalize(torch.ones(6, 4), dim=-1)
+    assert contrastive_loss(same, same, torch.tensor(50.0)).item() == pytest.approx(math.log(6), rel=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (2, 2, 2, 2)])
+def test_mean_of_local_losses_over_gathered_embeddings_has_value_and_gradient_of_the_whole_batch(sizes):
+    inputs = torch.randn(2, 8, 6, dtype=torch.float64)
+    weights = torch.randn(2, 6, 5, dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+    images, texts = F.normalize(inputs @ weights, dim=-1)
+    similarity = scale * images @ texts.T
+    whole = -(similarity.log_softmax(1).diagonal() + similarity.log_softmax(0).diagonal()).mean() / 2
+    offsets = [0, *itertools.accumulate(sizes)][:-1]
+    local = [
+        contrastive_loss(images[start : start + size], texts[start : start + size], scale, images, texts, start)
+        for start, size in zip(offsets, sizes, strict=True)
+    ]
+    averaged = sum(local) / len(local)
+    assert averaged.item() == pytest.approx(whole.item())
+    for of_local, of_whole in zip(
+        torch.autograd.grad(averaged, (weights, scale), retain_graph=True),
+        torch.autograd.grad(whole, (weights, scale)),
+        strict=True,
+    ):
+        torch.testing.assert_close(of_local, of_whole)
+
+
+def test_contrastive_loss_of_one_pair_raises_and_names_the_option():
+    with pytest.raises(ValueError, match=r"at least two pairs.*per_device_train_batch_size"):
+        contrastive_loss(unit(1, 4), unit(1, 4), torch.tensor(1.0))
+
+
+def test_one_local_pair_with_gathered_negatives_is_allowed():
+    images, texts = unit(3, 4), unit(3, 4)
+    scale = torch.tensor(2.0, dtype=torch.float64)
+    local = [contrastive_loss(images[i : i + 1], texts[i : i + 1], scale, images, texts, i).item() for i in range(3)]
+    assert sum(local) / 3 == pytest.approx(contrastive_by_loops(images.tolist(), texts.tolist(), 2.0))
+
+
+def test_contrastive_loss_of_unequal_sides_raises_with_both_shapes():
+    with pytest.raises(ValueError, match=r"\(3, 4\).*\(2, 4\)"):
+        contrastive_loss(unit(3, 4), unit(2, 4), torch.tensor(1.0))
+
+
+class Denoiser(torch.nn.Module):
+    """tanh(A u + b), the same nonlinear map for every sample; its inputs and gradient mode are recorded."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(ELEMENTS, ELEMENTS)
+        self.seen, self.with_grad = [], []
+
+    def forward(self, denoiser_input):
+        self.seen.append(denoiser_input.detach().clone())
+        self.with_grad.append(torch.is_grad_enabled())
+        return torch.tanh(self.linear(denoiser_input.flatten(1))).view_as(denoiser_input)
+
+
+@pytest.fixture
+def case():
+    """Latents, noise, alpha, sigma of three samples and a denoiser; alpha^2 + sigma^2 = 1, SNR on both sides of 5."""
+    generator = torch.Generator().manual_seed(5)
+    latents, noise = torch.randn(2, *SHAPE, generator=generator)
+    alpha = torch.tensor([0.95, 0.6, 0.2])
+    return latents, noise, alpha, (1 - alpha**2).sqrt(), Denoiser()
+
+
+def weight_by_hand(weighting: str, alpha: float, sigma: float, gamma: float) -> float:
+    snr = (alpha / sigma) ** 2
+    return {
+        "constant": 1.0,
+        "sigma_squared": sigma * sigma,
+        "min_snr": min(snr, gamma) / snr,
+        "velocity": alpha**-2,
+    }[weighting]
+
+
+def distillation_by_hand(case, reading: str, gradient: str, weighting: str, gamma: float = 5.0):
+    """Values and gradients in z0, sample by sample in float64, with the denoiser's Jacobian written out."""
+    latents, noise, alphas, sigmas, denoiser = case
+    matrix = denoiser.linear.weight.detach().double().numpy()
+    bias = denoiser.linear.bias.detach().double().numpy()
+    values, gradients = [], []
+    for row in range(len(latents)):
+        z0, eps = (tensor[row].detach().double().flatten().numpy() for tensor in (latents, noise))
+        alpha, sigma = alphas[row].item(), sigmas[row].item()
+        slope = alpha if reading == "noised" else 1.0
+        seen = alpha * z0 + sigma * eps if reading == "noised" else z0
+        predicted = np.tanh(matrix @ seen + bias)
+        residual = predicted - eps
+        jacobian = slope * (1 - predicted**2)[:, None] * matrix if gradient == "full" else np.eye(ELEMENTS)
+        weight = weight_by_hand(weighting, alpha, sigma, gamma)
+        values.append(weight * sum(residual**2) / ELEMENTS)
+        gradients.append(weight * 2 / ELEMENTS * jacobian.T @ residual)
+    return np.array(values), np.array(gradients).reshape(SHAPE)
+
+
+@pytest.mark.parametrize(("reading", "gradient", "weighting"), EVERY_FORM)
+def test_distillation_loss_and_its_gradient_equal_a_derivation_by_hand(case, reading, gradient, weighting):
+    latents, noise, alpha, sigma, denoiser = case
+    latents.requires_grad_(True)
+    loss = distillation_loss(
+        latents, noise, alpha, sigma, denoiser, reading=reading, gradient=gradient, weighting=weighting
+    )
+    loss.sum().backward()
+    values, gradients = distillation_by_hand(case, reading, gradient, weighting)
+    np.testing.assert_allclose(loss.detach(), values, rtol=1e-4)
+    np.testing.assert_allclose(latents.grad, gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("reading", "weighting"), itertools.product(READINGS, WEIGHTINGS))
+def test_full_gradient_equals_central_differences(case, reading, weighting):
+    latents, noise, alpha, sigma, denoiser = case
+    options = {"reading": reading, "weighting": weighting}
+    latents.requires_grad_(True)
+    distillation_loss(latents, noise, alpha, sigma, denoiser, **options).sum().backward()
+    step = 1e-2
+    for index in itertools.product(*map(range, SHAPE)):
+        shift = torch.zeros(SHAPE)
+        shift[index] = step
+        with torch.no_grad():
+            up, down = (
+                distillation_loss(latents + sign * shift, noise, alpha, sigma, denoiser, **options).sum()
+                for sign in (1, -1)
+            )
+        assert latents.grad[index].item() == pytest.approx((up - down).item() / (2 * step), rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_stop_gradient_form_equals_the_pull_towards_the_denoised_latent(case, weighting):
+    """0.5 w (alpha/sigma) (2/N) ||z0 - x0_hat||^2 with x0_hat = (z_t - sigma eps_hat) / alpha held fixed."""
+    latents, noise, alpha, sigma, denoiser = case
+    latents.requires_grad_(True)
+    loss = distillation_loss(latents, noise, alpha, sigma, denoiser, gradient="stop_gradient", weighting=weighting)
+    (of_loss,) = torch.autograd.grad(loss.sum(), latents)
+    a, s = alpha.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1)
+    noisy = a * latents + s * noise
+    denoised = ((noisy - s * denoiser(noisy)) / a).detach()
+    coefficients = zip(alpha.tolist(), sigma.tolist(), strict=True)
+    weight = torch.tensor([weight_by_hand(weighting, *pair, 5.0) for pair in coefficients])
+    distances = (latents - denoised).square().sum((1, 2, 3))
+    (of_pull,) = torch.autograd.grad((0.5 * weight * alpha / sigma * 2 / ELEMENTS * distances).sum(), latents)
+    torch.testing.assert_close(of_loss, of_pull, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("gradient", "trains"), [("stop_gradient", False), ("full", True)])
+def test_denoiser_is_differentiated_in_the_full_form_alone(case, gradient, trains):
+    latents, noise, alpha, sigma, denoiser = case
+    latents.requires_grad_(True)
+    distillation_loss(latents, noise, alpha, sigma, denoiser, gradient=gradient).sum().backward()
+    assert denoiser.with_grad == [trains]
+    assert (denoiser.linear.weight.grad is not None) == trains
+    assert latents.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("reading", READINGS)
+def test_denoiser_sees_the_input_that_the_reading_names(case, reading, gradient):
+    latents, noise, alpha, sigma, denoiser = case
+    distillation_loss(latents, noise, alpha, sigma, denoiser, reading=reading, gradient=gradient)
+    seen = denoiser.seen[0]
+    for row in range(3):
+        noisy = alpha[row] * latents[row] + sigma[row] * noise[row]
+        torch.testing.assert_close(seen[row], noisy if reading == "noised" else latents[row])
+
+
+def test_default_form_is_noised_full_and_constant(case):
+    latents, noise, alpha, sigma, denoiser = case
+    latents.requires_grad_(True)
+    loss = distillation_loss(latents, noise, alpha, sigma, denoiser)
+    loss.sum().backward()
+    values, gradients = distillation_by_hand(case, "noised", "full", "constant")
+    np.testing.assert_allclose(loss.detach(), values, rtol=1e-4)
+    np.testing.assert_allclose(latents.grad, gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_half_precision_inputs_give_a_float32_loss(case):
+    latents, noise, alpha, sigma, _ = case
+    loss = distillation_loss(latents.half(), noise.half(), alpha, sigma, lambda noisy: noisy.half())
+    assert loss.dtype == torch.float32
+
+
+def test_velocity_weighting_gives_the_mean_squared_error_of_the_velocity(case):
+    latents, noise, alpha, sigma, denoiser = case
+    loss = distillation_loss(latents, noise, alpha, sigma, denoiser, weighting="velocity")
+    for row in range(3):
+        a, s = alpha[row], sigma[row]
+        noisy = a * latents[row] + s * noise[row]
+        eps_hat = denoiser(noisy[None])[0]
+        denoised = (noisy - s * eps_hat) / a
+        error = (a * eps_hat - s * denoised) - (a * noise[row] - s * latents[row])
+        assert loss[row].item() == pytest.approx(error.square().mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weight_follows_the_formula_of_its_paper(gamma):
+    snr = [0.01, 0.5, 1.0, 4.0, 20.0, 500.0]
+    sigma = torch.tensor([(1 + ratio) ** -0.5 for ratio in snr], dtype=torch.float64)
+    weight = noise_weight("min_snr", (1 - sigma**2).sqrt(), sigma, gamma)
+    assert weight.tolist() == pytest.approx([min(ratio, gamma) / ratio for ratio in snr])
+
+
+@pytest.mark.xfail(reason="0 / 0 where alpha_t is 0 (schedules with zero terminal SNR)", strict=True)
+def test_min_snr_weight_is_one_where_nothing_but_noise_is_left():
+    assert noise_weight("min_snr", torch.zeros(1), torch.ones(1)).tolist() == [1.0]
+
+
+def test_snr_gamma_reaches_the_weight(case):
+    latents, noise, alpha, sigma, denoiser = case
+    loss = distillation_loss(latents, noise, alpha, sigma, denoiser, weighting="min_snr", snr_gamma=2.0)
+    np.testing.assert_allclose(
+        loss.detach(), distillation_by_hand(case, "noised", "full", "min_snr", 2.0)[0], rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "choices"), [("reading", READINGS), ("gradient", GRADIENTS), ("weighting", WEIGHTINGS)]
+)
+def test_unknown_name_raises_with_the_value_and_every_choice(case, option, choices):
+    with pytest.raises(ValueError, match="'nonsense'") as raised:
+        distillation_loss(*case, **{option: "nonsense"})
+    assert all(choice in str(raised.value) for choice in choices)
+
+
+def test_velocity_weighting_without_signal_raises(case):
+    latents, noise, alpha, sigma, denoiser = case
+    alpha[1] = 0
+    with pytest.raises(ValueError, match=r"velocity.*timestep_range"):
+        distillation_loss(latents, noise, alpha, sigma, denoiser, weighting="velocity")
+
+
+def test_add_noise_uses_each_sample_s_own_coefficients():
+    mixed = add_noise(torch.ones(2, 1, 1, 2), 10 * torch.ones(2, 1, 1, 2), torch.tensor([1, 2]), torch.tensor([3, 4]))
+    assert mixed.flatten(1).tolist() == [[31, 31], [42, 42]]
+
+
+def test_rms_of_each_sample():
+    latents = torch.tensor([[3.0, -4.0, 0.0, 0.0], [2.0, 2.0, -2.0, 2.0]]).view(2, 1, 2, 2)
+    assert rms(latents).tolist() == pytest.approx([2.5, 2.0])
