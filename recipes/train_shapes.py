@@ -7,7 +7,7 @@
     python recipes/train_shapes.py --output_dir outputs/shapes_world
 
 Every step draws its data and noise from a generator seeded by (seed, stage, step), so a killed run that is started
-again goes on where it stopped, to the same weights. About 40 minutes on two CPU cores.
+again goes on where it stopped, to the same weights. About 45 minutes on two CPU cores.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -34,8 +35,13 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from sdsclip_hf.checkpoints import write_json
+from sdsclip_hf.evaluation import evaluate_benchmarks, table
 from sdsclip_hf.losses import contrastive_loss
+from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.shapes import scenes as world
+from sdsclip_hf.student import load_clip
+from sdsclip_hf.teacher import DiffusionTeacher
 
 SAVE_EVERY = 500
 
@@ -326,7 +332,7 @@ def random_caption(scene: world.Scene, forward_share: float, generator: torch.Ge
 
 
 def new_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
-    """A CLIP of 1.4 M weights for 32 x 32 pictures, freshly initialised."""
+    """A CLIP of 1.4 M weights for 32 x 32 pictures, freshly initialised, its temperature held while it trains."""
     torch.manual_seed(seed)
     text = text_config(tokenizer, max_length=77, projection_dim=128)
     vision = {
@@ -335,10 +341,13 @@ def new_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "image_size": world.IMAGE_SIZE,
-        "patch_size": 4,
+        "patch_size": 8,
         "projection_dim": 128,
     }
-    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision, projection_dim=128))
+    clip = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision, projection_dim=128))
+    clip.logit_scale.data.fill_(math.log(20))
+    clip.logit_scale.requires_grad_(False)
+    return clip
 
 
 def image_embeds(clip: CLIPModel, pixels: Tensor) -> Tensor:
@@ -375,7 +384,25 @@ def train_composer(
         return contrastive_loss(images, text_embeds(clip, tokenizer, captions), clip.logit_scale.exp())
 
     stage = Stage("composer", clip, loss, steps=steps, learning_rate=1e-3, folder=folder, seed=seed)
-    return clip, stage.run()
+    seconds = stage.run()
+    whiten_text_projection(clip, tokenizer, pictures)
+    return clip, seconds
+
+
+@torch.no_grad()
+def whiten_text_projection(clip: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pictures, floor: float = 1e-4) -> None:
+    """Spread the text embeddings evenly over the joint space, by a linear map folded into ``text_projection``.
+
+    So small a world leaves them in a dozen directions, binding and layout in those of least variance. The embeddings of
+    a CLIP trained on the web fill their space; afterwards these do too, and a caption and its swap stand apart.
+    """
+    captions = [caption for scene in pictures.scenes for caption in scene.captions()]
+    batches = [captions[start : start + 256] for start in range(0, len(captions), 256)]
+    embeds = torch.cat([text_embeds(clip, tokenizer, batch) for batch in batches]).double()
+    moments, directions = torch.linalg.eigh(embeds.T @ embeds / len(embeds))
+    scale = moments.clamp(min=floor * moments[-2]).rsqrt()  # the largest belongs to the mean
+    whitening = (directions * scale) @ directions.T
+    clip.text_projection.weight.copy_((whitening @ clip.text_projection.weight.double()).float())
 
 
 def all_orders(pictures: Pictures, number: int, generator: torch.Generator) -> list[str]:
@@ -401,7 +428,6 @@ def train_student(
     clip = new_clip(tokenizer, seed + 3)
     clip.text_model.load_state_dict(composer.text_model.state_dict())
     clip.text_projection.load_state_dict(composer.text_projection.state_dict())
-    clip.logit_scale.data.copy_(composer.logit_scale.data)
     for part in (clip.text_model, clip.text_projection):
         part.requires_grad_(False)
 
@@ -418,7 +444,7 @@ def train_student(
 
     stage = Stage("student", clip, loss, steps=steps, learning_rate=1e-3, folder=folder, seed=seed)
     seconds = stage.run()
-    return clip.requires_grad_(True), seconds
+    return clip, seconds
 
 
 def train_bag_of_words(
@@ -460,13 +486,54 @@ ENGLISH = (
 )
 
 
+def report(folder: Path, seconds: dict[str, float]) -> None:
+    """Score what was made on the swapped pairs of unseen combinations, and draw samples of the teacher."""
+    figures = {"seconds": {stage: round(value) for stage, value in seconds.items()}}
+    teacher = DiffusionTeacher.from_pretrained(folder / "teacher", load_vae=True)
+    scorers = {"teacher": DiffusionScorer(teacher, num_draws=11, timestep_range=(100, 990), weighting="velocity")}
+    for name in ("student", "student_bag_of_words"):
+        scorers[name] = ClipScorer(*load_clip(folder / name))
+    runs = {name: evaluate_benchmarks(scorer, ["shapes:test"]) for name, scorer in scorers.items()}
+    print(table(runs), flush=True)
+    write_json(folder / "figures.json", figures | {"scores": runs})
+    plot_samples(folder / "teacher", folder / "samples.png")
+
+
+def plot_samples(teacher: Path, path: Path) -> None:
+    """Pictures that the teacher makes of captions of unseen combinations."""
+    pipeline = StableDiffusionPipeline.from_pretrained(teacher)
+    pipeline.set_progress_bar_config(disable=True)
+    chosen = world.scenes("test")[::32][:6]
+    captions = [
+        (scene if number % 2 else scene.mirrored()).caption(world.RELATION_TEMPLATES[0])
+        for number, scene in enumerate(chosen)
+    ]
+    figure, axes = plt.subplots(len(captions), 6, figsize=(10, 1.25 * len(captions)))
+    for row, caption in zip(axes, captions, strict=True):
+        images = pipeline(
+            [caption] * len(row),
+            num_inference_steps=30,
+            guidance_scale=2.0,
+            generator=torch.Generator().manual_seed(0),
+        ).images
+        for axis, image in zip(row, images, strict=True):
+            axis.imshow(image)
+            axis.axis("off")
+        row[0].set_title(caption, loc="left", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/shapes_world"), help="where everything goes")
     parser.add_argument("--seed", type=int, default=0, help="of all weights, data and noise")
     parser.add_argument("--vae_steps", type=int, default=2500)
     parser.add_argument("--teacher_steps", type=int, default=5000)
-    parser.add_argument("--student_steps", type=int, default=1500, help="of each of the three students")
+    parser.add_argument("--composer_steps", type=int, default=1500, help="of the CLIP whose text tower the student has")
+    parser.add_argument("--student_steps", type=int, default=500)
+    parser.add_argument("--bag_of_words_steps", type=int, default=1500)
     args = parser.parse_args()
     folder, seed = args.output_dir, args.seed
     states = folder / "states"
@@ -481,13 +548,14 @@ def main() -> None:
 
     tokenizer = make_tokenizer(folder / "tokenizer", max_length=77)
     processor = make_processor(tokenizer)
-    composer, seconds["composer"] = train_composer(states, tokenizer, pictures, seed, args.student_steps)
+    composer, seconds["composer"] = train_composer(states, tokenizer, pictures, seed, args.composer_steps)
     student, seconds["student"] = train_student(states, composer, tokenizer, pictures, seed, args.student_steps)
-    bag, seconds["bag"] = train_bag_of_words(states, tokenizer, pictures, seed, args.student_steps)
-    for name, clip in (("composer", composer), ("student", student), ("student_bag_of_words", bag)):
+    bag, seconds["bag"] = train_bag_of_words(states, tokenizer, pictures, seed, args.bag_of_words_steps)
+    for name, clip in (("student", student), ("student_bag_of_words", bag)):
+        clip.logit_scale.data.fill_(math.log(100))  # where OpenAI's CLIPs stand
         clip.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
-    (folder / "seconds.json").write_text(json.dumps(seconds, indent=2))
+    report(folder, seconds)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from sdsclip_hf.losses import GRADIENTS, READINGS, WEIGHTINGS
 from sdsclip_hf.student import LORA_LAYERS, TRAINABLE
 
 
-def _knob(default, text: str):
+def knob(default, text: str):
+    """A dataclass field with a help text; a list or tuple becomes a list of its own for each instance."""
     make = {"default_factory": lambda: list(default)} if isinstance(default, (list, tuple)) else {"default": default}
     return field(**make, metadata={"help": text})
 
@@ -23,97 +24,97 @@ class SDSCLIPConfig(TrainingArguments):
     """
 
     # Values that differ from TrainingArguments' own.
-    per_device_train_batch_size: int = _knob(
+    per_device_train_batch_size: int = knob(
         32, "Pairs in a batch on each device; each caption's negatives are the others."
     )
-    per_device_eval_batch_size: int = _knob(32, "Pairs in an evaluation batch on each device; the loss depends on it.")
-    logging_steps: float = _knob(10, "Log every so many optimiser steps (below 1: as a share of all steps).")
-    logging_nan_inf_filter: bool = _knob(False, "Hide NaN and infinite losses from the logs; here they stop the run.")
-    dataloader_drop_last: bool = _knob(
+    per_device_eval_batch_size: int = knob(32, "Pairs in an evaluation batch on each device; the loss depends on it.")
+    logging_steps: float = knob(10, "Log every so many optimiser steps (below 1: as a share of all steps).")
+    logging_nan_inf_filter: bool = knob(False, "Hide NaN and infinite losses from the logs; here they stop the run.")
+    dataloader_drop_last: bool = knob(
         True, "Drop the last incomplete batch, whose contrastive loss has fewer negatives."
     )
-    remove_unused_columns: bool = _knob(False, "Must stay off: the collator makes the model's inputs from raw columns.")
+    remove_unused_columns: bool = knob(False, "Must stay off: the collator makes the model's inputs from raw columns.")
 
     # The loss.
-    lambda_sds: float = _knob(
+    lambda_sds: float = knob(
         1.0,
         "Weight of the distillation term L_SDS (mean squared error over the elements of a latent), without unit. "
         "0 switches the term off, and no teacher is loaded.",
     )
-    sds_reading: Literal[READINGS] = _knob(
+    sds_reading: Literal[READINGS] = knob(
         "noised", "Whether the denoiser sees z_t = alpha_t z0 + sigma_t eps (noised) or z0 itself (as_printed)."
     )
-    sds_gradient: Literal[GRADIENTS] = _knob(
+    sds_gradient: Literal[GRADIENTS] = knob(
         "full", "Gradient of L_SDS: through the denoiser (full), or leaving its Jacobian out (stop_gradient)."
     )
-    sds_weighting: Literal[WEIGHTINGS] = _knob(
+    sds_weighting: Literal[WEIGHTINGS] = knob(
         "constant", "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, gamma)/SNR, or 1/alpha_t^2."
     )
-    snr_gamma: float = _knob(5.0, "Gamma of sds_weighting=min_snr, a ratio without unit.")
-    timestep_range: list[int] | None = _knob(
+    snr_gamma: float = knob(5.0, "Gamma of sds_weighting=min_snr, a ratio without unit.")
+    timestep_range: list[int] | None = knob(
         None, "First and last timestep that L_SDS draws, both inclusive; default: the teacher's whole schedule."
     )
-    shuffle_captions: bool = _knob(
+    shuffle_captions: bool = knob(
         False, "Control experiment: give the denoiser the caption of another image of the batch. It should not help."
     )
 
     # The teacher.
-    teacher_dtype: Literal["float32", "bfloat16", "float16"] = _knob(
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] = knob(
         "float32", "Number format of the teacher's weights."
     )
-    latent_size: int | None = _knob(
+    latent_size: int | None = knob(
         None, "Height and width of z0 in latent pixels; default: the teacher's own. Half costs a quarter."
     )
-    teacher_revision: str | None = _knob(None, "Branch, tag or commit of the teacher on the Hub.")
-    teacher_variant: str | None = _knob(None, "Variant of the teacher's weight files, e.g. fp16.")
+    teacher_revision: str | None = knob(None, "Branch, tag or commit of the teacher on the Hub.")
+    teacher_variant: str | None = knob(None, "Variant of the teacher's weight files, e.g. fp16.")
 
     # The latent mapper h_w.
-    mapper_unit_rms: bool = _knob(True, "Scale every z0 to RMS mapper_scale, so that the mapper cannot collapse.")
-    mapper_scale: float = _knob(1.0, "RMS of z0 in units of the teacher's latents, at the start or (unit RMS) always.")
-    mapper_learning_rate: float | None = _knob(
+    mapper_unit_rms: bool = knob(True, "Scale every z0 to RMS mapper_scale, so that the mapper cannot collapse.")
+    mapper_scale: float = knob(1.0, "RMS of z0 in units of the teacher's latents, at the start or (unit RMS) always.")
+    mapper_learning_rate: float | None = knob(
         None, "Learning rate of the mapper; default: learning_rate. It follows the same schedule; 0 freezes the mapper."
     )
-    mapper_whitening: bool = _knob(
+    mapper_whitening: bool = knob(
         False,
         "Give the mapper whitened embeddings, by the mean and covariance of 2,048 embeddings of the kind that "
         "mapper_warmup_inputs names, measured once before the run.",
     )
-    mapper_warmup_steps: int = _knob(0, "Steps that the mapper trains alone, before the run, on L_SDS.")
-    mapper_warmup_inputs: Literal["image", "text"] = _knob(
+    mapper_warmup_steps: int = knob(0, "Steps that the mapper trains alone, before the run, on L_SDS.")
+    mapper_warmup_inputs: Literal["image", "text"] = knob(
         "image", "Embeddings that the mapper is warmed up on: of the images, or of their captions."
     )
-    mapper_warmup_learning_rate: float = _knob(1e-3, "Learning rate of the warm-up, falling to 0 along a cosine.")
+    mapper_warmup_learning_rate: float = knob(1e-3, "Learning rate of the warm-up, falling to 0 along a cosine.")
 
     # The student.
-    trainable: Literal[TRAINABLE] = _knob(
+    trainable: Literal[TRAINABLE] = knob(
         "layernorm", "What of CLIP trains: its LayerNorms (the paper), LoRA adapters, or every weight."
     )
-    train_vision: bool = _knob(True, "Whether the image tower trains.")
-    train_text: bool = _knob(True, "Whether the text tower trains.")
-    train_projections: bool | None = _knob(
+    train_vision: bool = knob(True, "Whether the image tower trains.")
+    train_text: bool = knob(True, "Whether the text tower trains.")
+    train_projections: bool | None = knob(
         None, "Whether the projections to the joint space train; default: with trainable=full alone."
     )
-    train_logit_scale: bool = _knob(False, "Whether the temperature trains; it is kept at or below ln 100.")
-    lora_r: int = _knob(16, "Rank of the LoRA adapters.")
-    lora_alpha: int = _knob(32, "Scaling of the LoRA adapters: they are multiplied by lora_alpha / lora_r.")
-    lora_dropout: float = _knob(0.0, "Dropout probability in front of the LoRA adapters.")
-    lora_target_modules: list[str] = _knob(LORA_LAYERS, "Linear layers that LoRA adapts, by the end of their names.")
+    train_logit_scale: bool = knob(False, "Whether the temperature trains; it is kept at or below ln 100.")
+    lora_r: int = knob(16, "Rank of the LoRA adapters.")
+    lora_alpha: int = knob(32, "Scaling of the LoRA adapters: they are multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = knob(0.0, "Dropout probability in front of the LoRA adapters.")
+    lora_target_modules: list[str] = knob(LORA_LAYERS, "Linear layers that LoRA adapts, by the end of their names.")
 
     # The data.
-    image_column: str = _knob("image", "Column of the dataset that holds the images.")
-    caption_column: str = _knob("caption", "Column that holds a caption, or a list of them of which one is drawn.")
-    max_bad_images: int = _knob(
+    image_column: str = knob("image", "Column of the dataset that holds the images.")
+    caption_column: str = knob("caption", "Column that holds a caption, or a list of them of which one is drawn.")
+    max_bad_images: int = knob(
         0, "Unreadable images that may be skipped; bad_images.txt in the output folder names them."
     )
 
     # What is measured.
-    benchmarks: list[str] | None = _knob(
+    benchmarks: list[str] | None = knob(
         None, "Benchmarks that evaluate() scores beside the loss, e.g. shapes:validation."
     )
-    health_steps: int = _knob(
+    health_steps: int = knob(
         50, "Steps between measurements of the gap of L_SDS between true and shuffled captions; 0: never."
     )
-    gradient_norm_steps: int = _knob(
+    gradient_norm_steps: int = knob(
         0, "Steps between measurements of each term's gradient norm and of their cosine; 0: never."
     )
 

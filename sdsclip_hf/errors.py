@@ -2,7 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+
+
+def expand(name_or_path: str | Path) -> str:
+    """``~`` expanded where that gives a folder; a Hub id as it is."""
+    path = Path(name_or_path).expanduser()
+    return str(path) if path.is_dir() else str(name_or_path)
 
 
 @contextmanager
@@ -19,9 +28,10 @@ def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ConnectionError) as error:
-        if Path(name).expanduser().is_dir():
-            remedy = "the folder exists, but what is in it could not be loaded"
+    except (OSError, ConnectionError, HFValidationError, JSONDecodeError) as error:
+        path = Path(name).expanduser()
+        if path.exists():
+            remedy = f"the {'folder' if path.is_dir() else 'file'} exists, but what is in it could not be loaded"
         else:
             remedy = (
                 "there is no such folder, and it could not be had from the Hub. Without a network connection, give "

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from transformers import EarlyStoppingCallback, HfArgumentParser
 
 from sdsclip_hf import plots
 from sdsclip_hf.checkpoints import last_checkpoint, write_json
-from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.config import SDSCLIPConfig, knob
 from sdsclip_hf.data import BAD_IMAGES_FILE, load_image_captions
 from sdsclip_hf.evaluation import evaluate_benchmarks, table
 from sdsclip_hf.resources import find_config
@@ -33,19 +33,14 @@ RUN_ARGUMENTS_FILE = "run.yaml"
 RESULTS_FILE = "results.json"
 
 
-def _argument(default, text: str):
-    make = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
-    return field(**make, metadata={"help": text})
-
-
 @dataclass
 class ModelArguments:
     """Which student and which teacher."""
 
-    model_name_or_path: str = _argument(
+    model_name_or_path: str = knob(
         "shapes/student", "The CLIP to fine-tune: a Hub id, a folder, or shapes/student, which comes with the package."
     )
-    teacher_name_or_path: str | None = _argument(
+    teacher_name_or_path: str | None = knob(
         None, "The diffusion model: a Hub id or folder in Stable Diffusion's layout, or shapes/teacher."
     )
 
@@ -54,23 +49,21 @@ class ModelArguments:
 class DataArguments:
     """Which pictures and captions, and what is scored before and after."""
 
-    dataset_name: str = _argument(
+    dataset_name: str = knob(
         "shapes",
         "Images and captions: a Hub id, a folder (imagefolder with metadata, parquet, webdataset, save_to_disk), a "
         "parquet file, or shapes, which comes with the package.",
     )
-    dataset_config_name: str | None = _argument(None, "Configuration of the dataset.")
-    dataset_revision: str | None = _argument(None, "Branch, tag or commit of the dataset on the Hub.")
-    train_split_name: str = _argument("train", "Split to train on, e.g. train or train[:90%].")
-    eval_split_name: str | None = _argument(
-        None, "Split on which the loss is measured, e.g. validation; default: none."
-    )
-    max_train_samples: int | None = _argument(None, "Rows to train on at most; default: all.")
-    max_eval_samples: int | None = _argument(None, "Rows to evaluate on at most; default: all.")
-    streaming: bool = _argument(False, "Read the training rows as they come; needs --max_steps.")
-    test_benchmarks: list[str] = _argument([], "Benchmarks scored before and after the run, e.g. shapes:test.")
-    overwrite_output_dir: bool = _argument(False, "Delete the run that --output_dir holds, and begin anew.")
-    early_stopping_patience: int | None = _argument(
+    dataset_config_name: str | None = knob(None, "Configuration of the dataset.")
+    dataset_revision: str | None = knob(None, "Branch, tag or commit of the dataset on the Hub.")
+    train_split_name: str = knob("train", "Split to train on, e.g. train or train[:90%].")
+    eval_split_name: str | None = knob(None, "Split on which the loss is measured, e.g. validation; default: none.")
+    max_train_samples: int | None = knob(None, "Rows to train on at most; default: all.")
+    max_eval_samples: int | None = knob(None, "Rows to evaluate on at most; default: all.")
+    streaming: bool = knob(False, "Read the training rows as they come; needs --max_steps.")
+    test_benchmarks: list[str] = knob([], "Benchmarks scored before and after the run, e.g. shapes:test.")
+    overwrite_output_dir: bool = knob(False, "Delete the run that --output_dir holds, and begin anew.")
+    early_stopping_patience: int | None = knob(
         None, "Stop after so many evaluations without a better metric_for_best_model; default: never."
     )
 
@@ -91,14 +84,14 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
         OSError: there is no such configuration.
     """
     first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--config")
+    first.addknob("--config")
     known, rest = first.parse_known_args(argv)
     names_own = any(word.split("=")[0] in ("--model_name_or_path", "--dataset_name") for word in rest)
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, SDSCLIPConfig),
         description="Fine-tune CLIP with the diffusion distillation term (arXiv 2307.09233).",
     )
-    parser.add_argument(
+    parser.addknob(
         "--config",
         default=None if names_own else "shapes",
         help="A yaml file of options, or the name of one in recipes/configs; options on the command line win.",
@@ -255,7 +248,7 @@ def _report(trainer: SDSCLIPTrainer, results: dict, folder: Path) -> None:
     plots.plot_losses(trainer.state.log_history, folder / "losses.png")
     bad = folder / BAD_IMAGES_FILE
     if bad.exists():
-        print(f"{len(bad.read_text().splitlines())} unreadable images were skipped; {bad} names them.")
+        print(f"{len(bad.read_text(encoding='utf-8').splitlines())} unreadable images were skipped; {bad} names them.")
     print(
         f'The tuned model is in {folder}: CLIPModel.from_pretrained("{folder}"). Plots: '
         f"{', '.join(sorted(path.name for path in folder.glob('*.png')))}.\n"

@@ -86,8 +86,7 @@ def noise_weight(weighting: str, alpha: Tensor, sigma: Tensor, snr_gamma: float 
     if weighting == "sigma_squared":
         return sigma.square()
     if weighting == "min_snr":
-        snr = alpha.square() / sigma.square()
-        return snr.clamp(max=snr_gamma) / snr
+        return (snr_gamma * sigma.square() / alpha.square()).clamp(max=1)
     if weighting == "velocity":
         if (alpha == 0).any():
             raise ValueError("weighting 'velocity' is infinite where alpha_t is 0; lower the end of timestep_range.")

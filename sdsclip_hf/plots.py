@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg", force=False)
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 def plot_losses(log_history: list[dict], path: Path) -> None:
@@ -86,7 +86,9 @@ def plot_study(summary: dict, path: Path) -> None:
     """
     arms = list(summary["arms"])
     tags = list(summary["arms"][arms[0]])
-    figure, axes = plt.subplots(1, len(tags), figsize=(4 * len(tags), 0.42 * len(arms) + 1.3), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(tags), figsize=(4 * len(tags), 0.42 * len(arms) + 1.3), sharey=True, squeeze=False
+    )
     for axis, tag in zip(axes[0], tags, strict=True):
         for place, arm in enumerate(arms):
             row = summary["arms"][arm][tag]

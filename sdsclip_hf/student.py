@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPProcessor
 from transformers.utils import ModelOutput
 
-from sdsclip_hf.errors import explain_loading
+from sdsclip_hf.errors import expand, explain_loading
 
 TRAINABLE = ("layernorm", "lora", "full")
 MAX_LOGIT_SCALE = math.log(100)
@@ -80,8 +80,14 @@ class LatentMapper(nn.Module):
 
         Args:
             embeds: a sample of embeddings, (N, D).
-            floor: directions whose variance is below this share of the largest are not amplified further.
+            floor: directions whose variance is at most this share of the largest are left out. The map then does not
+                answer to what the sample never showed, and L_SDS cannot lower itself by moving embeddings there.
+
+        Raises:
+            ValueError: the sample does not vary.
         """
+        if len(embeds) < 2 or not (embeds != embeds[0]).any():
+            raise ValueError(f"whitening needs embeddings that differ; got {len(embeds)}, all alike.")
         embeds = embeds.double()
         variances, directions = torch.linalg.eigh(torch.cov(embeds.T))
         kept = variances > floor * variances.max()
@@ -160,7 +166,7 @@ class SDSCLIPModel(nn.Module):
         train_projections = trainable == "full" if train_projections is None else train_projections
         prefixes = _chosen_prefixes(train_vision, train_text, train_projections)
         clip = clip.float().requires_grad_(False)
-        if trainable == "lora":
+        if trainable == "lora" and (peft_config or prefixes):
             config = peft_config or _lora_config(prefixes, lora_r, lora_alpha, lora_dropout, lora_target_modules)
             clip = _add_adapter(clip, config)
         else:
@@ -280,9 +286,11 @@ def load_clip(name_or_path: str | Path, revision: str | None = None) -> tuple[CL
         OSError: the folder or Hub id cannot be loaded.
         ValueError: it holds a model of another type.
     """
-    name = str(name_or_path)
+    name = expand(name_or_path)
     with explain_loading("the CLIP model", name, "--model_name_or_path"):
         config = CLIPModel.config_class.get_config_dict(name, revision=revision)[0]
+        if not config:
+            raise OSError("it has no config.json")
         if config.get("model_type") != "clip":
             raise ValueError(
                 f"{name!r} holds a model of type {config.get('model_type')!r}, not 'clip'; "

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTokenizer
 
-from sdsclip_hf.errors import explain_loading
+from sdsclip_hf.errors import expand, explain_loading
 from sdsclip_hf.losses import distillation_loss
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")
 
 
 class DiffusionTeacher(nn.Module):
@@ -95,7 +96,7 @@ class DiffusionTeacher(nn.Module):
             OSError: the folder or Hub id cannot be loaded.
             ValueError: it holds a pipeline of another layout.
         """
-        name = str(name_or_path)
+        name = expand(name_or_path)
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         with explain_loading("the teacher", name, "--teacher_name_or_path"):
             index = _model_index(name, revision)
@@ -266,6 +267,8 @@ class DiffusionTeacher(nn.Module):
         Raises:
             ValueError: no autoencoder was loaded, the candidate lists differ in length, or the range does not fit.
         """
+        if num_draws < 1 or not captions or not captions[0]:
+            raise ValueError(f"num_draws {num_draws} and captions {captions!r}: there must be at least one of each.")
         latents = self.encode_images(images)
         per_image = [captions] * len(latents) if isinstance(captions[0], str) else captions
         candidates = len(per_image[0])
@@ -321,20 +324,23 @@ class DiffusionTeacher(nn.Module):
 
 
 def _model_index(name: str, revision: str | None) -> dict:
-    folder = Path(name).expanduser()
+    folder = Path(name)
     if folder.is_dir():
         path = folder / "model_index.json"
         if not path.is_file():
             raise OSError("it has no model_index.json, so it is not a folder that diffusers wrote")
     else:
         path = Path(hf_hub_download(name, "model_index.json", revision=revision))
-    return json.loads(path.read_text())
+    index = json.loads(path.read_text())
+    if folder.is_dir():
+        absent = [part for part in PARTS if part in index and not (folder / part).is_dir()]
+        if absent:
+            raise OSError(f"it has no folder {', '.join(absent)}")
+    return index
 
 
 def _check_layout(name: str, index: dict) -> None:
-    missing = [
-        part for part in ("unet", "text_encoder", "tokenizer", "scheduler") if not (index.get(part) or [None])[0]
-    ]
+    missing = [part for part in PARTS if not (index.get(part) or [None])[0]]
     if missing or "text_encoder_2" in index:
         why = f"it has no {', '.join(missing)}" if missing else "it has a second text encoder"
         raise ValueError(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.distributed.nn
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import CLIPModel, CLIPProcessor, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
@@ -107,6 +107,8 @@ class SDSCLIPTrainer(Trainer):
         self._calls = 0
         self._saving_checkpoint = False
         self.add_callback(_ClampLogitScale())
+        if isinstance(self.train_dataset, CaptionedImages):
+            self.add_callback(_TellEpoch(self.train_dataset))
 
     @property
     def student(self) -> SDSCLIPModel:
@@ -421,6 +423,16 @@ class _ClampLogitScale(TrainerCallback):
         clip = getattr(model, "module", model)
         if clip.base_clip.logit_scale.requires_grad:
             clip.clamp_logit_scale()
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells the dataset its epoch, which accelerate's loaders do not with several processes or after a resume."""
+
+    def __init__(self, dataset: CaptionedImages):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.dataset.set_epoch(int(state.epoch + 1e-6))
 
 
 class _DatasetMaker:

@@ -258,7 +258,6 @@ def test_min_snr_weight_follows_the_formula_of_its_paper(gamma):
     assert weight.tolist() == pytest.approx([min(ratio, gamma) / ratio for ratio in snr])
 
 
-@pytest.mark.xfail(reason="0 / 0 where alpha_t is 0 (schedules with zero terminal SNR)", strict=True)
 def test_min_snr_weight_is_one_where_nothing_but_noise_is_left():
     assert noise_weight("min_snr", torch.zeros(1), torch.ones(1)).tolist() == [1.0]
 

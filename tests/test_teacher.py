@@ -422,7 +422,7 @@ def test_index_without_a_part_raises_with_its_name(broken, part):
     [
         "unet",
         "text_encoder",
-        pytest.param("tokenizer", marks=pytest.mark.xfail(reason="transformers raises a ValueError", strict=True)),
+        "tokenizer",
         "scheduler",
     ],
 )
@@ -479,7 +479,6 @@ def test_unknown_hub_id_offline_raises_with_the_id_and_the_remedy():
         DiffusionTeacher.from_pretrained("nobody/no-such-teacher")
 
 
-@pytest.mark.xfail(reason="huggingface_hub's HFValidationError, a ValueError, is not explained", strict=True)
 def test_misspelt_folder_raises_with_its_name(tmp_path):
     with pytest.raises(OSError, match=r"no/such/folder'.*no such folder"):
         DiffusionTeacher.from_pretrained(tmp_path / "no/such/folder")

@@ -91,7 +91,7 @@ class Placement(NamedTuple):
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Placement":
-        """A random placement; the two things never overlap and never change sides."""
+        """A random placement; the two things never change sides."""
         shifts = rng.uniform(-1.0, 1.0, size=4)
         radii = rng.uniform(5.0, 6.5, size=2)
         return cls(

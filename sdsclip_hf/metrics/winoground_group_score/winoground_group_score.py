@@ -69,12 +69,14 @@ def bootstrap_intervals(right, confidence, n_resamples, seed):
 def summarize(scores, confidence, n_resamples, seed):
     """The three scores of (N, 2, 2) ``scores``, with counts and intervals."""
     right = right_items(scores)
-    result = {name: float(row.mean()) for name, row in zip(NAMES, right)}
+    result = {name: float(row.mean()) for name, row in zip(NAMES, right, strict=True)}
     result["n"] = len(scores)
     result["ties"] = int(tied_items(scores).sum())
     if n_resamples:
         intervals = bootstrap_intervals(right, confidence, n_resamples, seed)
-        result["intervals"] = {name: (float(low), float(high)) for name, (low, high) in zip(NAMES, intervals)}
+        result["intervals"] = {
+            name: (float(low), float(high)) for name, (low, high) in zip(NAMES, intervals, strict=True)
+        }
     return result
 
 

@@ -1,0 +1,49 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["sdsclip_hf"]
+# ///
+"""Print OPTIONS.md, the table of every option of recipes/finetune.py: ``python recipes/options.py > OPTIONS.md``."""
+
+from dataclasses import fields
+
+from transformers import TrainingArguments
+
+from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.finetune import DataArguments, ModelArguments
+
+
+def options_page() -> str:
+    """The page as Markdown, from the dataclasses themselves."""
+    lines = [
+        "# Options of recipes/finetune.py",
+        "",
+        "Made by `python recipes/options.py > OPTIONS.md`. Beside these, every option of",
+        "[`transformers.TrainingArguments`](https://huggingface.co/docs/transformers/main_classes/trainer) is there.",
+    ]
+    inherited = {entry.name: entry for entry in fields(TrainingArguments)}
+    own = [entry for entry in fields(SDSCLIPConfig) if entry.name not in inherited]
+    changed = [
+        entry
+        for entry in fields(SDSCLIPConfig)
+        if entry.name in inherited and entry.default != inherited[entry.name].default
+    ]
+    for title, entries in (
+        ("The method", own),
+        ("TrainingArguments with another default", changed),
+        ("Model", fields(ModelArguments)),
+        ("Data and run", fields(DataArguments)),
+    ):
+        lines += ["", f"## {title}", "", "| option | default | what it does |", "|---|---|---|"]
+        lines += [f"| `--{entry.name}` | {_default(entry)} | {entry.metadata['help']} |" for entry in entries]
+    return "\n".join(lines) + "\n"
+
+
+def _default(entry) -> str:
+    value = entry.default_factory() if callable(entry.default_factory) else entry.default
+    if isinstance(value, list):
+        value = " ".join(str(part) for part in value)
+    return "none" if value is None or value == "" else f"`{value}`"
+
+
+if __name__ == "__main__":
+    print(options_page(), end="")
