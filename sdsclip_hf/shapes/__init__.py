@@ -6,12 +6,12 @@ import datasets
 
 from sdsclip_hf.shapes.scenes import SPLITS, captioned_images
 
-MODELS = ("teacher", "student", "student_bag_of_words")
+MODELS = ("teacher", "student")
 PICTURES_PER_SCENE = 8
 
 
 def model_path(name: str) -> str:
-    """The folder of one of the bundled models: teacher, student or student_bag_of_words.
+    """The folder of one of the bundled models: teacher or student.
 
     Raises:
         ValueError: there is no bundled model of that name.
