@@ -503,7 +503,7 @@ def plot_samples(teacher: Path, path: Path) -> None:
     """Pictures that the teacher makes of captions of unseen combinations."""
     pipeline = StableDiffusionPipeline.from_pretrained(teacher)
     pipeline.set_progress_bar_config(disable=True)
-    chosen = world.scenes("test")[::32][:6]
+    chosen = world.scenes("test")[::35][:6]
     captions = [
         (scene if number % 2 else scene.mirrored()).caption(world.RELATION_TEMPLATES[0])
         for number, scene in enumerate(chosen)

@@ -84,14 +84,14 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
         OSError: there is no such configuration.
     """
     first = argparse.ArgumentParser(add_help=False)
-    first.addknob("--config")
+    first.add_argument("--config")
     known, rest = first.parse_known_args(argv)
     names_own = any(word.split("=")[0] in ("--model_name_or_path", "--dataset_name") for word in rest)
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, SDSCLIPConfig),
         description="Fine-tune CLIP with the diffusion distillation term (arXiv 2307.09233).",
     )
-    parser.addknob(
+    parser.add_argument(
         "--config",
         default=None if names_own else "shapes",
         help="A yaml file of options, or the name of one in recipes/configs; options on the command line win.",

@@ -1,0 +1,113 @@
+"""SDSCLIPConfig: what it refuses, and what a resumed run must agree on."""
+
+import math
+from dataclasses import fields
+
+import pytest
+from transformers import TrainingArguments
+
+from sdsclip_hf import SDSCLIPConfig
+
+OWN = [
+    entry
+    for entry in fields(SDSCLIPConfig)
+    if entry.name not in {inherited.name for inherited in fields(TrainingArguments)}
+]
+
+
+@pytest.fixture
+def make(tmp_path):
+    return lambda **options: SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True, **options)
+
+
+def test_defaults_are_valid_and_leave_the_paper_s_choices(make):
+    config = make()
+    assert (config.trainable, config.sds_gradient, config.sds_weighting) == ("layernorm", "full", "constant")
+    assert config.remove_unused_columns is False
+    assert config.dataloader_drop_last is True
+    assert config.logging_nan_inf_filter is False
+
+
+@pytest.mark.parametrize(
+    "name, value, rule",
+    [
+        *((name, -1, "zero or more") for name in ("mapper_warmup_steps", "max_bad_images", "health_steps")),
+        ("gradient_norm_steps", -1, "zero or more"),
+        ("lambda_sds", -0.1, "zero or more"),
+        ("lambda_sds", math.nan, "zero or more"),
+        *((name, 0.0, "more than zero") for name in ("mapper_scale", "snr_gamma", "mapper_warmup_learning_rate")),
+        *((name, -1.0, "more than zero") for name in ("mapper_scale", "snr_gamma", "mapper_warmup_learning_rate")),
+        *((name, 0, "more than zero") for name in ("lora_r", "lora_alpha", "latent_size")),
+        ("latent_size", -4, "more than zero"),
+        ("mapper_learning_rate", -1e-3, "zero or more"),
+        ("lora_dropout", -0.1, r"in \[0, 1\)"),
+        ("lora_dropout", 1.0, r"in \[0, 1\)"),
+        ("sds_reading", "noisy", "one of noised, as_printed"),
+        ("sds_gradient", "half", "one of full, stop_gradient"),
+        ("sds_weighting", "snr", "one of constant, sigma_squared, min_snr, velocity"),
+        ("trainable", "all", "one of layernorm, lora, full"),
+        ("mapper_warmup_inputs", "both", "one of image, text"),
+        ("teacher_dtype", "int8", "one of float32, bfloat16, float16"),
+        ("timestep_range", [5, 4], "0 <= first <= last"),
+        ("timestep_range", [-1, 4], "0 <= first <= last"),
+        ("timestep_range", [4], "0 <= first <= last"),
+        ("timestep_range", [], "0 <= first <= last"),
+        ("timestep_range", [1, 2, 3], "0 <= first <= last"),
+        ("remove_unused_columns", True, "off"),
+    ],
+)
+def test_value_outside_its_range_raises_with_value_rule_and_option(make, name, value, rule):
+    with pytest.raises(ValueError, match=rf"^{name} is .*; it must be .*{rule}.* Set --{name}\.$") as error:
+        make(**{name: value})
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lambda_sds": 0.0},
+        {"mapper_learning_rate": 0.0},
+        {"mapper_learning_rate": None},
+        {"lora_dropout": 0.999},
+        {"timestep_range": [0, 0]},
+        {"timestep_range": [0, 999]},
+        {"latent_size": 1},
+        {"health_steps": 0, "gradient_norm_steps": 0, "max_bad_images": 0},
+        {"per_device_train_batch_size": 2},
+    ],
+    ids=str,
+)
+def test_limits_themselves_are_allowed(make, options):
+    config = make(**options)
+    assert {name: getattr(config, name) for name in options} == options
+
+
+def test_warm_up_without_the_term_raises(make):
+    with pytest.raises(ValueError, match=r"mapper_warmup_steps needs the distillation term; set --lambda_sds above 0"):
+        make(mapper_warmup_steps=5, lambda_sds=0.0)
+
+
+def test_batch_of_one_raises_and_names_the_option(make):
+    with pytest.raises(ValueError, match=r"batch_size 1 on 1 process .* --per_device_train_batch_size to 2 or more"):
+        make(per_device_train_batch_size=1)
+
+
+def test_mutable_defaults_are_not_shared(make):
+    one, other = make(), make()
+    one.lora_target_modules.append("extra")
+    assert "extra" not in other.lora_target_modules
+
+
+@pytest.mark.parametrize("entry", OWN, ids=lambda entry: entry.name)
+def test_every_own_knob_has_a_help_text(entry):
+    assert len(entry.metadata["help"]) > 15
+    assert entry.metadata["help"].rstrip().endswith(".")
+
+
+def test_settings_of_a_run_leave_out_what_is_only_watched_and_hold_what_defines_it(make):
+    settings = make(seed=3, per_device_train_batch_size=6, lambda_sds=0.5).method_settings()
+    watched = {"benchmarks", "health_steps", "gradient_norm_steps", "max_bad_images"}
+    own = {entry.name for entry in OWN}
+    assert watched <= own
+    assert set(settings) == own - watched | {"seed", "per_device_train_batch_size"}
+    assert (settings["seed"], settings["per_device_train_batch_size"], settings["lambda_sds"]) == (3, 6, 0.5)
