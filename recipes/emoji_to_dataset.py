@@ -5,8 +5,8 @@
 """Make a dataset of captioned pictures from Google's emoji, as npm's package emoji-datasource-google ships them.
 
     npm pack emoji-datasource-google
-    python recipes/emoji_to_dataset.py emoji-datasource-google-*.tgz --output_dir emoji
-    python recipes/finetune.py --dataset_name emoji --eval_split_name validation
+    python recipes/emoji_to_dataset.py emoji-datasource-google-*.tgz --output_dir data/emoji
+    accelerate launch recipes/finetune.py --config emoji
 
 The unpacked folder, node_modules/emoji-datasource-google, will do as well. The result is an imagefolder with
 train/, validation/ and test/, each with a metadata.jsonl that gives every picture a list of captions.

@@ -146,17 +146,15 @@ def claim_output_dir(data: DataArguments, config: SDSCLIPConfig, name: str) -> N
                 f"the output folder {folder} holds another run. Go on with it by --resume_from_checkpoint last, delete "
                 "it by --overwrite_output_dir, or choose another --output_dir."
             )
-        _delete_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+        _check_is_run(folder)
 
 
-def _delete_run(folder: Path) -> None:
+def _check_is_run(folder: Path) -> None:
     if not (folder / RUN_ARGUMENTS_FILE).exists():
         raise ValueError(
             f"the output folder {folder} holds files that no run of this program wrote; --overwrite_output_dir will not "
             "delete them. Choose another --output_dir."
         )
-    shutil.rmtree(folder)
 
 
 def finetune(arguments: Arguments, name: str, command: str) -> dict:
@@ -175,9 +173,19 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         [config.output_dir, config.resume_from_checkpoint]
     )
     folder = Path(config.output_dir)
-    trainer = _make_trainer(model, data, config)
+    existed = folder.exists()
+    try:
+        trainer = _make_trainer(model, data, config)
+        next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
+    except BaseException:
+        if state.is_main_process and not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     if state.is_main_process and not config.resume_from_checkpoint:
-        _write_arguments(folder / RUN_ARGUMENTS_FILE, arguments)
+        if data.overwrite_output_dir:
+            shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+        write_arguments(folder / RUN_ARGUMENTS_FILE, arguments)
     results = {"command": command, "versions": _versions(), "output_dir": str(folder)}
 
     results["before"] = _score_before(trainer, data, folder)
@@ -256,7 +264,7 @@ def _report(trainer: SDSCLIPTrainer, results: dict, folder: Path) -> None:
     )
 
 
-def _write_arguments(path: Path, arguments: Arguments) -> None:
+def write_arguments(path: Path, arguments: Arguments) -> None:
     """The run's arguments as yaml that ``--config`` takes, without secrets and what is at its default."""
     settings = {}
     for part in arguments:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ class Study:
         return summary
 
     def _path(self, arm: str, seed: int) -> Path:
-        return self.folder / arm / f"seed-{seed}.npz"
+        return self.folder / re.sub(r"\W+", "_", arm).strip("_") / f"seed-{seed}.npz"
 
     def _run_once(self, path: Path, options: dict) -> None:
         teacher_name = options.pop("teacher_name_or_path", self.settings["teacher_name_or_path"])

@@ -224,7 +224,7 @@ def help_text():
 
     class Wide(argparse.ArgumentDefaultsHelpFormatter):
         def __init__(self, prog):
-            super().__init__(prog, width=4000)
+            super().__init__(prog, width=4000, max_help_position=1000)
 
     parser = HfArgumentParser((ModelArguments, DataArguments, SDSCLIPConfig), formatter_class=Wide)
     lines = parser.format_help().splitlines()
@@ -296,10 +296,10 @@ def test_empty_output_folder_is_used(words):
 def test_default_output_folders_are_numbered(words):
     write("tiny.yaml", max_steps=1)
     for expected in ("outputs/tiny", "outputs/tiny-2", "outputs/tiny-3"):
-        main(words(output_dir=None, max_steps=None) + ["--config", "tiny.yaml"])
+        main([*words(output_dir=None, max_steps=None), "--config", "tiny.yaml"])
         assert Path(expected, "model.safetensors").exists()
     assert sorted(path.name for path in Path("outputs").iterdir()) == ["tiny", "tiny-2", "tiny-3"]
-    main(words(output_dir=None, max_steps=None) + ["--config", "tiny.yaml", "--resume_from_checkpoint", "last"])
+    main([*words(output_dir=None, max_steps=None), "--config", "tiny.yaml", "--resume_from_checkpoint", "last"])
     assert sorted(path.name for path in Path("outputs").iterdir()) == ["tiny", "tiny-2", "tiny-3"]
 
 
@@ -350,18 +350,13 @@ def test_killed_run_goes_on_to_the_same_model(words):
     }
 
 
-def test_checkpoint_may_be_named_and_is_found_below_its_run(words):
-    main(words(max_steps=4, save_strategy="steps", save_steps=2))
+@pytest.mark.parametrize("options", [{}, {"lambda_sds": 0}, {"trainable": "lora", "lora_dropout": 0.5}], ids=str)
+def test_checkpoint_may_be_named_and_its_run_is_found_and_ends_the_same(words, options):
+    options = options | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    main(words(**options))
     first = Path("out/model.safetensors").read_bytes()
-    main(
-        words(
-            max_steps=4,
-            save_strategy="steps",
-            save_steps=2,
-            output_dir=None,
-            resume_from_checkpoint="out/checkpoint-2",
-        )
-    )
+    Path("out/model.safetensors").unlink()
+    main(words(**options, output_dir=None, resume_from_checkpoint="out/checkpoint-2"))
     assert Path("out/model.safetensors").read_bytes() == first
     assert not Path("outputs").exists()
 
@@ -410,7 +405,6 @@ MISTAKES = {
     "empty dataset": ({"dataset_name": "{odd}/empty"}, "no rows"),
     "one pair": ({"dataset_name": "{odd}/single"}, "at least two pairs"),
     "captions that are numbers": ({"dataset_name": "{odd}/numbers"}, "a caption must be a string"),
-    "broken images": ({"dataset_name": "{odd}/broken"}, "could not be read"),
     "fewer pairs than a batch": ({"max_train_samples": 3}, "fewer than one batch of 4"),
     "no samples": ({"max_train_samples": 0}, "max_samples is 0"),
     "unknown split": ({"train_split_name": "training"}, "training"),
@@ -438,6 +432,12 @@ def test_mistake_ends_in_one_clear_line_and_leaves_nothing(words, odd_data, opti
     assert expected in message
     assert "\n" not in message.strip()
     assert not Path("out").exists() or content(Path("out")) == []
+
+
+def test_broken_image_is_named_and_the_mended_command_then_works(words, odd_data, parquet):
+    message = error_of(words(dataset_name=f"{odd_data}/broken"))
+    assert "could not be read" in message and "row " in message
+    main(words())
 
 
 @pytest.mark.parametrize("option, value", [("max_steps", "many"), ("trainable", "everything")])

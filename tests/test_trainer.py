@@ -615,7 +615,7 @@ def test_activation_checkpointing_gives_the_same_weights(make_trainer):
 def test_activation_checkpointing_really_recomputes(make_trainer, trainable):
     calls = []
     trainer = make_trainer(trainable=trainable, activation_checkpointing=True, max_steps=1)
-    layer = trainer.student.base_clip.vision_model.encoder.layers[0].mlp
+    layer = trainer.student.base_clip.vision_model.encoder.layers[0].layer_norm1
     layer.register_forward_hook(lambda *_: calls.append(1))
     trainer.train()
     assert len(calls) == 2
