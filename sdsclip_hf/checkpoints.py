@@ -29,6 +29,11 @@ def seal(checkpoint: Path, identity: dict) -> None:
     write_json(checkpoint / RUN_FILE, identity)
 
 
+def unseal(checkpoint: Path) -> None:
+    """Take the mark off a checkpoint that is about to be written anew."""
+    (checkpoint / RUN_FILE).unlink(missing_ok=True)
+
+
 def check_same_run(checkpoint: Path, identity: dict) -> None:
     """Raise ValueError unless ``checkpoint`` is whole and was sealed with the same base weights and settings."""
     if not (checkpoint / RUN_FILE).is_file():
@@ -41,6 +46,11 @@ def check_same_run(checkpoint: Path, identity: dict) -> None:
         raise ValueError(
             f"the checkpoint {checkpoint} belongs to a run that started from {then['base_model']!r}, whose weights "
             f"differ from those of {now['base_model']!r}. Give that model, or another --resume_from_checkpoint."
+        )
+    if then["teacher_fingerprint"] != now["teacher_fingerprint"]:
+        raise ValueError(
+            f"the checkpoint {checkpoint} belongs to a run with the teacher {then['teacher']!r}, whose weights differ "
+            f"from those of {now['teacher']!r}. Give that --teacher_name_or_path, or another --resume_from_checkpoint."
         )
     changed = [
         f"--{name} was {then['settings'].get(name)!r} and is now {value!r}"

@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -77,7 +78,10 @@ def _load(name_or_path: str, config_name: str | None, split: str, revision: str 
     if name_or_path == "shapes":
         return load_shapes(split)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return _take_split(datasets.load_from_disk(str(path)), split)
+        try:
+            return _take_split(datasets.load_from_disk(str(path)), split)
+        except IndexError as error:  # datasets cannot read what it wrote for a dataset without rows
+            raise ValueError("it has no rows; choose another split or source.") from error
     if path.suffix == ".parquet" and path.is_file():
         return datasets.load_dataset("parquet", data_files=str(path), split=split, streaming=streaming)
     # The whole path, since a bare "csv" or "parquet" would be taken for the name of a builder.
@@ -295,6 +299,27 @@ class StreamingImageCaptionDataset(CaptionedImages, torch.utils.data.IterableDat
             example = self._example(row, number)
             if example is not None:
                 yield example
+
+
+class FullBatches(torch.utils.data.IterableDataset):
+    """A stream without its last incomplete batch, which Trainer drops from map-style data alone."""
+
+    def __init__(self, dataset: torch.utils.data.IterableDataset, batch_size: int):
+        self.dataset, self.batch_size = dataset, batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict]:
+        rows, is_empty = iter(self.dataset), True
+        while len(batch := list(islice(rows, self.batch_size))) == self.batch_size:
+            is_empty = False
+            yield from batch
+        if is_empty and torch.utils.data.get_worker_info() is None:
+            raise ValueError(
+                f"the training data gives no full batch of {self.batch_size}; lower --per_device_train_batch_size."
+            )
 
 
 def as_training_data(

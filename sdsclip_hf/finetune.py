@@ -16,9 +16,10 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import EarlyStoppingCallback, HfArgumentParser
+from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
 
 from sdsclip_hf import plots
+from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.checkpoints import last_checkpoint, write_json
 from sdsclip_hf.config import SDSCLIPConfig, knob
 from sdsclip_hf.data import BAD_IMAGES_FILE, load_image_captions
@@ -56,7 +57,7 @@ class DataArguments:
     )
     dataset_config_name: str | None = knob(None, "Configuration of the dataset.")
     dataset_revision: str | None = knob(None, "Branch, tag or commit of the dataset on the Hub.")
-    train_split_name: str = knob("train", "Split to train on, e.g. train or train[:90%].")
+    train_split_name: str = knob("train", "Split to train on, e.g. train or train[:5000].")
     eval_split_name: str | None = knob(None, "Split on which the loss is measured, e.g. validation; default: none.")
     max_train_samples: int | None = knob(None, "Rows to train on at most; default: all.")
     max_eval_samples: int | None = knob(None, "Rows to evaluate on at most; default: all.")
@@ -99,7 +100,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     chosen = known.config or (None if names_own else "shapes")
     if chosen:
         path = find_config(chosen)
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        settings = _read_settings(path)
         unknown = sorted(set(settings) - {action.dest for action in parser._actions})
         if unknown:
             raise ValueError(f"{path}: unknown options {', '.join(unknown)}; see --help for those there are.")
@@ -110,6 +111,16 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     if not given_output and not (chosen and "output_dir" in settings):
         config.output_dir = None
     return (model, data, config), name
+
+
+def _read_settings(path: Path) -> dict:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid yaml: {' '.join(str(error).split())}.") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no options; write one a line, as in `learning_rate: 5.0e-5`.")
+    return settings
 
 
 def claim_output_dir(data: DataArguments, config: SDSCLIPConfig, name: str) -> None:
@@ -140,7 +151,7 @@ def claim_output_dir(data: DataArguments, config: SDSCLIPConfig, name: str) -> N
         config.resume_from_checkpoint = last_checkpoint(folder) if wants_last else resume
         if config.resume_from_checkpoint is None:
             print(f"{folder} has no whole checkpoint yet: starting at step 0.", flush=True)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(BAD_IMAGES_FILE not in path.name for path in folder.iterdir()):
         if not data.overwrite_output_dir:
             raise ValueError(
                 f"the output folder {folder} holds another run. Go on with it by --resume_from_checkpoint last, delete "
@@ -175,10 +186,13 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     folder = Path(config.output_dir)
     existed = folder.exists()
     try:
+        for benchmark in [*data.test_benchmarks, *(config.benchmarks or [])]:
+            load_benchmark(benchmark)
         trainer = _make_trainer(model, data, config)
         next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
+        set_seed(config.seed)
     except BaseException:
-        if state.is_main_process and not existed:
+        if state.is_main_process and not existed and not (folder / BAD_IMAGES_FILE).exists():
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if state.is_main_process and not config.resume_from_checkpoint:

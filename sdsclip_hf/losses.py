@@ -8,7 +8,7 @@ with its timesteps t and captions c bound, ``noise`` is eps, and ``alpha``, ``si
 z_t = alpha_t * z0 + sigma_t * eps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -161,3 +161,29 @@ def distillation_loss(
 def rms(latents: Tensor) -> Tensor:
     """Root mean square of each sample, (B, ...) to (B,)."""
     return latents.float().square().flatten(1).mean(1).sqrt()
+
+
+def spread(latents: Tensor) -> Tensor:
+    """How much the latents of a batch differ, as a share of their RMS: 0 when the mapper gives one blank for all."""
+    flat = latents.float().flatten(1)
+    return (flat - flat.mean(0)).square().mean().sqrt() / flat.square().mean().sqrt().clamp(min=1e-12)
+
+
+def gradient_norms(terms: dict[str, Tensor], parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    """How hard each term pulls at the trained weights, and whether they pull the same way (arXiv 2603.04803).
+
+    Args:
+        terms: the weighted terms, scalars; the first is the contrastive one.
+        parameters: the weights that train. Their graph is kept for the backward pass that follows.
+
+    Returns:
+        ``grad_norm_NAME`` for each term, and ``grad_cosine`` between the first and the sum of the others.
+    """
+    flat = {}
+    for name, term in terms.items():
+        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        pairs = zip(gradients, parameters, strict=True)
+        flat[name] = torch.cat([(torch.zeros_like(p) if g is None else g).float().flatten() for g, p in pairs])
+    first, *others = flat.values()
+    norms = {f"grad_norm_{name}": gradient.norm() for name, gradient in flat.items()}
+    return norms | {"grad_cosine": torch.cosine_similarity(first, torch.stack(others).sum(0), dim=0)}

@@ -223,9 +223,9 @@ class SDSCLIPModel(nn.Module):
             "clip_all": sum(parameter.numel() for parameter in clip),
         }
 
-    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None) -> None:
-        """Recompute CLIP's activations in the backward pass instead of keeping them."""
-        self.base_clip.activation_checkpointing_enable(activation_checkpointing_kwargs)
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **options) -> None:
+        """Recompute CLIP's activations in the backward pass instead of keeping them; options are CLIPModel's own."""
+        self.base_clip.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
 
     def activation_checkpointing_disable(self) -> None:
         self.base_clip.activation_checkpointing_disable()

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ class Study:
     """
 
     def __init__(self, settings: dict, folder: Path):
+        _check(settings)
         self.settings, self.folder = settings, folder
         self.data = load_image_captions(settings["dataset_name"], split=settings.get("train_split_name", "train"))
         self.teachers: dict[str, DiffusionTeacher] = {}
@@ -47,8 +49,11 @@ class Study:
         for seed in self.settings["seeds"]:
             for arm, options in self.settings["arms"].items():
                 path = self._path(arm, seed)
-                if not path.exists():
-                    self._run_once(path, {**self.settings["common"], **(options or {}), "seed": seed})
+                options = {**(self.settings.get("common") or {}), **(options or {}), "seed": seed}
+                if path.exists():
+                    self._check_same(path, options)
+                else:
+                    self._run_once(path, options)
         summary = self.summarize()
         write_json(self.folder / "results.json", summary)
         plots.plot_study(summary, self.folder / "study.png")
@@ -57,7 +62,18 @@ class Study:
     def _path(self, arm: str, seed: int) -> Path:
         return self.folder / re.sub(r"\W+", "_", arm).strip("_") / f"seed-{seed}.npz"
 
+    def _origin(self, options: dict) -> str:
+        """What decides a run's scores, as text."""
+        names = ("model_name_or_path", "teacher_name_or_path", "dataset_name", "train_split_name", "benchmark")
+        return json.dumps({**{name: self.settings.get(name) for name in names}, **options}, sort_keys=True)
+
+    def _check_same(self, path: Path, options: dict) -> None:
+        file = np.load(path)
+        if "origin" in file and file["origin"].item() != self._origin(options):
+            raise ValueError(f"{path} comes from other settings; delete it, or give another --output_dir.")
+
     def _run_once(self, path: Path, options: dict) -> None:
+        origin = self._origin(options)
         teacher_name = options.pop("teacher_name_or_path", self.settings["teacher_name_or_path"])
         config = SDSCLIPConfig(
             output_dir=str(path.with_suffix("")), save_strategy="no", disable_tqdm=True, report_to="none", **options
@@ -72,7 +88,7 @@ class Study:
         scores, tags = score_benchmark(
             ClipScorer(trainer.student.base_clip, trainer.processing_class), self.settings["benchmark"]
         )
-        self._save(path, scores, tags, trainer.state.log_history)
+        self._save(path, scores, tags, trainer.state.log_history, origin)
 
     def _score_start(self) -> None:
         path = self._path(BEFORE, 0)
@@ -80,11 +96,11 @@ class Study:
             scorer = ClipScorer(*load_clip(shapes.resolve(self.settings["model_name_or_path"])))
             self._save(path, *score_benchmark(scorer, self.settings["benchmark"]), [])
 
-    def _save(self, path: Path, scores: np.ndarray, tags: list[str], history: list[dict]) -> None:
+    def _save(self, path: Path, scores: np.ndarray, tags: list[str], history: list[dict], origin: str = "") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").write_text(json.dumps(history))
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, scores=scores, tags=np.array(tags))
+        np.savez(partial, scores=scores, tags=np.array(tags), origin=np.array(origin))
         partial.replace(path)
 
     def _teacher(self, name: str) -> DiffusionTeacher:
@@ -117,6 +133,22 @@ class Study:
 
     def _right(self, arm: str, seed: int) -> np.ndarray:
         return winoground.right_items(np.load(self._path(arm, seed))["scores"])[0].astype(float)
+
+
+def _check(settings: dict) -> None:
+    """Raise ValueError for what would otherwise fail after hours: a missing part, a name that is no option."""
+    needed = ("model_name_or_path", "teacher_name_or_path", "dataset_name", "benchmark", "seeds", "baseline", "arms")
+    missing = [name for name in needed if not settings.get(name)]
+    if missing:
+        raise ValueError(f"the study's settings lack {', '.join(missing)}.")
+    arms = settings["arms"]
+    if settings["baseline"] not in arms:
+        raise ValueError(f"the baseline {settings['baseline']!r} is no arm; choose from {', '.join(arms)}.")
+    known = {entry.name for entry in fields(SDSCLIPConfig) if entry.init} | {"teacher_name_or_path"}
+    for arm, options in {"common": settings.get("common"), **arms}.items():
+        unknown = sorted(set(options or {}) - known)
+        if unknown:
+            raise ValueError(f"unknown options {', '.join(unknown)} of {arm}; see `sdsclip finetune --help`.")
 
 
 def _interval(values: np.ndarray, resamples: int = 4000) -> tuple[float, float]:

@@ -9,15 +9,23 @@ import torch.distributed.nn
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import CLIPModel, CLIPProcessor, Trainer, TrainerCallback, set_seed
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import CLIPModel, CLIPProcessor, Trainer, set_seed
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from sdsclip_hf import shapes
-from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint, seal
+from sdsclip_hf.callbacks import ClampLogitScale, TellEpoch
+from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint, seal, unseal
 from sdsclip_hf.config import SDSCLIPConfig
-from sdsclip_hf.data import BAD_IMAGES_FILE, BadImages, CaptionedImages, ImageCaptionCollator, as_training_data
+from sdsclip_hf.data import (
+    BAD_IMAGES_FILE,
+    BadImages,
+    CaptionedImages,
+    FullBatches,
+    ImageCaptionCollator,
+    as_training_data,
+)
 from sdsclip_hf.evaluation import evaluate_benchmarks, flatten
-from sdsclip_hf.losses import contrastive_loss, rms
+from sdsclip_hf.losses import contrastive_loss, gradient_norms, rms, spread
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import LatentMapper, SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
@@ -100,15 +108,16 @@ class SDSCLIPTrainer(Trainer):
             **kwargs,
         )
         self.teacher = None if teacher is None else teacher.to(self.args.device)
+        self.teacher_fingerprint = None if teacher is None else fingerprint(teacher.denoiser)
         self.term_weights = {"contrastive": 1.0} | ({"sds": args.lambda_sds} if args.lambda_sds else {})
         self.model_accepts_loss_kwargs = False  # a contrastive loss is a mean over its batch
         self.can_return_loss = True
         self._notes: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._calls = 0
         self._saving_checkpoint = False
-        self.add_callback(_ClampLogitScale())
+        self.add_callback(ClampLogitScale())
         if isinstance(self.train_dataset, CaptionedImages):
-            self.add_callback(_TellEpoch(self.train_dataset))
+            self.add_callback(TellEpoch(self.train_dataset))
 
     @property
     def student(self) -> SDSCLIPModel:
@@ -133,7 +142,8 @@ class SDSCLIPTrainer(Trainer):
         if caption_cut is not None:
             self._note({"captions_cut": caption_cut.float().mean()})
         if self._is_due(self.args.gradient_norm_steps) and len(terms) > 1:
-            self._note(self._gradient_norms(terms))
+            weighted = {name: self.term_weights[name] * term for name, term in terms.items()}
+            self._note(gradient_norms(weighted, [p for p in self.student.clip.parameters() if p.requires_grad]))
         self._calls += 1
         return (loss, output) if return_outputs else loss
 
@@ -159,7 +169,7 @@ class SDSCLIPTrainer(Trainer):
         if self.args.shuffle_captions:
             prompts = prompts.roll(1, dims=0)
         error = self._sds_error(latents, prompts, timesteps, noise).mean()
-        self._note({"latent_rms": rms(latents.detach()).mean(), "latent_spread": _spread(latents.detach())})
+        self._note({"latent_rms": rms(latents.detach()).mean(), "latent_spread": spread(latents.detach())})
         if self._is_due(self.args.health_steps):
             with torch.no_grad():
                 shuffled = self._sds_error(latents.detach(), prompts.roll(1, dims=0), timesteps, noise).mean()
@@ -197,21 +207,6 @@ class SDSCLIPTrainer(Trainer):
         if getattr(self, "_last_step", None) != self.state.global_step:
             self._last_step, self._calls = self.state.global_step, 0
         return self._calls
-
-    def _gradient_norms(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Norms of the weighted terms' gradients in CLIP's trained weights, and the cosine between the first two."""
-        weights = [parameter for parameter in self.student.clip.parameters() if parameter.requires_grad]
-        flat = {}
-        for name, term in terms.items():
-            gradients = torch.autograd.grad(
-                self.term_weights[name] * term, weights, retain_graph=True, allow_unused=True
-            )
-            pairs = zip(gradients, weights, strict=True)
-            flat[name] = torch.cat([(torch.zeros_like(w) if g is None else g).float().flatten() for g, w in pairs])
-        norms = {f"grad_norm_{name}": gradient.norm() for name, gradient in flat.items()}
-        others = [gradient for name, gradient in flat.items() if name != "contrastive"]
-        cosine = torch.cosine_similarity(flat["contrastive"], sum(others), dim=0)
-        return norms | {"grad_cosine": cosine}
 
     def _check_finite(self, terms: dict[str, Tensor]) -> None:
         for name, term in terms.items():
@@ -262,7 +257,9 @@ class SDSCLIPTrainer(Trainer):
             check_same_run(Path(resume_from_checkpoint), self._identity())
         elif self.student.mapper is not None:
             self._prepare_mapper()
+        preparation = self.state.log_history
         output = super().train(resume_from_checkpoint or None, **kwargs)
+        self.state.log_history = preparation + self.state.log_history
         self.log({f"parameters/{name}": count for name, count in counts.items()})
         return output
 
@@ -350,6 +347,8 @@ class SDSCLIPTrainer(Trainer):
                     f"{self.args.world_size} processes; lower --per_device_train_batch_size."
                 )
             batch_size = min(batch_size, per_process)
+        elif is_training and self.args.dataloader_drop_last:
+            dataset = FullBatches(dataset, batch_size)
         return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
@@ -386,14 +385,19 @@ class SDSCLIPTrainer(Trainer):
                     f"written. The last one in {self.args.output_dir} is good: go on from it with "
                     "--resume_from_checkpoint and a lower learning rate."
                 )
+        run = Path(self._get_output_dir(trial=trial))
+        folder = run / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            unseal(folder)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once this one is whole
         self._saving_checkpoint = True
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self._saving_checkpoint = False
+            self._saving_checkpoint, self.args.save_total_limit = False, limit
         if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             seal(folder, self._identity())
+            rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Inside a checkpoint the weights that train; anywhere else the export, a plain CLIP."""
@@ -412,27 +416,9 @@ class SDSCLIPTrainer(Trainer):
             "base_model": self.base_name,
             "base_fingerprint": self.base_fingerprint,
             "teacher": None if self.teacher is None else self.teacher.name_or_path,
+            "teacher_fingerprint": self.teacher_fingerprint,
             "settings": self.args.method_settings(),
         }
-
-
-class _ClampLogitScale(TrainerCallback):
-    """Keeps CLIP's temperature at or below ln 100 after every optimiser step."""
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        clip = getattr(model, "module", model)
-        if clip.base_clip.logit_scale.requires_grad:
-            clip.clamp_logit_scale()
-
-
-class _TellEpoch(TrainerCallback):
-    """Tells the dataset its epoch, which accelerate's loaders do not with several processes or after a resume."""
-
-    def __init__(self, dataset: CaptionedImages):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.dataset.set_epoch(int(state.epoch + 1e-6))
 
 
 class _DatasetMaker:
@@ -493,12 +479,6 @@ def _make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCL
         lora_dropout=args.lora_dropout,
         lora_target_modules=tuple(args.lora_target_modules),
     )
-
-
-def _spread(latents: Tensor) -> Tensor:
-    """How much the latents of a batch differ, as a share of their RMS: 0 when the mapper gives one blank for all."""
-    flat = latents.float().flatten(1)
-    return (flat - flat.mean(0)).square().mean().sqrt() / flat.square().mean().sqrt().clamp(min=1e-12)
 
 
 def _seed_of(*words: int) -> int:

@@ -57,9 +57,7 @@ def test_the_student_tells_objects_and_colours_but_not_their_order():
     clip, processor = load_clip(model_path("student"))
     scorer = ClipScorer(clip, processor)
     combinations = scenes.combinations("test")
-    captions = [
-        f"a {colors[0]} {shapes[0]} and a {colors[1]} {shapes[1]}" for shapes, colors in combinations
-    ]
+    captions = [f"a {colors[0]} {shapes[0]} and a {colors[1]} {shapes[1]}" for shapes, colors in combinations]
     pictures = load_shapes("test", per_scene=1)
     truth = []
     for row in pictures:
