@@ -287,4 +287,5 @@ def test_names_of_bundled_models_become_folders_and_others_stay():
     assert shapes.resolve("shapes/teacher") == shapes.model_path("teacher")
     assert shapes.resolve("openai/clip-vit-base-patch32") == "openai/clip-vit-base-patch32"
     assert shapes.resolve("shapes/nothing") == "shapes/nothing"
+    with pytest.raises(ValueError, match=r"'nothing'.*teacher, student"):
         shapes.model_path("nothing")
