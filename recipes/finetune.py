@@ -1,6 +1,8 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["sdsclip_hf"]
+# [tool.uv.sources]
+# sdsclip_hf = { path = "..", editable = true }
 # ///
 """Fine-tune CLIP with the diffusion distillation term; with no argument, on the embedded shapes world."""
 

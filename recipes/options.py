@@ -1,6 +1,8 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["sdsclip_hf"]
+# [tool.uv.sources]
+# sdsclip_hf = { path = "..", editable = true }
 # ///
 """Print OPTIONS.md, the table of every option of recipes/finetune.py: ``python recipes/options.py > OPTIONS.md``."""
 

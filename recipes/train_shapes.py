@@ -1,6 +1,8 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["sdsclip_hf"]
+# [tool.uv.sources]
+# sdsclip_hf = { path = "..", editable = true }
 # ///
 """Make the embedded models of the shapes world from nothing: tokenizer, autoencoder, teacher and two students.
 

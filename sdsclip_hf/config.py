@@ -45,7 +45,9 @@ class SDSCLIPConfig(TrainingArguments):
         "noised", "Whether the denoiser sees z_t = alpha_t z0 + sigma_t eps (noised) or z0 itself (as_printed)."
     )
     sds_gradient: Literal[GRADIENTS] = knob(
-        "full", "Gradient of L_SDS: through the denoiser (full), or leaving its Jacobian out (stop_gradient)."
+        "full",
+        "Gradient of L_SDS: through the denoiser (full), or leaving its Jacobian out (stop_gradient; weigh it constant or "
+        "sigma_squared, since velocity makes it grow as 1/alpha_t).",
     )
     sds_weighting: Literal[WEIGHTINGS] = knob(
         "constant", "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, gamma)/SNR, or 1/alpha_t^2."

@@ -73,9 +73,9 @@ class SDSCLIPTrainer(Trainer):
 
     def __init__(
         self,
-        model: CLIPModel | str,
+        model: CLIPModel | str | Path,
         args: SDSCLIPConfig | None = None,
-        teacher: DiffusionTeacher | str | None = None,
+        teacher: DiffusionTeacher | str | Path | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: CLIPProcessor | None = None,
@@ -84,8 +84,10 @@ class SDSCLIPTrainer(Trainer):
     ):
         args = args or SDSCLIPConfig(output_dir="outputs/sdsclip")
         set_seed(args.seed)  # the mapper and the adapters are initialised here, before Trainer sets it
-        self.base_name = model if isinstance(model, str) else model.config._name_or_path or "an unnamed CLIPModel"
-        if isinstance(model, str):
+        self.base_name = (
+            str(model) if isinstance(model, (str, Path)) else model.config._name_or_path or "an unnamed CLIPModel"
+        )
+        if isinstance(model, (str, Path)):
             model, loaded_processor = load_clip(shapes.resolve(model))
             processing_class = processing_class or loaded_processor
         if processing_class is None:
@@ -446,7 +448,7 @@ def _load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) -
         raise ValueError(
             "lambda_sds is above 0, but there is no teacher; give --teacher_name_or_path or --lambda_sds 0."
         )
-    if isinstance(teacher, str):
+    if isinstance(teacher, (str, Path)):
         teacher = DiffusionTeacher.from_pretrained(
             shapes.resolve(teacher),
             dtype=args.teacher_dtype,
