@@ -4,16 +4,20 @@ import hashlib
 import json
 from pathlib import Path
 
+import torch
 from torch import nn
 
 RUN_FILE = "sdsclip_run.json"
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A short digest of a model's weights: the names, shapes and sums of its tensors."""
+    """A short digest of a model's weights: names, shapes, dtypes, and the exact sums of their bits as integers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.double().sum().item()!r}".encode())
+        integers = tensor.detach().contiguous().reshape(-1).view(_INTEGERS[tensor.element_size()])
+        total = integers.sum(dtype=torch.int64).item()  # unlike a sum of floats, the same in any order
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{total}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -74,7 +74,9 @@ class SDSCLIPConfig(TrainingArguments):
     mapper_unit_rms: bool = knob(True, "Scale every z0 to RMS mapper_scale, so that the mapper cannot collapse.")
     mapper_scale: float = knob(1.0, "RMS of z0 in units of the teacher's latents, at the start or (unit RMS) always.")
     mapper_learning_rate: float | None = knob(
-        None, "Learning rate of the mapper; default: learning_rate. It follows the same schedule; 0 freezes the mapper."
+        None,
+        "Learning rate of the mapper; default: learning_rate. It follows the same schedule; with 0 the mapper "
+        "stays as it is (its gradient still counts in max_grad_norm).",
     )
     mapper_whitening: bool = knob(
         False,
@@ -105,6 +107,9 @@ class SDSCLIPConfig(TrainingArguments):
     # The data.
     image_column: str = knob("image", "Column of the dataset that holds the images.")
     caption_column: str = knob("caption", "Column that holds a caption, or a list of them of which one is drawn.")
+    shuffle_buffer_size: int = knob(
+        1000, "Rows of the buffer from which a stream is shuffled; 0 keeps the order of the files."
+    )
     max_bad_images: int = knob(
         0, "Unreadable images that may be skipped; bad_images.txt in the output folder names them."
     )
@@ -122,7 +127,8 @@ class SDSCLIPConfig(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("lambda_sds", "mapper_warmup_steps", "max_bad_images", "health_steps", "gradient_norm_steps"):
+        whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
+        for name in ("lambda_sds", *whole):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or more")
         for name in ("mapper_scale", "snr_gamma", "mapper_warmup_learning_rate", "lora_r", "lora_alpha"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than zero")
@@ -149,6 +155,11 @@ class SDSCLIPConfig(TrainingArguments):
         _require(
             not self.remove_unused_columns, "remove_unused_columns", True, "off, since the collator needs the columns"
         )
+        if self.per_device_eval_batch_size * self.world_size < 2:
+            raise ValueError(
+                f"per_device_eval_batch_size {self.per_device_eval_batch_size} leaves a caption no negatives; set "
+                "--per_device_eval_batch_size to 2 or more."
+            )
         if self.mapper_warmup_steps and self.lambda_sds == 0:
             raise ValueError("mapper_warmup_steps needs the distillation term; set --lambda_sds above 0.")
         if self.per_device_train_batch_size * self.world_size < 2:

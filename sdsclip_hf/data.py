@@ -5,7 +5,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count
 from pathlib import Path
 
 import datasets
@@ -301,25 +301,36 @@ class StreamingImageCaptionDataset(CaptionedImages, torch.utils.data.IterableDat
                 yield example
 
 
-class FullBatches(torch.utils.data.IterableDataset):
-    """A stream without its last incomplete batch, which Trainer drops from map-style data alone."""
+class EndlessStream(torch.utils.data.IterableDataset):
+    """A stream that begins anew when it ends, so that every batch is full.
+
+    Trainer takes ``max_steps`` for the length of a stream's only epoch; the passes are counted here, and a resumed run
+    that skips as many batches stands where the first one stood.
+
+    Args:
+        dataset: the stream.
+        batch_size: fewer rows than this in a whole pass are an error.
+
+    Raises:
+        ValueError: in iteration, when a pass gives no full batch.
+    """
 
     def __init__(self, dataset: torch.utils.data.IterableDataset, batch_size: int):
         self.dataset, self.batch_size = dataset, batch_size
 
-    def set_epoch(self, epoch: int) -> None:
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
-
     def __iter__(self) -> Iterator[dict]:
-        rows, is_empty = iter(self.dataset), True
-        while len(batch := list(islice(rows, self.batch_size))) == self.batch_size:
-            is_empty = False
-            yield from batch
-        if is_empty and torch.utils.data.get_worker_info() is None:
-            raise ValueError(
-                f"the training data gives no full batch of {self.batch_size}; lower --per_device_train_batch_size."
-            )
+        for epoch in count():
+            if hasattr(self.dataset, "set_epoch"):
+                self.dataset.set_epoch(epoch)
+            rows = 0
+            for row in self.dataset:
+                yield row
+                rows += 1
+            if rows == 0 or (rows < self.batch_size and torch.utils.data.get_worker_info() is None):
+                raise ValueError(
+                    f"the training data gives no full batch of {self.batch_size}: a pass has {rows} rows. Lower "
+                    "--per_device_train_batch_size or add data."
+                )
 
 
 def as_training_data(

@@ -87,7 +87,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--config")
     known, rest = first.parse_known_args(argv)
-    names_own = any(word.split("=")[0] in ("--model_name_or_path", "--dataset_name") for word in rest)
+    given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in rest if word.startswith("--")}
+    names_own = bool(given & {"model_name_or_path", "dataset_name"})
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, SDSCLIPConfig),
         description="Fine-tune CLIP with the diffusion distillation term (arXiv 2307.09233).",
@@ -104,11 +105,11 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
         unknown = sorted(set(settings) - {action.dest for action in parser._actions})
         if unknown:
             raise ValueError(f"{path}: unknown options {', '.join(unknown)}; see --help for those there are.")
-        parser.set_defaults(**settings)
-    given_output = any(word.split("=")[0] in ("--output_dir", "--output-dir") for word in rest)
+        actions = {action.dest: action for action in parser._actions}
+        parser.set_defaults(**{key: _as_typed(path, actions[key], value) for key, value in settings.items()})
     model, data, config, _ = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
     name = Path(chosen).stem if chosen else "finetune"
-    if not given_output and not (chosen and "output_dir" in settings):
+    if "output_dir" not in given and not (chosen and "output_dir" in settings):
         config.output_dir = None
     return (model, data, config), name
 
@@ -121,6 +122,23 @@ def _read_settings(path: Path) -> dict:
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no options; write one a line, as in `learning_rate: 5.0e-5`.")
     return settings
+
+
+def _as_typed(path: Path, action: argparse.Action, value):
+    """A yaml value as the command line would have it, so that argparse converts and refuses the same things."""
+    if value is None or isinstance(value, (bool, dict)):
+        return value
+    if action.nargs == "+":
+        words = value if isinstance(value, list) else [value]
+        try:
+            return [action.type(str(word)) for word in words]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {action.dest} is {value!r}; it takes {action.type.__name__} values.") from error
+    if isinstance(value, list):
+        if not value:
+            return value
+        raise ValueError(f"{path}: {action.dest} is {value!r}; it takes a single value.")
+    return str(value)
 
 
 def claim_output_dir(data: DataArguments, config: SDSCLIPConfig, name: str) -> None:
@@ -207,6 +225,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     results["train_seconds"] = round(time.perf_counter() - started, 1)
     results["steps"] = trainer.state.global_step
+    results["captions_cut"] = trainer.captions_cut
     results["after"] = _score(trainer, data)
     if config.eval_strategy != "no" or data.eval_split_name:
         results["evaluation"] = trainer.evaluate()
@@ -234,6 +253,11 @@ def _make_trainer(model: ModelArguments, data: DataArguments, config: SDSCLIPCon
         )
     callbacks = []
     if data.early_stopping_patience is not None:
+        if config.metric_for_best_model is None or config.eval_strategy == "no":
+            raise ValueError(
+                "--early_stopping_patience needs to know what to watch and when; set, for instance, "
+                "--metric_for_best_model eval_loss --greater_is_better false --eval_strategy steps."
+            )
         callbacks.append(EarlyStoppingCallback(data.early_stopping_patience))
     return SDSCLIPTrainer(
         model=model.model_name_or_path,
@@ -268,6 +292,8 @@ def _report(trainer: SDSCLIPTrainer, results: dict, folder: Path) -> None:
         print(f"\nScores in % with 95 % intervals:\n{table(runs)}\n")
         plots.plot_scores(runs, folder / "scores.png")
     plots.plot_losses(trainer.state.log_history, folder / "losses.png")
+    if results["captions_cut"]:
+        print(f"{results['captions_cut']} captions were longer than the text tower reads, and were cut.")
     bad = folder / BAD_IMAGES_FILE
     if bad.exists():
         print(f"{len(bad.read_text(encoding='utf-8').splitlines())} unreadable images were skipped; {bad} names them.")

@@ -54,7 +54,7 @@ def contrastive_loss(
     if len(all_image_embeds) < 2:
         raise ValueError(
             "the contrastive loss needs at least two pairs, since a batch of one has no negatives; "
-            "raise per_device_train_batch_size."
+            "raise --per_device_train_batch_size or --per_device_eval_batch_size."
         )
     logits_per_image = logit_scale * image_embeds @ all_text_embeds.T  # (b, B)
     logits_per_text = logit_scale * text_embeds @ all_image_embeds.T  # (b, B)

@@ -163,6 +163,10 @@ class SDSCLIPModel(nn.Module):
         super().__init__()
         if trainable not in TRAINABLE:
             raise ValueError(f"unknown trainable {trainable!r}; choose from {', '.join(TRAINABLE)}.")
+        if peft_config is not None and trainable != "lora":
+            raise ValueError(
+                f"peft_config needs trainable='lora', but trainable is {trainable!r}; set --trainable lora."
+            )
         train_projections = trainable == "full" if train_projections is None else train_projections
         prefixes = _chosen_prefixes(train_vision, train_text, train_projections)
         clip = clip.float().requires_grad_(False)
@@ -226,6 +230,10 @@ class SDSCLIPModel(nn.Module):
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **options) -> None:
         """Recompute CLIP's activations in the backward pass instead of keeping them; options are CLIPModel's own."""
         self.base_clip.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
+        """The same under the name that Trainer called it by before transformers 5.23."""
+        self.base_clip.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
 
     def activation_checkpointing_disable(self) -> None:
         self.base_clip.activation_checkpointing_disable()

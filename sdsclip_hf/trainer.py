@@ -3,6 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 import torch.distributed.nn
@@ -20,8 +21,9 @@ from sdsclip_hf.data import (
     BAD_IMAGES_FILE,
     BadImages,
     CaptionedImages,
-    FullBatches,
+    EndlessStream,
     ImageCaptionCollator,
+    ImageCaptionDataset,
     as_training_data,
 )
 from sdsclip_hf.evaluation import evaluate_benchmarks, flatten
@@ -93,6 +95,7 @@ class SDSCLIPTrainer(Trainer):
         if processing_class is None:
             raise ValueError("processing_class is missing; give the CLIPProcessor that goes with the model.")
         self.base_fingerprint = fingerprint(model)
+        self.peft_settings = str(peft_config and sorted(peft_config.to_dict().items(), key=str))
         teacher = _load_teacher(teacher, args)
         student = _make_student(model, teacher, args, peft_config)
         as_data = _DatasetMaker(args)
@@ -100,7 +103,7 @@ class SDSCLIPTrainer(Trainer):
         super().__init__(
             model=student,
             args=args,
-            train_dataset=as_data(train_dataset),
+            train_dataset=as_data(train_dataset, shuffle=True),
             eval_dataset=(
                 {name: as_data(part) for name, part in eval_dataset.items()}
                 if isinstance(eval_dataset, dict)
@@ -116,9 +119,10 @@ class SDSCLIPTrainer(Trainer):
         self.can_return_loss = True
         self._notes: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._calls = 0
-        self._saving_checkpoint = False
+        self._saving_checkpoint = self._preparing = False
+        self.captions_cut = 0  # captions longer than the text tower reads, of those that this process trained on
         self.add_callback(ClampLogitScale())
-        if isinstance(self.train_dataset, CaptionedImages):
+        if isinstance(self.train_dataset, ImageCaptionDataset):
             self.add_callback(TellEpoch(self.train_dataset))
 
     @property
@@ -142,7 +146,8 @@ class SDSCLIPTrainer(Trainer):
         self._check_finite(terms)
         self._note({name: term.detach() for name, term in terms.items()})
         if caption_cut is not None:
-            self._note({"captions_cut": caption_cut.float().mean()})
+            self._note({"captions_cut": caption_cut.float().mean()})  # their share
+            self.captions_cut += int(caption_cut.sum()) if self.model.training else 0
         if self._is_due(self.args.gradient_norm_steps) and len(terms) > 1:
             weighted = {name: self.term_weights[name] * term for name, term in terms.items()}
             self._note(gradient_norms(weighted, [p for p in self.student.clip.parameters() if p.requires_grad]))
@@ -167,15 +172,18 @@ class SDSCLIPTrainer(Trainer):
 
     def _sds_term(self, latents: Tensor, prompt_ids: Tensor) -> Tensor:
         timesteps, noise = self._draw(latents)
-        prompts = self.teacher.encode_tokens(prompt_ids)
-        if self.args.shuffle_captions:
-            prompts = prompts.roll(1, dims=0)
+        true_prompts = self.teacher.encode_tokens(prompt_ids)
+        other_prompts = true_prompts.roll(1, dims=0)
+        prompts = other_prompts if self.args.shuffle_captions else true_prompts
         error = self._sds_error(latents, prompts, timesteps, noise).mean()
         self._note({"latent_rms": rms(latents.detach()).mean(), "latent_spread": spread(latents.detach())})
         if self._is_due(self.args.health_steps):
             with torch.no_grad():
-                shuffled = self._sds_error(latents.detach(), prompts.roll(1, dims=0), timesteps, noise).mean()
-            self._note({"sds_gap": shuffled - error.detach()})
+                gap = (
+                    self._sds_error(latents, other_prompts, timesteps, noise).mean()
+                    - self._sds_error(latents, true_prompts, timesteps, noise).mean()
+                )
+            self._note({"sds_gap": gap})
         return error
 
     def _sds_error(self, latents: Tensor, prompts: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
@@ -214,13 +222,19 @@ class SDSCLIPTrainer(Trainer):
         for name, term in terms.items():
             if not torch.isfinite(term):
                 raise FloatingPointError(
-                    f"the {name} term is {term.item()} at step {self.state.global_step + 1}. The last checkpoint in "
-                    f"{self.args.output_dir} is good: go on from it with --resume_from_checkpoint and a lower "
-                    "learning rate or weight of the term, or with --max_grad_norm."
+                    f"the {name} term is {term.item()} at step {self.state.global_step + 1}. {self._way_out()}"
                 )
 
+    def _way_out(self) -> str:
+        good = last_checkpoint(self.args.output_dir)
+        go_on = f"The last good checkpoint is {good}; go on from it with --resume_from_checkpoint and a lower "
+        go_on += "--max_grad_norm, or start"
+        kept = go_on if good else "Start"
+        return f"{kept} anew in another --output_dir with a lower --learning_rate or weight of the term."
+
     def _is_due(self, every: int) -> bool:
-        return bool(every) and self.model.training and self.state.global_step % every == 0
+        step = self._calls if self._preparing else self.state.global_step
+        return bool(every) and self.model.training and step % every == 0
 
     def _note(self, values: dict[str, Tensor]) -> None:
         notes = self._notes["train" if self.model.training else "eval"]
@@ -289,6 +303,7 @@ class SDSCLIPTrainer(Trainer):
         optimizer = torch.optim.AdamW(mapper.parameters(), lr=self.args.mapper_warmup_learning_rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         self.model.train()
+        self._preparing = True
         for step, batch in enumerate(self._endless_batches(steps)):
             batch = self._prepare_inputs(batch)
             self._last_step, self._calls = self.state.global_step, step
@@ -305,7 +320,7 @@ class SDSCLIPTrainer(Trainer):
                 notes = {f"warmup/{name}": value for name, value in self._take_notes("train").items()}
                 self.log(notes | {"warmup_step": step + 1})
         mapper.zero_grad(set_to_none=True)
-        self._calls = 0
+        self._calls, self._preparing = 0, False
 
     def _endless_batches(self, steps: int):
         loader, done = self.get_train_dataloader(), 0
@@ -349,8 +364,8 @@ class SDSCLIPTrainer(Trainer):
                     f"{self.args.world_size} processes; lower --per_device_train_batch_size."
                 )
             batch_size = min(batch_size, per_process)
-        elif is_training and self.args.dataloader_drop_last:
-            dataset = FullBatches(dataset, batch_size)
+        elif is_training:
+            dataset = EndlessStream(dataset, batch_size)
         return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
@@ -384,8 +399,7 @@ class SDSCLIPTrainer(Trainer):
             if parameter.requires_grad and not torch.isfinite(parameter).all():
                 raise FloatingPointError(
                     f"{name} holds NaN or infinite weights after step {self.state.global_step}; no checkpoint was "
-                    f"written. The last one in {self.args.output_dir} is good: go on from it with "
-                    "--resume_from_checkpoint and a lower learning rate."
+                    f"written. {self._way_out()}"
                 )
         run = Path(self._get_output_dir(trial=trial))
         folder = run / f"checkpoint-{self.state.global_step}"
@@ -419,7 +433,7 @@ class SDSCLIPTrainer(Trainer):
             "base_fingerprint": self.base_fingerprint,
             "teacher": None if self.teacher is None else self.teacher.name_or_path,
             "teacher_fingerprint": self.teacher_fingerprint,
-            "settings": self.args.method_settings(),
+            "settings": self.args.method_settings() | {"peft_config": self.peft_settings},
         }
 
 
@@ -429,9 +443,11 @@ class _DatasetMaker:
     def __init__(self, args: SDSCLIPConfig):
         self.args = args
 
-    def __call__(self, dataset):
+    def __call__(self, dataset, shuffle: bool = False):
         if dataset is None or isinstance(dataset, CaptionedImages):
             return dataset
+        if isinstance(dataset, datasets.IterableDataset) and shuffle and self.args.shuffle_buffer_size:
+            dataset = dataset.shuffle(seed=self.args.seed, buffer_size=self.args.shuffle_buffer_size)
         return as_training_data(
             dataset,
             image_column=self.args.image_column,
@@ -455,6 +471,11 @@ def _load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) -
             latent_size=args.latent_size,
             revision=args.teacher_revision,
             variant=args.teacher_variant,
+        )
+    if args.latent_size not in (None, teacher.latent_shape[1]):
+        raise ValueError(
+            f"latent_size {args.latent_size} differs from the given teacher's {teacher.latent_shape[1]}; pass it to "
+            "DiffusionTeacher.from_pretrained instead."
         )
     if args.timestep_range is not None:
         teacher.check_timestep_range(args.timestep_range)

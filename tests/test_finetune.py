@@ -455,3 +455,29 @@ def test_mistake_exits_with_status_one_and_no_traceback(words):
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: lambda_sds")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [({"timestep_range": "soon"}, "timestep_range"), ({"lambda_sds": [1]}, "lambda_sds"), ({"lora_r": 8.5}, "lora_r")],
+)
+def test_values_of_the_wrong_type_in_the_file_are_refused_by_name(words, capsys, setting, said):
+    with pytest.raises((SystemExit, ValueError)) as caught:
+        parse_arguments(["--config", write("wrong.yaml", **setting)])
+    assert said in str(caught.value) + capsys.readouterr().err.replace("-", "_")
+
+
+def test_single_word_in_the_file_makes_a_list_where_one_is_wanted(words):
+    (_, data, config), _ = parse_arguments(
+        ["--config", write("lists.yaml", lora_target_modules="q_proj", test_benchmarks="shapes:test")]
+    )
+    assert config.lora_target_modules == ["q_proj"] and data.test_benchmarks == ["shapes:test"]
+
+
+def test_options_may_be_spelt_with_dashes(words):
+    (model, data, _), name = parse_arguments(["--model-name-or-path", "x", "--dataset-name", "y"])
+    assert (name, model.model_name_or_path, data.dataset_name) == ("finetune", "x", "y")
+
+
+def test_early_stopping_without_a_metric_says_what_to_set(words):
+    assert "--metric_for_best_model" in error_of([*words(), "--early_stopping_patience", "2"])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, EarlyStoppingCallback, TrainerCallback
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
-from sdsclip_hf.checkpoints import RUN_FILE, last_checkpoint
+from sdsclip_hf.checkpoints import RUN_FILE, fingerprint, last_checkpoint
 from sdsclip_hf.student import LatentMapper
 from sdsclip_hf.teacher import DiffusionTeacher
 
@@ -776,7 +776,7 @@ def test_dataset_smaller_than_a_batch_raises_with_both_numbers(make_trainer, pai
         single.train()
 
 
-def test_last_incomplete_batch_of_a_stream_is_dropped(make_trainer, pairs):
+def test_batches_of_a_stream_are_full_although_a_pass_ends_within_one(make_trainer, pairs):
     sizes = []
     trainer = make_trainer(data=pairs.select(range(9)).to_iterable_dataset(), max_steps=4)
     forward = trainer.model.forward
@@ -887,3 +887,36 @@ def test_parameter_counts_are_logged(make_trainer):
     assert row["parameters/clip_trained"] == sum(weight.numel() for weight in clip if weight.requires_grad)
     assert row["parameters/clip_all"] == sum(weight.numel() for weight in clip)
     assert row["parameters/mapper_trained"] == 12 * 64 + 64
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_stream_resumed_after_its_first_pass_ends_bit_identical(make_trainer, several_captions, tmp_path, step):
+    options = {"max_steps": 7, "save_strategy": "steps", "save_steps": 1}
+    whole = make_trainer("whole", data=several_captions.select(range(10)).to_iterable_dataset(), **options)
+    whole.train()
+    resumed = make_trainer("resumed", data=several_captions.select(range(10)).to_iterable_dataset(), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"whole/checkpoint-{step}"))
+    assert_same_weights(resumed, whole)
+
+
+def test_stream_is_shuffled_unless_told_otherwise(make_trainer, pairs):
+    def order(**options):
+        trainer = make_trainer(data=pairs.to_iterable_dataset(), **options)
+        return next(iter(trainer.get_train_dataloader()))["input_ids"].tolist()
+
+    assert order(shuffle_buffer_size=0) != order(shuffle_buffer_size=24)
+    assert order(shuffle_buffer_size=24) == order(shuffle_buffer_size=24)
+
+
+def test_fingerprint_does_not_depend_on_the_number_of_threads():
+    model = torch.nn.Linear(3000, 4000)
+    threads = torch.get_num_threads()
+    seen = set()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        seen.add(fingerprint(model))
+    torch.set_num_threads(threads)
+    assert len(seen) == 1
+    with torch.no_grad():
+        model.weight[0, 0] += 1
+    assert fingerprint(model) not in seen
