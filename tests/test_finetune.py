@@ -180,16 +180,6 @@ def test_output_folder_of_the_file_is_kept(words):
     assert config.output_dir == "elsewhere"
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes/configs").glob("*.yaml")), ids=str)
-def test_every_configuration_that_comes_with_the_package_is_valid(words, path):
-    if "arms" in yaml.safe_load(path.read_text()):
-        pytest.skip("a study's, not a run's")
-    # bf16 and the like are asked of the machine; its own limits are not what is tested here
-    (_, _, config), name = parse_arguments(["--config", path.stem, "--output_dir", "out", "--use_cpu", "True"])
-    assert name == path.stem
-    assert config.output_dir == "out"
-
-
 def test_unknown_key_is_refused_by_its_name(words):
     write("my.yaml", lamda_sds=0.25)
     assert "unknown options lamda_sds" in error_of([*words(), "--config", "my.yaml"])
