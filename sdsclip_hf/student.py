@@ -231,9 +231,9 @@ class SDSCLIPModel(nn.Module):
         """Recompute CLIP's activations in the backward pass instead of keeping them; options are CLIPModel's own."""
         self.base_clip.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **options) -> None:
         """The same under the name that Trainer called it by before transformers 5.23."""
-        self.base_clip.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+        self.base_clip.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def activation_checkpointing_disable(self) -> None:
         self.base_clip.activation_checkpointing_disable()
