@@ -34,6 +34,7 @@ def load_image_captions(
     revision: str | None = None,
     streaming: bool = False,
     max_samples: int | None = None,
+    option: str = "--dataset_name",
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Load a dataset of images and captions.
 
@@ -47,6 +48,7 @@ def load_image_captions(
         streaming: read rows as they come instead of preparing the whole dataset first. ``shapes`` and what
             ``save_to_disk`` wrote are prepared already and stay map-style.
         max_samples: keep the first so many rows.
+        option: what the user gave the name by, for messages.
 
     Raises:
         OSError: it cannot be loaded.
@@ -54,7 +56,7 @@ def load_image_captions(
     """
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"max_samples is {max_samples}; it must be at least 1, or left out for all rows.")
-    with explain_loading("the dataset", name_or_path, "--dataset_name"):
+    with explain_loading("the dataset", name_or_path, option):
         try:
             dataset = _load(name_or_path, config_name, split, revision, streaming)
         except datasets.exceptions.DatasetGenerationError as error:

@@ -1,89 +1,107 @@
 """Scorer x benchmark x metric: the one place where the three come together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
-import evaluate
 import numpy as np
 
-from sdsclip_hf import metrics
-from sdsclip_hf.benchmarks import load_benchmark
+from sdsclip_hf.benchmarks import Benchmark, expand, load_benchmark
+from sdsclip_hf.metrics.winoground_group_score.scoring import Bootstrap
+from sdsclip_hf.outcomes import Outcome, outcomes
+from sdsclip_hf.ranks import class_ranks, retrieval_ranks
+from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
 
-PARTS = ("text", "image", "group")
+Scorer = ClipScorer | DiffusionScorer
+Results = dict[str, list[dict]]
 
-
-@cache
-def _items(name: str):
-    return load_benchmark(name)
-
-
-@cache
-def _metric():
-    return evaluate.load(metrics.path("winoground_group_score"))
+cached_benchmark = cache(load_benchmark)
 
 
-def score_benchmark(scorer, name: str) -> tuple[np.ndarray, list[str]]:
-    """The scores (N, 2, 2) of a benchmark's items, captions in rows, and the tag of each item."""
-    items = _items(name)
-    return np.stack(scorer.score(items)), [item.tag for item in items]
-
-
-def summarize(scores: np.ndarray, tags: Sequence[str]) -> dict[str, dict]:
-    """Winoground's scores for each tag.
-
-    Args:
-        scores: (N, 2, 2), captions in rows, images in columns.
-        tags: N tags.
+def answer_chunks(scorer: Scorer, benchmark: Benchmark, start: int = 0) -> Iterator[list[np.ndarray]]:
+    """A scorer's answers to a benchmark's items from ``start`` on, as many at a time as it gives.
 
     Returns:
-        tag -> ``{"text": fraction, "image": …, "group": …, "intervals": {"text": (low, high), …}, "n": …, "ties": …}``,
-        the intervals at 95 % by bootstrap over the items.
+        For each item a matrix (captions, images) of scores; in classification and retrieval the ranks that [`ranks`]
+        tells of, the latter all at once.
+
+    Raises:
+        ValueError: the benchmark needs embeddings, and the scorer has none.
     """
-    by_tag = _metric().compute(scores=scores.tolist(), tags=list(tags))["tags"]
+    if benchmark.kind not in ("classification", "retrieval"):
+        return scorer.score_chunks(benchmark.items[start:])
+    if not isinstance(scorer, ClipScorer):
+        raise ValueError(
+            f"{benchmark.name} compares every image with every caption, which a diffusion model is far too slow for; "
+            "give it a --model."
+        )
+    if benchmark.kind == "classification":
+        return class_ranks(scorer, benchmark, benchmark.items[start:])
+    return iter([retrieval_ranks(scorer, benchmark.items)])
+
+
+def score_rows(found: Sequence[Outcome]) -> list[dict]:
+    """Each outcome's score with its 95 % interval by bootstrap over the items, as a row for tables and json.
+
+    Returns:
+        Rows of ``subset``, ``score``, ``value`` (a fraction), ``interval`` (low, high), ``n``, ``ties``, ``groups`` (how
+        many the mean is over; None for a plain mean) and ``headline``.
+    """
+    bootstrap = Bootstrap()
+    rows = []
+    for outcome in found:
+        groups = outcome.by_group()
+        row = {"subset": outcome.subset, "score": outcome.score, "value": float(np.mean([g.mean() for g in groups]))}
+        row |= {"interval": bootstrap.interval(groups), "n": len(outcome.right), "ties": outcome.ties}
+        rows.append(row | {"groups": None if outcome.groups is None else len(groups), "headline": outcome.headline})
+    return rows
+
+
+def evaluate_benchmark(scorer: Scorer, benchmark: Benchmark) -> list[dict]:
+    """A benchmark's scores, see [`score_rows`]."""
+    answers = [answer for chunk in answer_chunks(scorer, benchmark) for answer in chunk]
+    return score_rows(outcomes(benchmark, answers))
+
+
+def evaluate_benchmarks(scorer: Scorer, specs: Sequence[str]) -> Results:
+    """benchmark -> its scores; the benchmarks' items are kept for the next call."""
+    return {spec: evaluate_benchmark(scorer, cached_benchmark(spec)) for spec in expand(specs)}
+
+
+def flatten(results: Results) -> dict[str, float]:
+    """The headline scores as one number a key, for logs: ``{"shapes:test/relation/group": 0.57, …}``."""
     return {
-        tag: {
-            **{part: result[f"winoground_{part}_score"] for part in PARTS},
-            "intervals": {part: result["intervals"][f"winoground_{part}_score"] for part in PARTS},
-            "n": result["n"],
-            "ties": result["ties"],
-        }
-        for tag, result in by_tag.items()
+        f"{spec.partition('=')[0]}/{row['subset']}/{row['score']}".replace(" ", "_"): row["value"]
+        for spec, rows in results.items()
+        for row in rows
+        if row["headline"]
     }
 
 
-def evaluate_benchmarks(scorer, names: Sequence[str]) -> dict[str, dict[str, dict]]:
-    """benchmark -> tag -> scores, see [`summarize`]."""
-    return {name: summarize(*score_benchmark(scorer, name)) for name in names}
-
-
-def flatten(results: dict[str, dict[str, dict]]) -> dict[str, float]:
-    """The scores as one number a key, for logs: ``{"shapes:test/relation/group": 0.57, …}``."""
-    return {
-        f"{benchmark}/{tag}/{part}".replace(" ", "_"): scores[part]
-        for benchmark, tags in results.items()
-        for tag, scores in tags.items()
-        for part in PARTS
-    }
-
-
-def table(runs: dict[str, dict[str, dict[str, dict]]]) -> str:
-    """Scores in per cent with their 95 % intervals, as text for a terminal.
+def table(runs: dict[str, Results], differences: Results | None = None) -> str:
+    """The headline scores in per cent with their 95 % intervals, as text for a terminal.
 
     Args:
-        runs: run -> benchmark -> tag -> scores, see [`summarize`].
+        runs: run -> benchmark -> rows, see [`score_rows`].
+        differences: benchmark -> rows of the second run minus the first, see [`comparison.compare`].
     """
-    header = ("benchmark", "tag", "items", "run", *PARTS)
-    rows = [header]
-    for benchmark, tags in next(iter(runs.values())).items():
-        for tag in tags:
-            for run, results in runs.items():
-                scores = results[benchmark][tag]
-                cells = [_cell(scores[part], scores["intervals"][part]) for part in PARTS]
-                rows.append((benchmark, tag, str(scores["n"]), run, *cells))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(max(lines, key=len)), *lines[1:]])
+    compared = ["difference", "McNemar p"] if differences else []
+    lines = [["benchmark", "subset", "score", "items", "ties", *runs, *compared]]
+    for spec, rows in next(iter(runs.values())).items():
+        for number, row in enumerate(rows):
+            if not row["headline"]:
+                continue
+            same = [results[spec][number] for results in runs.values()]
+            ties = "/".join(str(one["ties"]) for one in same)
+            line = [spec.partition("=")[0], row["subset"], row["score"], str(row["n"]), ties, *map(_percent, same)]
+            if differences:
+                line += [_percent(differences[spec][number], "+5.1f"), f"{differences[spec][number]['p']:.2g}"]
+            lines.append(line)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
 
 
-def _cell(score: float, interval: tuple[float, float]) -> str:
-    return f"{100 * score:5.1f} [{100 * interval[0]:4.1f}, {100 * interval[1]:4.1f}]"
+def _percent(row: dict, form: str = "5.1f") -> str:
+    low, high = (100 * bound for bound in row["interval"])
+    small = form.replace("5", "4")
+    return f"{100 * row['value']:{form}} [{low:{small}}, {high:{small}}]"

@@ -9,22 +9,20 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
 
 from sdsclip_hf import plots
-from sdsclip_hf.benchmarks import load_benchmark
+from sdsclip_hf.benchmarks import expand
 from sdsclip_hf.checkpoints import last_checkpoint, write_json
 from sdsclip_hf.config import SDSCLIPConfig, knob
 from sdsclip_hf.data import BAD_IMAGES_FILE, load_image_captions
-from sdsclip_hf.evaluation import evaluate_benchmarks, table
-from sdsclip_hf.resources import find_config
+from sdsclip_hf.evaluation import cached_benchmark, evaluate_benchmarks, table
+from sdsclip_hf.resources import find_config, versions
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.trainer import SDSCLIPTrainer
 
@@ -204,8 +202,8 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     folder = Path(config.output_dir)
     existed = folder.exists()
     try:
-        for benchmark in [*data.test_benchmarks, *(config.benchmarks or [])]:
-            load_benchmark(benchmark)
+        for benchmark in expand([*data.test_benchmarks, *(config.benchmarks or [])]):
+            cached_benchmark(benchmark)
         trainer = _make_trainer(model, data, config)
         next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
         set_seed(config.seed)
@@ -218,7 +216,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
             shutil.rmtree(folder)
             folder.mkdir(parents=True)
         write_arguments(folder / RUN_ARGUMENTS_FILE, arguments)
-    results = {"command": command, "versions": _versions(), "output_dir": str(folder)}
+    results = {"command": command, "versions": versions(), "output_dir": str(folder)}
 
     results["before"] = _score_before(trainer, data, folder)
     started = time.perf_counter()
@@ -315,11 +313,6 @@ def write_arguments(path: Path, arguments: Arguments) -> None:
                 settings[entry.name] = getattr(value, "value", value)
     simple = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, list))}
     path.write_text(yaml.safe_dump(simple, sort_keys=True), encoding="utf-8")
-
-
-def _versions() -> dict[str, str]:
-    names = ("sdsclip_hf", "torch", "transformers", "diffusers", "peft", "accelerate", "datasets")
-    return {name: torch.__version__ if name == "torch" else version(name) for name in names}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -47,29 +47,40 @@ def plot_losses(log_history: list[dict], path: Path) -> None:
 
 
 def plot_scores(runs: dict[str, dict], path: Path) -> None:
-    """Group scores by tag with 95 % intervals, one colour a run.
+    """The headline scores with 95 % intervals: one panel a benchmark, one colour a run.
 
     Args:
-        runs: run -> benchmark -> tag -> scores, as [`evaluation.evaluate_benchmarks`] gives them.
+        runs: run -> benchmark -> rows, as [`evaluation.evaluate_benchmarks`] gives them.
         path: the PNG to write.
     """
-    rows = [(benchmark, tag) for benchmark, tags in next(iter(runs.values())).items() for tag in tags]
-    width = 0.8 / len(runs)
-    figure, axis = plt.subplots(figsize=(max(5.0, 1.9 * len(rows) + 1.5), 3.6))
-    for place, (run, results) in enumerate(runs.items()):
-        heights = [100 * results[benchmark][tag]["group"] for benchmark, tag in rows]
-        bounds = [results[benchmark][tag]["intervals"]["group"] for benchmark, tag in rows]
-        below = [max(0.0, height - 100 * low) for height, (low, _) in zip(heights, bounds, strict=True)]
-        above = [max(0.0, 100 * high - height) for height, (_, high) in zip(heights, bounds, strict=True)]
-        positions = [row + (place - (len(runs) - 1) / 2) * width for row in range(len(rows))]
-        axis.bar(positions, heights, width, yerr=(below, above), capsize=3, label=run)
-    axis.set_xticks(range(len(rows)), [f"{benchmark}\n{tag}" for benchmark, tag in rows])
-    axis.set_ylabel("group score, %")
-    axis.set_ylim(0, 105)
-    axis.grid(axis="y", alpha=0.3)
-    axis.legend(frameon=False, ncols=len(runs), loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    first = next(iter(runs.values()))
+    shown = {spec: [place for place, row in enumerate(rows) if row["headline"]] for spec, rows in first.items()}
+    heights = [0.16 * len(places) * (len(runs) + 0.6) + 0.2 for places in shown.values()]
+    figure, axes = plt.subplots(
+        len(shown), figsize=(7, sum(heights) + 0.75 * len(shown) + 0.5), height_ratios=heights, squeeze=False
+    )
+    for axis, (spec, places) in zip(axes[:, 0], shown.items(), strict=True):
+        for number, (run, results) in enumerate(runs.items()):
+            rows = [results[spec][place] for place in places]
+            values = [100 * row["value"] for row in rows]
+            below = [max(0.0, value - 100 * row["interval"][0]) for value, row in zip(values, rows, strict=True)]
+            above = [max(0.0, 100 * row["interval"][1] - value) for value, row in zip(values, rows, strict=True)]
+            offset = 0.8 * ((number + 0.5) / len(runs) - 0.5)
+            positions = [line + offset for line in range(len(rows))]
+            axis.barh(positions, values, 0.8 / len(runs), xerr=(below, above), capsize=2, label=run)
+        axis.set_yticks(range(len(places)), [_row_name(first[spec][place]) for place in places], fontsize=8)
+        axis.invert_yaxis()
+        axis.set_xlim(0, 100)
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_title(spec.partition("=")[0], fontsize=10, loc="left")
+    axes[-1, 0].set_xlabel("%")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, ncols=len(runs), loc="upper right")
     figure.tight_layout()
     _save(figure, path)
+
+
+def _row_name(row: dict) -> str:
+    return row["score"] if row["subset"] == "all" else f"{row['subset']}: {row['score']}"
 
 
 def _save(figure, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files that stand beside the package in a checkout and inside it once it is installed."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -9,6 +10,12 @@ def recipes_dir() -> Path:
     """The folder of recipes: the checkout's, or the copy that an installed package carries."""
     installed, checkout = _PACKAGE / "_recipes", _PACKAGE.parent / "recipes"
     return installed if installed.is_dir() else checkout
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that decide its results."""
+    names = ("sdsclip_hf", "torch", "transformers", "diffusers", "peft", "accelerate", "datasets")
+    return {name: version(name) for name in names}
 
 
 def find_config(name: str) -> Path:

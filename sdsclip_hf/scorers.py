@@ -1,67 +1,99 @@
 """Scorers: how well captions fit images, by CLIP's cosine or by the teacher's own denoising error."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
-from transformers import CLIPModel, CLIPProcessor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, ProcessorMixin
 
-from sdsclip_hf.benchmarks import Item
+from sdsclip_hf.benchmarks import Item, picture_key, read_picture
+from sdsclip_hf.benchmarks.items import Picture
+from sdsclip_hf.dual_encoder import DualEncoder
 from sdsclip_hf.teacher import DiffusionTeacher
+
+CAPTION_WINDOW = 16_384
 
 
 class ClipScorer:
-    """Cosines of a CLIP's embeddings, each distinct image and caption encoded once, in float32.
+    """Cosines of a dual encoder's embeddings, in float32; each distinct image and caption is encoded once.
 
     Args:
-        clip: the model.
+        model: CLIP, or another model with ``get_image_features`` and ``get_text_features``.
         processor: its processor.
         batch_size: how many images or captions are encoded at once.
+        num_workers: processes that read and preprocess images ahead of the model; 0: none.
+        chunk_size: how many items [`score_chunks`] gives at a time.
     """
 
-    def __init__(self, clip: CLIPModel, processor: CLIPProcessor, batch_size: int = 128):
-        self.clip, self.processor, self.batch_size = clip, processor, batch_size
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        chunk_size: int = 4096,
+    ):
+        self.encoder = DualEncoder(model, processor)
+        self.batch_size, self.num_workers, self.chunk_size = batch_size, num_workers, chunk_size
 
     def score(self, items: Sequence[Item]) -> list[np.ndarray]:
         """A matrix (captions, images) of cosines for each item; higher means a better match."""
-        images, image_rows = _distinct([image for item in items for image in item.images], key=id)
-        captions, caption_rows = _distinct([caption for item in items for caption in item.captions], key=str)
-        was_training = self.clip.training
-        self.clip.eval()
-        try:
-            image_embeds = self.embed_images(images)[image_rows].split([len(item.images) for item in items])
-            text_embeds = self.embed_captions(captions)[caption_rows].split([len(item.captions) for item in items])
-        finally:
-            self.clip.train(was_training)
-        return [(texts @ pictures.T).numpy() for texts, pictures in zip(text_embeds, image_embeds, strict=True)]
+        return [matrix for chunk in self.score_chunks(items) for matrix in chunk]
 
-    @torch.no_grad()
-    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+    def score_chunks(self, items: Sequence[Item]) -> Iterator[list[np.ndarray]]:
+        """The matrices of [`score`], ``chunk_size`` items at a time.
+
+        Beyond the model it keeps the embeddings of all distinct images and captions, 4 D bytes each, and the few
+        batches of pixels that are on their way.
+        """
+        images, image_rows = _distinct((image for item in items for image in item.images), picture_key)
+        captions, caption_rows = _distinct((caption for item in items for caption in item.captions), str)
+        image_embeds = _Growing(len(images), self.image_batches(images))
+        text_embeds = _Growing(len(captions), self.caption_batches(captions))
+        for start in range(0, len(items), self.chunk_size):
+            chunk = items[start : start + self.chunk_size]
+            yield [
+                (text_embeds.take(caption_rows, item.captions) @ image_embeds.take(image_rows, item.images).T).numpy()
+                for item in chunk
+            ]
+
+    def embed_images(self, images: Sequence[Picture]) -> Tensor:
         """Unit-length embeddings (N, D) of N pictures, on the CPU."""
-        batches = []
-        for start in range(0, len(images), self.batch_size):
-            batch = list(images[start : start + self.batch_size])
-            pixels = self.processor.image_processor(batch, return_tensors="pt").pixel_values
-            features = self.clip.get_image_features(pixel_values=pixels.to(self.clip.device, self.clip.dtype))
-            batches.append(F.normalize(features.pooler_output.float(), dim=-1).cpu())
-        return torch.cat(batches)
+        return torch.cat(list(self.image_batches(images)))
 
-    @torch.no_grad()
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
-        """Unit-length embeddings (N, D) of N captions, on the CPU; batched by length, so that little is padding."""
-        tokenizer = self.processor.tokenizer
-        ids = tokenizer(list(captions), truncation=True, max_length=tokenizer.model_max_length).input_ids
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        embeds = torch.empty(len(ids), self.clip.config.projection_dim)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            tokens = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt").to(self.clip.device)
-            features = self.clip.get_text_features(**tokens)
-            embeds[rows] = F.normalize(features.pooler_output.float(), dim=-1).cpu()
-        return embeds
+        """Unit-length embeddings (N, D) of N captions, on the CPU."""
+        return torch.cat(list(self.caption_batches(captions)))
+
+    def image_batches(self, images: Sequence[Picture]) -> Iterator[Tensor]:
+        """Embeddings (B, D) of the images, batch after batch.
+
+        Raises:
+            OSError: an image cannot be read; the message names it.
+        """
+        loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=self._pixels)
+        for pixels in loader:
+            if isinstance(pixels, OSError):
+                raise pixels
+            yield self.encoder.embed_pixels(pixels)
+
+    def _pixels(self, images: list[Picture]) -> dict[str, Tensor] | OSError:
+        """Runs in a worker, whose exceptions would come back as the text of a traceback."""
+        try:
+            return self.encoder.preprocess([read_picture(image) for image in images])
+        except OSError as error:
+            return error
+
+    def caption_batches(self, captions: Sequence[str]) -> Iterator[Tensor]:
+        """Embeddings (N, D) of the captions in their order; encoded sorted by length, so that little is padding."""
+        for start in range(0, len(captions), CAPTION_WINDOW):
+            ids = self.encoder.tokenize(list(captions[start : start + CAPTION_WINDOW]))
+            order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+            batches = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
+            embeds = torch.cat([self.encoder.embed_tokens([ids[row] for row in rows]) for rows in batches])
+            yield embeds[torch.tensor(order).argsort()]
 
 
 class DiffusionScorer:
@@ -69,23 +101,69 @@ class DiffusionScorer:
 
     Args:
         teacher: loaded with its autoencoder.
+        chunk_size: how many items [`score_chunks`] gives at a time; few, since each takes long.
         options: ``num_draws``, ``timestep_range``, ``weighting``, ``seed`` and ``batch_size`` of
             [`DiffusionTeacher.diffusion_score`].
     """
 
-    def __init__(self, teacher: DiffusionTeacher, **options):
-        self.teacher, self.options = teacher, options
+    def __init__(self, teacher: DiffusionTeacher, chunk_size: int = 16, **options):
+        self.teacher, self.chunk_size, self.options = teacher, chunk_size, options
 
     def score(self, items: Sequence[Item]) -> list[np.ndarray]:
         """A matrix (captions, images) of -d(x, c) for each item; higher means a better match."""
-        images = [image for item in items for image in item.images]
+        return [matrix for chunk in self.score_chunks(items) for matrix in chunk]
+
+    def score_chunks(self, items: Sequence[Item]) -> Iterator[list[np.ndarray]]:
+        """The matrices of [`score`], ``chunk_size`` items at a time."""
+        for start in range(0, len(items), self.chunk_size):
+            chunk = items[start : start + self.chunk_size]
+            matrices: list = [None] * len(chunk)
+            for count in {len(item.captions) for item in chunk}:
+                places = [place for place, item in enumerate(chunk) if len(item.captions) == count]
+                for place, matrix in zip(places, self._score_alike([chunk[place] for place in places]), strict=True):
+                    matrices[place] = matrix
+            yield matrices
+
+    def _score_alike(self, items: Sequence[Item]) -> list[np.ndarray]:
+        """Items of equally many captions."""
+        images = [read_picture(image) for item in items for image in item.images]
         captions = [list(item.captions) for item in items for _ in item.images]
         errors = self.teacher.diffusion_score(images, captions, **self.options)  # (all images, captions)
         return [-rows.T.numpy() for rows in errors.split([len(item.images) for item in items])]
 
 
-def _distinct(values: list, key) -> tuple[list, list[int]]:
-    """The distinct values in order, and for each value its place among them."""
-    first: dict = {}
-    rows = [first.setdefault(key(value), (len(first), value))[0] for value in values]
-    return [value for _, value in first.values()], rows
+class _Growing:
+    """Embeddings of things in the order of their first use, computed no sooner than they are asked for."""
+
+    def __init__(self, total: int, batches: Iterator[Tensor]):
+        self.total, self.batches, self.filled, self.rows = total, batches, 0, torch.empty(0)
+
+    def take(self, places: "_Places", things: Sequence) -> Tensor:
+        wanted = [places[thing] for thing in things]
+        while self.filled <= max(wanted):
+            batch = next(self.batches)
+            if not self.filled:
+                self.rows = torch.empty(self.total, batch.shape[1])
+            self.rows[self.filled : self.filled + len(batch)] = batch
+            self.filled += len(batch)
+        return self.rows[wanted]
+
+
+class _Places:
+    """The place of each thing among the distinct ones."""
+
+    def __init__(self, key: Callable):
+        self.key, self.known = key, {}
+
+    def __getitem__(self, thing) -> int:
+        return self.known[self.key(thing)]
+
+
+def _distinct(things: Iterable, key: Callable) -> tuple[list, _Places]:
+    """The distinct things in the order of their first use, and where each is among them."""
+    places, distinct = _Places(key), []
+    for thing in things:
+        if key(thing) not in places.known:
+            places.known[key(thing)] = len(distinct)
+            distinct.append(thing)
+    return distinct, places

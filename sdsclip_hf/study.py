@@ -16,8 +16,8 @@ from sdsclip_hf import plots, shapes
 from sdsclip_hf.checkpoints import write_json
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data import load_image_captions
-from sdsclip_hf.evaluation import score_benchmark
-from sdsclip_hf.metrics.winoground_group_score import winoground_group_score as winoground
+from sdsclip_hf.evaluation import cached_benchmark
+from sdsclip_hf.metrics.winoground_group_score import winoground
 from sdsclip_hf.resources import find_config
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import load_clip
@@ -85,18 +85,18 @@ class Study:
             train_dataset=self.data,
         )
         trainer.train()
-        scores, tags = score_benchmark(
-            ClipScorer(trainer.student.base_clip, trainer.processing_class), self.settings["benchmark"]
-        )
-        self._save(path, scores, tags, trainer.state.log_history, origin)
+        scorer = ClipScorer(trainer.student.base_clip, trainer.processing_class)
+        self._save(path, scorer, trainer.state.log_history, origin)
 
     def _score_start(self) -> None:
         path = self._path(BEFORE, 0)
         if not path.exists():
             scorer = ClipScorer(*load_clip(shapes.resolve(self.settings["model_name_or_path"])))
-            self._save(path, *score_benchmark(scorer, self.settings["benchmark"]), [])
+            self._save(path, scorer, [])
 
-    def _save(self, path: Path, scores: np.ndarray, tags: list[str], history: list[dict], origin: str = "") -> None:
+    def _save(self, path: Path, scorer: ClipScorer, history: list[dict], origin: str = "") -> None:
+        items = cached_benchmark(self.settings["benchmark"]).items
+        scores, tags = np.stack(scorer.score(items)), [item.tag for item in items]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").write_text(json.dumps(history))
         partial = path.with_suffix(".partial.npz")
@@ -132,7 +132,7 @@ class Study:
         return {"settings": self.settings, "arms": summary}
 
     def _right(self, arm: str, seed: int) -> np.ndarray:
-        return winoground.right_items(np.load(self._path(arm, seed))["scores"])[0].astype(float)
+        return winoground.right_items(np.load(self._path(arm, seed))["scores"])["group"].astype(float)
 
 
 def _check(settings: dict) -> None:

@@ -21,6 +21,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from hub_server import HubServer
+
 WORDS = ("a", "photo", "of", "cat", "dog", "on", "red", "blue", "mat", "chair")
 
 
@@ -156,3 +158,17 @@ def pairs() -> datasets.Dataset:
     """24 captioned pictures."""
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
     return datasets.Dataset.from_list(make_rows(24), features=features)
+
+
+def hub_env(server: HubServer, **settings: str) -> dict[str, str]:
+    """The environment of a subprocess that takes `server` for the Hub and keeps its cache beside the server's root."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
+    home = str(server.root.parent / "hf_home")
+    return kept | {"HF_ENDPOINT": server.url, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1", **settings}
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A Hugging Face Hub on loopback with nothing in it: put folders into `hub.root`."""
+    with HubServer(tmp_path / "hub") as server:
+        yield server

@@ -1,24 +1,93 @@
-"""Benchmarks of composition: each gives items of images and captions; what is scored how is left to the caller."""
+"""Benchmarks of composition, and of what fine-tuning may cost: each gives items; what is scored how is left to the caller.
 
-from sdsclip_hf.benchmarks import shapes
-from sdsclip_hf.benchmarks.items import Item
+A benchmark is asked for as ``NAME[:PART][=SOURCE[@REVISION]]``: ``winoground``, ``sugarcrepe:swap_obj``,
+``aro_relation=data/aro``, ``classification:test=cifar10``, ``retrieval:test=shapes``.
+"""
 
-BENCHMARKS = {"shapes": shapes.load}
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdsclip_hf.benchmarks import aro, classification, retrieval, shapes, sugarcrepe, winoground
+from sdsclip_hf.benchmarks.items import Benchmark, ImageCell, ImageFile, Item, picture_key, read_picture
+from sdsclip_hf.benchmarks.sources import Options
+
+BENCHMARKS = {
+    "winoground": winoground.load,
+    "aro_relation": aro.load_relation,
+    "aro_attribution": aro.load_attribution,
+    "aro_coco_order": aro.load_coco_order,
+    "aro_flickr30k_order": aro.load_flickr30k_order,
+    "sugarcrepe": sugarcrepe.load,
+    "shapes": shapes.load,
+    "classification": classification.load,
+    "retrieval": retrieval.load,
+}
+GROUPS = {"aro": [name for name in BENCHMARKS if name.startswith("aro_")]}
+GATED = {
+    "winoground": "Winoground is gated: accept its licence at https://huggingface.co/datasets/facebook/winoground, then "
+    "`hf auth login` or set HF_TOKEN; or name a copy on disk."
+}
 
 
-def load_benchmark(name: str) -> list[Item]:
+def parse(spec: str) -> tuple[str, str, str]:
+    """``NAME[:PART][=SOURCE]`` to name, part and source, the latter two perhaps empty.
+
+    Raises:
+        ValueError: there is no such benchmark.
+    """
+    head, _, source = spec.partition("=")
+    name, _, part = head.partition(":")
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}; choose from {', '.join([*BENCHMARKS, *GROUPS])}.")
+    return name, part, source
+
+
+def expand(specs: Sequence[str], data: str | None = None) -> list[str]:
+    """Groups such as ``aro`` to their members, each with its place in the folder ``data`` where it names none itself."""
+    members = []
+    for spec in specs:
+        head, equals, source = spec.partition("=")
+        members += [f"{member}{equals}{source}" for member in GROUPS.get(head, [head])]
+    return [_placed(spec, Path(data).expanduser()) if data else spec for spec in members]
+
+
+def _placed(spec: str, data: Path) -> str:
+    name, _, source = parse(spec)
+    if source or name == "shapes":
+        return spec
+    return f"{spec}={data / name if (data / name).exists() else data}"
+
+
+def load_benchmark(spec: str, options: Options | None = None) -> Benchmark:
     """The items of a benchmark.
 
     Args:
-        name: the benchmark, optionally with a split: ``shapes``, ``shapes:validation``.
+        spec: ``NAME[:PART][=SOURCE[@REVISION]]``. PART is a split, or a subset of SugarCrepe. SOURCE is a Hub id, a
+            folder or a file; default: the copy on the Hub that the benchmark is known by.
+        options: see [`Options`].
 
     Raises:
-        ValueError: there is no such benchmark or split.
+        ValueError: there is no such benchmark, part or column, or images are missing.
+        OSError: the source cannot be loaded.
     """
-    benchmark, _, split = name.partition(":")
-    if benchmark not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {benchmark!r}; choose from {', '.join(BENCHMARKS)}.")
-    return BENCHMARKS[benchmark](split or "test")
+    name, part, source = parse(spec)
+    try:
+        return BENCHMARKS[name](spec, part, source, options or Options())
+    except OSError as error:
+        if name in GATED and not Path(source).exists():
+            raise OSError(f"{error} {GATED[name]}") from error
+        raise
 
 
-__all__ = ["BENCHMARKS", "Item", "load_benchmark"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "ImageCell",
+    "ImageFile",
+    "Item",
+    "Options",
+    "expand",
+    "load_benchmark",
+    "picture_key",
+    "read_picture",
+]

@@ -1,21 +1,140 @@
-"""What every benchmark is made of."""
+"""What benchmarks are made of: items of pictures and captions, and pictures that are read only when they are needed."""
 
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from types import MappingProxyType
 from typing import NamedTuple
 
+import datasets
 from PIL import Image
+
+Box = tuple[float, float, float, float]
+
+
+class ImageFile(NamedTuple):
+    """A picture in a file.
+
+    Args:
+        path: the file.
+        box: (left, top, right, bottom) of the part that is shown, in pixels; None: all of it.
+    """
+
+    path: str
+    box: Box | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path
+
+    @property
+    def key(self) -> Hashable:
+        return self
+
+    def read(self) -> Image.Image:
+        with Image.open(self.path) as image:
+            return _shown(image, self.box)
+
+
+class ImageCell(NamedTuple):
+    """A picture in the undecoded image column of a dataset.
+
+    Args:
+        column: the dataset, of that column alone.
+        row: the cell's row.
+        digest: of the cell's bytes, so that equal pictures are known without being decoded.
+        box: see [`ImageFile`].
+    """
+
+    column: datasets.Dataset
+    row: int
+    digest: bytes
+    box: Box | None = None
+
+    @property
+    def name(self) -> str:
+        return f"row {self.row}, column {self.column.column_names[0]!r}"
+
+    @property
+    def key(self) -> Hashable:
+        return self.digest, self.box
+
+    def read(self) -> Image.Image:
+        cell = self.column[self.row][self.column.column_names[0]]
+        source = cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])
+        with Image.open(source) as image:
+            return _shown(image, self.box)
+
+
+def _shown(image: Image.Image, box: Box | None) -> Image.Image:
+    """RGB and cropped as the benchmarks' authors do it; what has the box's size already is a crop made beforehand."""
+    image = image.convert("RGB")
+    if box is None:
+        return image
+    left, top, right, bottom = (round(edge) for edge in box)
+    return image if image.size == (right - left, bottom - top) else image.crop(box)
+
+
+Picture = ImageFile | ImageCell | Image.Image
+
+
+def picture_key(picture: Picture) -> Hashable:
+    """Equal for pictures that need encoding only once."""
+    return id(picture) if isinstance(picture, Image.Image) else picture.key
+
+
+def read_picture(picture: Picture) -> Image.Image:
+    """The picture in RGB, cropped to its box.
+
+    Raises:
+        OSError: it cannot be read; the message names it.
+    """
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    try:
+        return picture.read()
+    except Exception as error:  # there is hardly an exception that a decoder does not raise on some broken file
+        raise OSError(
+            f"the image {picture.name} could not be read ({' '.join(str(error).split()) or repr(error)}). Mend it, or "
+            "take it away and pass --allow_missing."
+        ) from error
 
 
 class Item(NamedTuple):
-    """One question of a benchmark: caption k belongs to image k.
+    """One question of a benchmark.
 
     Args:
         identifier: the item's name within the benchmark.
         images: I pictures.
-        captions: K captions.
-        tag: the subset that the item belongs to.
+        captions: K captions. Of two images, caption k belongs to image k. Of one image, the first caption is the true
+            one; in retrieval all are; in classification there are none, but the benchmark's ``classes``.
+        tag: the subset, relation, attribute pair or class that the item belongs to.
+        labels: further ways to divide the items, e.g. ``{"num_main_preds": "1"}``.
     """
 
     identifier: str
-    images: tuple[Image.Image, ...]
+    images: tuple[Picture, ...]
     captions: tuple[str, ...]
     tag: str = ""
+    labels: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass
+class Benchmark:
+    """Items to score, and where they came from.
+
+    Args:
+        name: as it was asked for, e.g. ``sugarcrepe:swap_obj``.
+        kind: which rule scores it: ``winoground``, ``aro_relation``, ``aro_attribution``, ``aro_order``,
+            ``sugarcrepe``, ``classification`` or ``retrieval``.
+        items: the questions.
+        source: what was read: ``name``, ``revision`` (a commit, where the source has one), ``items`` (how many),
+            ``published_items`` (how many there should be, where known) and ``missing_images``.
+        classes: for classification, class -> its captions, one a prompt template.
+    """
+
+    name: str
+    kind: str
+    items: list[Item]
+    source: dict
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -1,0 +1,12 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["sdsclip_hf"]
+# [tool.uv.sources]
+# sdsclip_hf = { path = "..", editable = true }
+# ///
+"""Score models on benchmarks; with no argument, the bundled student on the embedded shapes world."""
+
+from sdsclip_hf.evaluate import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""A scorer's answers on disk: part by part while they are made, and as one parquet file in the end."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdsclip_hf.benchmarks import Benchmark
+from sdsclip_hf.benchmarks.items import Item
+
+SCHEMA = pa.schema(
+    {
+        "model": pa.string(),
+        "benchmark": pa.string(),
+        "item": pa.string(),
+        "tag": pa.string(),
+        "captions": pa.list_(pa.string()),
+        "scores": pa.list_(pa.list_(pa.float32())),
+        "ranks": pa.list_(pa.list_(pa.int64())),
+    }
+)
+
+
+class Answers:
+    """The answers of one model to one benchmark, in a folder of parts that an interrupted evaluation goes on from.
+
+    A row is an item: ``scores`` (captions, images), or in classification and retrieval ``ranks``, see [`ranks`].
+
+    Args:
+        folder: of the parts; it is made with the first.
+        model: the run's name.
+        benchmark: the questions.
+    """
+
+    def __init__(self, folder: Path, model: str, benchmark: Benchmark):
+        self.folder, self.model, self.benchmark = folder, model, benchmark
+
+    def read(self) -> list[np.ndarray]:
+        """The answers so far, in the order of the items."""
+        answers: list[np.ndarray] = []
+        while (path := self._part(len(answers))).is_file():
+            part = pq.read_table(path, columns=["scores", "ranks"]).to_pylist()
+            answers += [_array(row) for row in part]
+        return answers
+
+    def append(self, start: int, answers: Sequence[np.ndarray]) -> None:
+        """Add the answers to the items from ``start`` on; a part is written at once or not at all."""
+        items = self.benchmark.items[start : start + len(answers)]
+        rows = [self._row(item, answer) for item, answer in zip(items, answers, strict=True)]
+        path = self._part(start)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial)
+        partial.replace(path)
+
+    def parts(self) -> Iterator[Path]:
+        """The files, in the order of the items."""
+        return iter(sorted(self.folder.glob("*.parquet")))
+
+    def _part(self, start: int) -> Path:
+        return self.folder / f"{start:09d}.parquet"
+
+    def _row(self, item: Item, answer: np.ndarray) -> dict:
+        row = {"model": self.model, "benchmark": self.benchmark.name, "item": item.identifier, "tag": item.tag}
+        column = "ranks" if np.issubdtype(answer.dtype, np.integer) else "scores"
+        return row | {"captions": list(item.captions), column: np.atleast_2d(answer).tolist()}
+
+
+def _array(row: dict) -> np.ndarray:
+    if row["scores"] is not None:
+        return np.array(row["scores"], dtype=np.float32)
+    return np.array(row["ranks"], dtype=np.int64)
+
+
+def merge(parts: Sequence[Path], path: Path) -> None:
+    """One parquet file of all parts, written at once or not at all."""
+    partial = path.with_suffix(".partial")
+    with pq.ParquetWriter(partial, SCHEMA) as writer:
+        for part in parts:
+            writer.write_table(pq.read_table(part, schema=SCHEMA))
+    partial.replace(path)

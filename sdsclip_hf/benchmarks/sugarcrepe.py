@@ -1,0 +1,63 @@
+"""SugarCrepe (Hsieh et al. 2023, arXiv 2306.14610): one image, its caption, and a fluent false one."""
+
+from pathlib import Path
+
+from sdsclip_hf.benchmarks.items import Benchmark, Item
+from sdsclip_hf.benchmarks.sources import Options, Row, collect, open_rows
+
+HUB_ID = "HuggingFaceM4/SugarCrepe"  # one dataset a subset: HuggingFaceM4/SugarCrepe_swap_obj, ...
+SUBSETS = {
+    "add_obj": 2062,
+    "add_att": 692,
+    "replace_obj": 1652,
+    "replace_att": 788,
+    "replace_rel": 1406,
+    "swap_obj": 245,
+    "swap_att": 666,
+}
+
+
+def load(name: str, subset: str, source: str, options: Options) -> Benchmark:
+    """One subset, or all seven, each tagged by its name.
+
+    Raises:
+        ValueError: there is no such subset.
+    """
+    if subset and subset not in SUBSETS:
+        raise ValueError(f"{name}: unknown subset {subset!r}; choose from {', '.join(SUBSETS)}.")
+    parts = [_load_subset(name, part, source, options) for part in ([subset] if subset else SUBSETS)]
+    items = [item for part in parts for item in part.items]
+    counts = {key: sum(part.source[key] for part in parts) for key in ("items", "published_items", "missing_images")}
+    sources = {part.source["name"]: part.source["revision"] for part in parts}
+    whole = {"name": ", ".join(sources), "revision": ", ".join(dict.fromkeys(filter(None, sources.values()))) or None}
+    return Benchmark(name, "sugarcrepe", items, whole | counts)
+
+
+def _load_subset(name: str, subset: str, source: str, options: Options) -> Benchmark:
+    def item(row: Row) -> Item:
+        true, false = _captions(row)
+        return Item(f"{subset}/{row.identifier}", (row.image("filename", "image", "images"),), (true, false), subset)
+
+    rows = open_rows(_place(source or HUB_ID, subset), [f"{subset}.json"], options)
+    return collect(name, "sugarcrepe", rows, item, options, published_items=SUBSETS[subset])
+
+
+def _place(source: str, subset: str) -> str:
+    """Where a subset lies in a folder, or on the Hub beside the others."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        base, at, revision = source.partition("@")
+        return f"{base.removesuffix(f'_{subset}')}_{subset}{at}{revision}" if not folder.exists() else source
+    candidates = (folder / subset, folder / f"SugarCrepe_{subset}", folder / f"{subset}.parquet")
+    return str(next((path for path in candidates if path.exists()), folder))
+
+
+def _captions(row: Row) -> tuple[str, str]:
+    """The true and the false caption: the authors' keys, or the Hub copy's list and label."""
+    if row.get("tested_labels") is None:
+        return row["caption"], row["negative_caption"]
+    true = row["true_label"]
+    false = [caption for caption in row["tested_labels"] if caption != true]
+    if len(false) != 1:
+        raise ValueError(f"item {row.identifier}: tested_labels must hold true_label and one other caption.")
+    return true, false[0]

@@ -1,0 +1,133 @@
+"""Any checkpoint that embeds images and captions into one space: CLIP, SigLIP and their like, LoRA adapters too."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import PeftConfig, PeftModel
+from PIL import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from sdsclip_hf import shapes
+from sdsclip_hf.errors import expand, explain_loading
+from sdsclip_hf.onednn import FastLinear
+
+
+class DualEncoder:
+    """Unit-length embeddings of images and captions, in float32 whatever the model's dtype.
+
+    Args:
+        model: has ``get_image_features`` and ``get_text_features``.
+        processor: its processor, of an image processor and a tokenizer.
+
+    Raises:
+        ValueError: the model or the processor is of another kind.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
+        for part in ("get_image_features", "get_text_features"):
+            if not hasattr(model, part):
+                raise ValueError(
+                    f"a {type(model).__name__} does not embed images and captions apart (it has no {part}); give an "
+                    "image-text dual encoder such as CLIP or SigLIP."
+                )
+        self.model, self.processor = model, processor
+        text = getattr(model.config, "text_config", None)
+        limits = (processor.tokenizer.model_max_length, getattr(text, "max_position_embeddings", None))
+        self.max_length = min(limit for limit in limits if limit)
+        self._text_inputs = set(inspect.signature(model.get_text_features).parameters)
+        self._pads_to_longest: bool | None = None
+
+    def preprocess(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        """What the image tower takes: ``pixel_values`` (B, 3, H, W), and what else the model wants."""
+        return dict(self.processor.image_processor(images, return_tensors="pt"))
+
+    def embed_pixels(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Preprocessed images to (B, D), on the CPU."""
+        device, dtype = self.model.device, self.model.dtype
+        moved = {
+            name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
+            for name, value in inputs.items()
+        }
+        with _inference(self.model):
+            return _unit(self.model.get_image_features(**moved))
+
+    def tokenize(self, captions: list[str]) -> list[list[int]]:
+        """The token ids of each caption, cut at the longest that the text tower reads."""
+        return self.processor.tokenizer(captions, truncation=True, max_length=self.max_length).input_ids
+
+    def embed_tokens(self, ids: list[list[int]]) -> Tensor:
+        """Tokenised captions to (B, D), on the CPU; padded to the longest of them where padding changes nothing."""
+        if self._pads_to_longest is None:
+            self._pads_to_longest = self._ignores_padding(ids[0])
+        return self._embed_padded(ids, "longest" if self._pads_to_longest else "max_length")
+
+    def _ignores_padding(self, ids: list[int]) -> bool:
+        """SigLIP, for one, reads its padding and was trained with captions padded to the full length."""
+        short, full = (self._embed_padded([ids[:1] + ids[-1:]], kind) for kind in ("longest", "max_length"))
+        return bool((short - full).abs().max() < 1e-3 * full.abs().max())
+
+    def _embed_padded(self, ids: list[list[int]], padding: str) -> Tensor:
+        batch = self.processor.tokenizer.pad(
+            {"input_ids": ids}, padding=padding, max_length=self.max_length, return_tensors="pt"
+        )
+        tokens = {name: value.to(self.model.device) for name, value in batch.items() if name in self._text_inputs}
+        with _inference(self.model):
+            return _unit(self.model.get_text_features(**tokens))
+
+
+@contextmanager
+def _inference(model: PreTrainedModel) -> Iterator[None]:
+    """No gradients, no dropout; afterwards the model is in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), FastLinear():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _unit(features) -> Tensor:
+    pooled = features if isinstance(features, Tensor) else features.pooler_output
+    return F.normalize(pooled.float(), dim=-1).cpu()
+
+
+def load_dual_encoder(
+    name_or_path: str | Path, revision: str | None = None, dtype: str = "auto", device: str | None = None
+) -> DualEncoder:
+    """A dual encoder from a folder or the Hub; a LoRA adapter is merged into the base model that it names.
+
+    Args:
+        name_or_path: a model, an adapter that PEFT wrote, or ``shapes/student``.
+        revision: branch, tag or commit on the Hub.
+        dtype: of the weights, e.g. ``float16``; ``auto``: as they are stored.
+        device: default: the GPU if there is one.
+
+    Raises:
+        OSError: it cannot be loaded.
+        ValueError: it is no dual encoder.
+    """
+    name = expand(shapes.resolve(str(name_or_path)))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with explain_loading("the model", name, "--model"):
+        if (Path(name) / "adapter_config.json").is_file():
+            return _load_adapter(name, dtype, device)
+        AutoConfig.from_pretrained(
+            name, revision=revision
+        )  # what is no model at all fails with the clearest error here
+        model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype).to(device).eval()
+        return DualEncoder(model, AutoProcessor.from_pretrained(name, revision=revision))
+
+
+def _load_adapter(folder: str, dtype: str, device: str) -> DualEncoder:
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not base:
+        raise OSError("its adapter_config.json names no base model")
+    encoder = load_dual_encoder(base, dtype=dtype, device=device)
+    encoder.model = PeftModel.from_pretrained(encoder.model, folder).merge_and_unload().eval()
+    return encoder

@@ -1,0 +1,246 @@
+"""Score models on benchmarks: a table, every item's scores, a plot, and for several models the paired differences."""
+
+import argparse
+import json
+import logging
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from sdsclip_hf import plots, shapes
+from sdsclip_hf.answers import Answers, merge
+from sdsclip_hf.benchmarks import Benchmark, Options, expand, load_benchmark
+from sdsclip_hf.checkpoints import fingerprint, write_json
+from sdsclip_hf.comparison import compare
+from sdsclip_hf.dual_encoder import load_dual_encoder
+from sdsclip_hf.evaluation import Scorer, answer_chunks, score_rows, table
+from sdsclip_hf.losses import WEIGHTINGS
+from sdsclip_hf.outcomes import Outcome, outcomes
+from sdsclip_hf.resources import versions
+from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
+from sdsclip_hf.teacher import DiffusionTeacher
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE, RESULTS_FILE, SCORES_FILE = "evaluation.json", "results.json", "scores.parquet"
+
+
+def evaluate_models(args: argparse.Namespace, command: str) -> dict:
+    """Run what is missing of an evaluation, and return what ``results.json`` holds.
+
+    Args:
+        args: from [`parse_arguments`].
+        command: what was typed, for the record.
+
+    Raises:
+        ValueError: an argument does not fit, or the output folder holds another evaluation.
+        OSError: a model or a benchmark cannot be loaded.
+    """
+    folder = Path(args.output_dir)
+    runs = _name_runs([*args.model, *args.teacher])
+    specs = expand(args.benchmark, args.data)
+    benchmarks = {spec: load_benchmark(spec, _benchmark_options(args)) for spec in specs}
+    _claim(folder, args, benchmarks)
+    done = (
+        json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")) if (folder / RESULTS_FILE).is_file() else None
+    )
+    found: dict[str, dict[str, list[Outcome]]] = {}
+    models, parts = {}, []
+    for run, name in runs.items():
+        scorer, models[run] = _open_scorer(name, args)
+        _check_model(models[run], done and done["models"][run], folder / "parts" / _slug(run))
+        if done:
+            continue
+        for spec, benchmark in benchmarks.items():
+            answers = Answers(folder / "parts" / _slug(run) / _slug(spec), run, benchmark)
+            found.setdefault(spec, {})[run] = outcomes(benchmark, _complete(answers, scorer))
+            parts += answers.parts()
+    if done:
+        return done
+    results = {"command": command, "versions": versions(), "models": models, "benchmarks": {}}
+    for spec, benchmark in benchmarks.items():
+        first, *others = found[spec]
+        results["benchmarks"][spec] = {
+            "source": benchmark.source,
+            "scores": {run: score_rows(outcome) for run, outcome in found[spec].items()},
+            "differences": {run: compare(found[spec][first], found[spec][run]) for run in others},
+        }
+    merge(parts, folder / SCORES_FILE)
+    write_json(folder / RESULTS_FILE, results)
+    shutil.rmtree(folder / "parts")
+    return results
+
+
+def _name_runs(names: Sequence[str]) -> dict[str, str]:
+    """run -> model: the last part of each name, or all of it where that is not unique."""
+    if len(set(names)) != len(names):
+        raise ValueError(f"the models {', '.join(names)} name one twice; give each once.")
+    short = [Path(name).name for name in names]
+    return {name if short.count(last) > 1 else last: name for name, last in zip(names, short, strict=True)}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", name)[-100:]
+
+
+def _benchmark_options(args: argparse.Namespace) -> Options:
+    templates = args.templates
+    if len(templates) == 1 and Path(templates[0]).is_file():
+        lines = Path(templates[0]).read_text(encoding="utf-8").splitlines()
+        templates = [line.strip() for line in lines if line.strip()]
+    columns = {name: getattr(args, name) for name in ("image_column", "caption_column", "label_column")}
+    return Options(args.allow_missing, args.image_dir, templates=tuple(templates), **columns)
+
+
+def _settings(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dict:
+    """What decides the scores."""
+    names = ("model", "teacher", "dtype", "num_draws", "timestep_range", "weighting", "seed", "templates")
+    sources = {spec: benchmark.source for spec, benchmark in benchmarks.items()}
+    return json.loads(json.dumps({name: getattr(args, name) for name in names} | {"benchmarks": sources}))
+
+
+def _claim(folder: Path, args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> None:
+    """Make the output folder this evaluation's, or see that it is."""
+    now, path = _settings(args, benchmarks), folder / SETTINGS_FILE
+    if path.is_file():
+        then = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in now if then.get(name) != now[name]]
+        if changed:
+            raise ValueError(
+                f"{folder} holds another evaluation: its {changed[0]} is {then.get(changed[0])!r:.200}, not "
+                f"{now[changed[0]]!r:.200}. Choose another --output_dir."
+            )
+    elif any((folder / name).exists() for name in (RESULTS_FILE, SCORES_FILE)):
+        raise ValueError(f"{folder} holds the results of another run. Choose another --output_dir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, now)
+
+
+def _open_scorer(name: str, args: argparse.Namespace) -> tuple[Scorer, dict]:
+    """The scorer of a model, and what is recorded of it."""
+    if name in args.model:
+        encoder = load_dual_encoder(name, dtype=args.dtype)
+        scorer = ClipScorer(encoder.model, encoder.processor, args.batch_size, args.num_workers)
+        return scorer, {"name": name, "kind": "dual encoder", "fingerprint": fingerprint(encoder.model)}
+    dtype = "float32" if args.dtype == "auto" else args.dtype
+    teacher = DiffusionTeacher.from_pretrained(shapes.resolve(name), load_vae=True, dtype=dtype)
+    options = {key: getattr(args, key) for key in ("num_draws", "timestep_range", "weighting", "seed")}
+    scorer = DiffusionScorer(teacher, batch_size=args.batch_size, **options)
+    return scorer, {"name": name, "kind": "diffusion model", "fingerprint": fingerprint(teacher)}
+
+
+def _check_model(record: dict, finished: dict | None, parts: Path) -> None:
+    """Note which weights the parts come from; raise ValueError if they come from others."""
+    path = parts / "model.json"
+    earlier = finished or (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else record)
+    if earlier != record:
+        raise ValueError(
+            f"the weights of {record['name']} are not those that {parts.parent.parent} was begun with. Choose another "
+            "--output_dir."
+        )
+    if not finished:
+        parts.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+
+
+def _complete(answers: Answers, scorer: Scorer) -> list:
+    """The answers that are on disk, and those that are still missing."""
+    known = answers.read()
+    total = len(answers.benchmark.items)
+    with tqdm(total=total, initial=len(known), desc=f"{answers.model}, {answers.benchmark.name}", unit="item") as bar:
+        if len(known) < total:
+            for chunk in answer_chunks(scorer, answers.benchmark, len(known)):
+                answers.append(len(known), chunk)
+                known += chunk
+                bar.update(len(chunk))
+    return known
+
+
+def _report(results: dict, folder: Path) -> None:
+    benchmarks = results["benchmarks"]
+    runs = {run: {spec: one["scores"][run] for spec, one in benchmarks.items()} for run in results["models"]}
+    differences = None
+    if len(runs) == 2:
+        differences = {spec: next(iter(one["differences"].values())) for spec, one in benchmarks.items()}
+    print(f"\nScores in % with 95 % intervals; a tie counts as wrong:\n{table(runs, differences)}\n")
+    for spec, one in benchmarks.items():
+        print(_tell_source(spec, one["source"], one["scores"]))
+    plots.plot_scores(runs, folder / "scores.png")
+    print(f"\n{RESULTS_FILE}, {SCORES_FILE} (every item) and scores.png are in {folder}.")
+
+
+def _tell_source(spec: str, source: dict, scores: dict) -> str:
+    at = f" at {source['revision']}" if source["revision"] else ""
+    text = f"{spec.partition('=')[0]}: {source['items']} items of {source['name']}{at}"
+    if source["published_items"] not in (None, source["items"]):
+        text += f"; the published benchmark has {source['published_items']}"
+    if source["missing_images"]:
+        text += f"; {source['missing_images']} left out, since their images are missing"
+    rows = next(iter(scores.values()))
+    if rows[0]["score"] == "micro accuracy":
+        text += "; it does not tell relations, attributes or subsets, so there is no macro accuracy"
+    return text + "."
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog="evaluate", description=__doc__)
+    add = parser.add_argument
+    add(
+        "--model",
+        "--model_name_or_path",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="a CLIP, SigLIP, ...: Hub id, folder, LoRA adapter",
+    )
+    add(
+        "--teacher",
+        "--teacher_name_or_path",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="a diffusion model, scored by its denoising error",
+    )
+    add("--benchmark", nargs="+", action="extend", default=[], help="NAME[:PART][=SOURCE[@REVISION]], see the README")
+    add("--data", help="a folder with the benchmarks' data, one folder each by name, or of one benchmark")
+    add("--output_dir", default="outputs/evaluation", help="receives results.json, scores.parquet and scores.png")
+    add("--allow_missing", action="store_true", help="leave out items whose image is missing, and count them")
+    add("--image_dir", help="images that belong to a json file; default: looked for beside it")
+    add("--batch_size", type=int, default=128, help="images or captions encoded at once")
+    add("--num_workers", type=int, default=2, help="processes that read images ahead")
+    add("--dtype", default="auto", help="of the weights; scores are float32 whatever it is")
+    add("--templates", nargs="+", default=["a photo of a {}."], help="prompts of classification, or a file of them")
+    for column in ("image", "caption", "label"):
+        add(f"--{column}_column", help="of classification and retrieval data; default: found by type and name")
+    add("--num_draws", type=int, default=10, help="draws of (t, noise) that a teacher's score is the mean of")
+    add("--timestep_range", nargs=2, type=int, help="first and last timestep of a teacher's score; default: all")
+    add("--weighting", default="constant", choices=WEIGHTINGS, help="w(t) of a teacher's score")
+    add("--seed", type=int, default=0, help="of a teacher's noise")
+    args = parser.parse_args(argv)
+    if not args.model and not args.teacher:
+        args.model = ["shapes/student"]
+    if not args.benchmark:
+        args.benchmark = ["shapes:test", "retrieval:test=shapes"]
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``recipes/evaluate.py`` and ``sdsclip evaluate``."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = parse_arguments(argv)
+    folder = Path(args.output_dir)
+    try:
+        started = time.perf_counter()
+        results = evaluate_models(args, shlex.join(["evaluate", *argv]))
+        _report(results, folder)
+        print(f"It took {time.perf_counter() - started:.0f} s.")
+    except (ValueError, OSError) as error:
+        logger.debug("the traceback of the error below", exc_info=True)
+        sys.exit(f"error: {error}")

@@ -1,0 +1,157 @@
+"""From scores to outcomes: which questions a model got right, by each benchmark's published rule."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sdsclip_hf.benchmarks import Benchmark
+from sdsclip_hf.metrics.aro_relation import choices
+from sdsclip_hf.metrics.aro_relation.symmetric_relations import SYMMETRIC
+from sdsclip_hf.metrics.winoground_group_score import winoground
+
+ALL = "all"
+MIN_ATTRIBUTE_CASES = 25
+
+
+class Outcome(NamedTuple):
+    """One score, question by question.
+
+    Args:
+        subset: which items: ``all``, or one of the benchmark's tags.
+        score: the score's name, e.g. ``group`` or ``macro accuracy``.
+        right: (N,) bool, which questions are answered rightly; a tie is not.
+        ties: how many questions hang on a tie.
+        groups: (N,) labels; the score is the unweighted mean over the groups' accuracies. None: the plain mean.
+        headline: whether it belongs into the table, or only among all results.
+    """
+
+    subset: str
+    score: str
+    right: np.ndarray
+    ties: int
+    groups: np.ndarray | None = None
+    headline: bool = True
+
+    def by_group(self) -> list[np.ndarray]:
+        """``right`` of each group."""
+        if self.groups is None:
+            return [self.right]
+        return [self.right[self.groups == name] for name in np.unique(self.groups)]
+
+
+def outcomes(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    """What a benchmark's rule makes of a scorer's answers.
+
+    Args:
+        benchmark: the items.
+        answers: for each item a matrix (captions, images) of scores; in classification and retrieval the ranks that
+            [`ranks`] tells of.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    for item, answer in zip(benchmark.items, answers, strict=True):
+        if np.isnan(answer).any():
+            raise ValueError(f"{benchmark.name}: the scores of item {item.identifier} hold NaN; mend the model.")
+    return RULES[benchmark.kind](benchmark, answers)
+
+
+def _winoground(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    scores = np.stack(answers)
+    right = winoground.right_items(scores)
+    ties = {part: winoground.tied_items(scores, part) for part in right}
+    return [
+        Outcome(subset, part, right[part][chosen], int(ties[part][chosen].sum()), headline=headline)
+        for subset, chosen, headline in _subsets(benchmark)
+        for part in right
+    ]
+
+
+def _subsets(benchmark: Benchmark):
+    """(name, bool (N,), whether it is a headline) of all items, of each tag, and of each value of each label."""
+    items = benchmark.items
+    yield ALL, np.ones(len(items), dtype=bool), True
+    tags = np.array([item.tag for item in items])
+    for tag in dict.fromkeys(filter(None, tags.tolist())):
+        yield tag, tags == tag, True
+    for label in dict.fromkeys(label for item in items for label in item.labels):
+        values = np.array([item.labels.get(label, "") for item in items])
+        for value in sorted(set(values.tolist()) - {""}):
+            yield f"{label} {value}", values == value, label == "num_main_preds"
+
+
+def _choices(answers: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) right and (N,) tied of one image's true caption, in row 0, against the false ones."""
+    scores = [np.asarray(answer)[:, 0] for answer in answers]
+    pairs = [(score[:1], score[None, 1:]) for score in scores]
+    judged = [(choices.right_items(*pair)[0], choices.tied_items(*pair)[0]) for pair in pairs]
+    right, tied = zip(*judged, strict=True)
+    return np.array(right), np.array(tied)
+
+
+def _grouped(benchmark: Benchmark, answers: Sequence, keep: Callable[[dict[str, int]], set[str]]) -> list[Outcome]:
+    """Macro and micro accuracy, and that of each tag; the macro one over the tags that ``keep`` chooses of the counts."""
+    right, tied = _choices(answers)
+    tags = np.array([item.tag for item in benchmark.items])
+    found = [Outcome(ALL, "micro accuracy", right, int(tied.sum()))]
+    if "" in tags:  # the source does not tell: there is no macro accuracy then
+        return found
+    names, counts = np.unique(tags, return_counts=True)
+    kept = keep(dict(zip(names.tolist(), counts.tolist(), strict=True)))
+    chosen = np.isin(tags, sorted(kept))
+    if kept:
+        macro = Outcome(ALL, "macro accuracy", right[chosen], int(tied[chosen].sum()), tags[chosen])
+        found.insert(0, macro)
+    return found + [
+        Outcome(name, "accuracy", right[tags == name], int(tied[tags == name].sum()), headline=False) for name in names
+    ]
+
+
+def _relation(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    return _grouped(benchmark, answers, lambda counts: set(counts) - set(SYMMETRIC))
+
+
+def _attribution(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    def frequent(counts: dict[str, int]) -> set[str]:
+        return {name for name, count in counts.items() if count >= MIN_ATTRIBUTE_CASES}
+
+    return _grouped(benchmark, answers, frequent)
+
+
+def _order(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    right, tied = _choices(answers)
+    return [Outcome(ALL, "accuracy", right, int(tied.sum()))]
+
+
+def _sugarcrepe(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    found = _grouped(benchmark, answers, set)
+    return [outcome._replace(headline=True) for outcome in found]
+
+
+def _classification(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    return _at_k(ALL, "accuracy", np.stack(answers), (1, 5))
+
+
+def _retrieval(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    of_images, of_captions = np.stack([answer[0] for answer in answers]), np.concatenate([a[1:] for a in answers])
+    ways = {"image to text": of_images, "text to image": of_captions}
+    return [outcome for way, ranks in ways.items() for outcome in _at_k(way, "recall", ranks, (1, 5, 10))]
+
+
+def _at_k(subset: str, score: str, ranks: np.ndarray, cuts: Sequence[int]) -> list[Outcome]:
+    """Of (N, 2) ranks from 0, with ties counted against the model and for it: right where even the first is below k."""
+    against, favourable = ranks.T
+    tied = {k: int(((favourable < k) & (against >= k)).sum()) for k in cuts}
+    return [Outcome(subset, f"{score}@{k}", against < k, tied[k]) for k in cuts]
+
+
+RULES = {
+    "winoground": _winoground,
+    "aro_relation": _relation,
+    "aro_attribution": _attribution,
+    "aro_order": _order,
+    "sugarcrepe": _sugarcrepe,
+    "classification": _classification,
+    "retrieval": _retrieval,
+}
