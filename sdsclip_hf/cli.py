@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "finetune": ("finetune", "fine-tune a CLIP with the distillation term"),
     "study": ("study", "compare arms over seeds, with intervals"),
+    "metrics": ("metrics.command", "let evaluate.load find the metrics by their names"),
 }
 
 

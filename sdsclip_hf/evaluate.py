@@ -17,7 +17,7 @@ from sdsclip_hf import plots, shapes
 from sdsclip_hf.answers import Answers, merge
 from sdsclip_hf.benchmarks import Benchmark, Options, expand, load_benchmark
 from sdsclip_hf.checkpoints import fingerprint, write_json
-from sdsclip_hf.comparison import compare
+from sdsclip_hf.significance import compare
 from sdsclip_hf.dual_encoder import load_dual_encoder
 from sdsclip_hf.evaluation import Scorer, answer_chunks, score_rows, table
 from sdsclip_hf.losses import WEIGHTINGS
@@ -192,23 +192,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="evaluate", description=__doc__)
     add = parser.add_argument
-    add(
-        "--model",
-        "--model_name_or_path",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="a CLIP, SigLIP, ...: Hub id, folder, LoRA adapter",
-    )
-    add(
-        "--teacher",
-        "--teacher_name_or_path",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="a diffusion model, scored by its denoising error",
-    )
-    add("--benchmark", nargs="+", action="extend", default=[], help="NAME[:PART][=SOURCE[@REVISION]], see the README")
+    many = {"nargs": "+", "action": "extend", "default": []}  # may be repeated, too
+    add("--model", "--model_name_or_path", **many, help="CLIP, SigLIP, ...: a Hub id, a folder, a LoRA adapter")
+    add("--teacher", "--teacher_name_or_path", **many, help="a diffusion model, scored by its denoising error")
+    add("--benchmark", **many, help="NAME[:PART][=SOURCE[@REVISION]], see the README")
     add("--data", help="a folder with the benchmarks' data, one folder each by name, or of one benchmark")
     add("--output_dir", default="outputs/evaluation", help="receives results.json, scores.parquet and scores.png")
     add("--allow_missing", action="store_true", help="leave out items whose image is missing, and count them")

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from sdsclip_hf.benchmarks import Benchmark, expand, load_benchmark
-from sdsclip_hf.metrics.winoground_group_score.scoring import Bootstrap
+from sdsclip_hf.significance import score_interval
 from sdsclip_hf.outcomes import Outcome, outcomes
 from sdsclip_hf.ranks import class_ranks, retrieval_ranks
 from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
@@ -46,12 +46,11 @@ def score_rows(found: Sequence[Outcome]) -> list[dict]:
         Rows of ``subset``, ``score``, ``value`` (a fraction), ``interval`` (low, high), ``n``, ``ties``, ``groups`` (how
         many the mean is over; None for a plain mean) and ``headline``.
     """
-    bootstrap = Bootstrap()
     rows = []
     for outcome in found:
         groups = outcome.by_group()
         row = {"subset": outcome.subset, "score": outcome.score, "value": float(np.mean([g.mean() for g in groups]))}
-        row |= {"interval": bootstrap.interval(groups), "n": len(outcome.right), "ties": outcome.ties}
+        row |= {"interval": score_interval(outcome), "n": len(outcome.right), "ties": outcome.ties}
         rows.append(row | {"groups": None if outcome.groups is None else len(groups), "headline": outcome.headline})
     return rows
 
@@ -82,7 +81,7 @@ def table(runs: dict[str, Results], differences: Results | None = None) -> str:
 
     Args:
         runs: run -> benchmark -> rows, see [`score_rows`].
-        differences: benchmark -> rows of the second run minus the first, see [`comparison.compare`].
+        differences: benchmark -> rows of the second run minus the first, see [`significance.compare`].
     """
     compared = ["difference", "McNemar p"] if differences else []
     lines = [["benchmark", "subset", "score", "items", "ties", *runs, *compared]]
@@ -94,7 +93,8 @@ def table(runs: dict[str, Results], differences: Results | None = None) -> str:
             ties = "/".join(str(one["ties"]) for one in same)
             line = [spec.partition("=")[0], row["subset"], row["score"], str(row["n"]), ties, *map(_percent, same)]
             if differences:
-                line += [_percent(differences[spec][number], "+5.1f"), f"{differences[spec][number]['p']:.2g}"]
+                difference = differences[spec][number]
+                line += [_percent(difference, "+5.1f"), "" if difference["p"] is None else f"{difference['p']:.2g}"]
             lines.append(line)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

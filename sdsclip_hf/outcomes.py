@@ -24,6 +24,8 @@ class Outcome(NamedTuple):
         ties: how many questions hang on a tie.
         groups: (N,) labels; the score is the unweighted mean over the groups' accuracies. None: the plain mean.
         headline: whether it belongs into the table, or only among all results.
+        clusters: (N,) numbers of the items that questions belong to, where an item has several; they are resampled
+            together. None: each question is an item.
     """
 
     subset: str
@@ -32,6 +34,7 @@ class Outcome(NamedTuple):
     ties: int
     groups: np.ndarray | None = None
     headline: bool = True
+    clusters: np.ndarray | None = None
 
     def by_group(self) -> list[np.ndarray]:
         """``right`` of each group."""
@@ -75,8 +78,8 @@ def _subsets(benchmark: Benchmark):
     tags = np.array([item.tag for item in items])
     for tag in dict.fromkeys(filter(None, tags.tolist())):
         yield tag, tags == tag, True
-    for label in dict.fromkeys(label for item in items for label in item.labels):
-        values = np.array([item.labels.get(label, "") for item in items])
+    for label in dict.fromkeys(label for item in items for label, _ in item.labels):
+        values = np.array([dict(item.labels).get(label, "") for item in items])
         for value in sorted(set(values.tolist()) - {""}):
             yield f"{label} {value}", values == value, label == "num_main_preds"
 
@@ -135,8 +138,10 @@ def _classification(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
 
 def _retrieval(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
     of_images, of_captions = np.stack([answer[0] for answer in answers]), np.concatenate([a[1:] for a in answers])
-    ways = {"image to text": of_images, "text to image": of_captions}
-    return [outcome for way, ranks in ways.items() for outcome in _at_k(way, "recall", ranks, (1, 5, 10))]
+    images = np.repeat(np.arange(len(answers)), [len(answer) - 1 for answer in answers])
+    to_text = _at_k("image to text", "recall", of_images, (1, 5, 10))
+    to_image = _at_k("text to image", "recall", of_captions, (1, 5, 10))
+    return to_text + [outcome._replace(clusters=images) for outcome in to_image]
 
 
 def _at_k(subset: str, score: str, ranks: np.ndarray, cuts: Sequence[int]) -> list[Outcome]:

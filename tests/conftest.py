@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from hub_server import HubServer
 from PIL import Image
 from transformers import (
     CLIPConfig,
@@ -20,8 +21,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
 )
-
-from hub_server import HubServer
 
 WORDS = ("a", "photo", "of", "cat", "dog", "on", "red", "blue", "mat", "chair")
 

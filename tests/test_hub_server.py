@@ -127,7 +127,182 @@ found["fresh"] = load("org/other")
 """
 
 
-def run(code: str, sha: str, env: dict[str, str]) -> dict:
-    """What `code` found, in a process of its own."""
-    code = f"{COMMON}{code}\nPath({(path := Path(env['HF_HOME'], 'found.json'))!r:.0}".replace("Path(", "", 0)
-    return {}
+def start(code: str, server: HubServer, sha: str, **settings: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", f"{COMMON}{code}\nprint(json.dumps(found))", sha]
+    return subprocess.Popen(command, env=hub_env(server, **settings), stdout=subprocess.PIPE, text=True)
+
+
+def found_by(process: subprocess.Popen) -> dict:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return json.loads(output.splitlines()[-1])
+
+
+def write_pairs(folder: Path, pairs: datasets.Dataset) -> None:
+    """A repository as `Dataset.push_to_hub` makes it: two shards and the card."""
+    (folder / "data").mkdir(parents=True)
+    for number in range(2):
+        shard = pairs.shard(2, number, contiguous=True)
+        shard.to_parquet(folder / "data" / f"test-{number:05}-of-00002.parquet")
+    (folder / "README.md").write_text(CARD.format(num_bytes=pairs.data.nbytes, num_examples=len(pairs)))
+
+
+def write_pictures(folder: Path, pairs: datasets.Dataset) -> None:
+    """A repository of picture files, captioned in metadata.jsonl."""
+    (folder / "test").mkdir(parents=True)
+    for number, row in enumerate(pairs):
+        row["image"].save(folder / "test" / f"{number}.png")
+    lines = [json.dumps({"file_name": f"{number}.png", "caption": row["caption"]}) for number, row in enumerate(pairs)]
+    (folder / "test" / "metadata.jsonl").write_text("\n".join(lines))
+
+
+@pytest.fixture(scope="module")
+def few(pairs):
+    return pairs.select(range(6))
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory, few):
+    """(server, sha, what the clients found online, with nothing listening, and offline)."""
+    root = tmp_path_factory.mktemp("session") / "hub"
+    for name in ("pairs", "gated", "private"):
+        write_pairs(root / "datasets" / "org" / name, few)
+    (root / "datasets" / "org" / "gated" / ".gated").touch()
+    (root / "datasets" / "org" / "private" / ".private").touch()
+    write_pictures(root / "datasets" / "org" / "pictures", few)
+    make_clip().save_pretrained(root / "models" / "org" / "clip")
+    make_processor().save_pretrained(root / "models" / "org" / "clip")
+    metric = root / "spaces" / "org" / "some_metric"
+    metric.mkdir(parents=True)
+    (metric / "some_metric.py").write_text(METRIC)
+    (metric / "helper.py").write_text(HELPER)
+    with HubServer(root) as server:
+        sha = server.repository("datasets", "org/pairs").sha
+        online = found_by(start(ONLINE, server, sha))
+    dead, offline = start(CACHED, server, sha), start(CACHED, server, sha, HF_HUB_OFFLINE="1")
+    return server, sha, online, found_by(dead), found_by(offline)
+
+
+def test_datasets_are_read(session, few):
+    _, sha, online, _, _ = session
+    assert online["pairs"] == [6, [24, 20], few["caption"][:]]
+    assert online["pictures"] == [[24, 20], few["caption"][:]]
+    assert online["stream"] == few["caption"][:]
+    shards = [f"data/test-{number:05}-of-00002.parquet" for number in range(2)]
+    assert online["stream_files"] == [f"hf://datasets/org/pairs@{sha}/{shard}" for shard in shards]
+
+
+def test_loaded_datasets_tell_their_commit(session):
+    """The folder of their cache files is named by it, wherever they come from."""
+    _, sha, online, dead, offline = session
+    assert online["commits"] == [sha] * 3
+    assert online["derived"] == [sha] * 2
+    assert dead["commits"] == offline["commits"] == [sha] * 2
+    assert online["builder"] == dead["builder"] == offline["builder"] == sha
+
+
+def test_datasets_out_of_reach(session):
+    _, _, online, dead, offline = session
+    not_found = "datasets.exceptions.DatasetNotFoundError"
+    gated = "Dataset 'org/gated' is a gated dataset on the Hub."
+    page = "https://huggingface.co/datasets/org/gated"
+    assert online["gated"] == [not_found, f"{gated} You must be authenticated to access it."]
+    assert online["stranger"] == [not_found, f"{gated} Visit the dataset page at {page} to ask for access."]
+    assert online["accepted"] == [6, 6]
+    for name in ("private", "unknown"):
+        assert online[name][0] == not_found
+        assert "doesn't exist on the Hub or cannot be accessed" in online[name][1]
+    assert online["revision"] == [not_found, "Revision 'v9' doesn't exist for dataset 'org/pairs' on the Hub."]
+    assert online["wrong_token"][0] == "huggingface_hub.errors.HfHubHTTPError"
+    assert "Invalid credentials in Authorization header" in online["wrong_token"][1]
+    for found in (dead, offline):
+        assert found["fresh"][0] == "builtins.ConnectionError"
+        assert "Couldn't reach 'org/other' on the Hub" in found["fresh"][1]
+
+
+def test_the_api(session):
+    server, sha, online, _, _ = session
+    files = server.repository("datasets", "org/gated").sizes
+    assert online["info"] == [sha, "auto", False, files]
+    names = ["data", "README.md", "data/test-00000-of-00002.parquet", "data/test-00001-of-00002.parquet"]
+    assert online["tree"] == [[name, sha] for name in names]
+    assert online["data"] == names[2:]
+    assert online["paths"] == ["data"]
+    assert online["snapshot"] == ["helper.py", "some_metric.py"]
+    assert online["part"] == CARD[4:11]
+    assert online["whoami"] == ["accepted", "Invalid user token."]
+
+
+def test_models_and_metrics_are_read(session):
+    server, _, online, _, _ = session
+    assert online["clip"] == [make_clip().num_parameters(), make_processor().tokenizer("a photo")["input_ids"]]
+    assert online["no_clip"][0] == "builtins.OSError"
+    assert "is not a valid model identifier" in online["no_clip"][1]
+    assert online["metric"] == {"share": 0.5}
+    assert online["no_metric"] == "builtins.FileNotFoundError"
+    assert ("GET", "/spaces/org/some_metric/resolve/main/helper.py") in server.requests
+
+
+def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, dict, bytes]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method, headers=headers)) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+def test_files(hub):
+    folder = hub.root / "models" / "org" / "name"
+    folder.mkdir(parents=True)
+    (folder / "text").write_bytes(b"0123456789")
+    url = f"{hub.url}/org/name/resolve/main/text"
+    status, headers, content = ask(url)
+    assert (status, content, headers["Content-Length"], headers["Accept-Ranges"]) == (200, b"0123456789", "10", "bytes")
+    assert headers["X-Repo-Commit"] == hub.repository("models", "org/name").sha
+    head = ask(url, "HEAD")
+    assert (head[0], head[1]["Content-Length"], head[1]["ETag"], head[2]) == (200, "10", headers["ETag"], b"")
+    for wanted, part, told in (
+        ("2-4", b"234", "2-4"),
+        ("7-", b"789", "7-9"),
+        ("-2", b"89", "8-9"),
+        ("8-99", b"89", "8-9"),
+    ):
+        status, headers, content = ask(url, Range=f"bytes={wanted}")
+        assert (status, content, headers["Content-Range"]) == (206, part, f"bytes {told}/10")
+    assert ask(url, Range="bytes=10-")[0] == 416
+    assert ask(f"{hub.url}/org/name/resolve/main/none")[1]["X-Error-Code"] == "EntryNotFound"
+
+
+def test_the_commit_changes_with_the_files(hub):
+    folder = hub.root / "models" / "org" / "name"
+    folder.mkdir(parents=True)
+    (folder / "text").write_text("before")
+    before = hub.repository("models", "org/name").sha
+    (folder / "text").write_text("after")
+    after = hub.repository("models", "org/name").sha
+    assert len(before) == len(after) == 40
+    assert ask(f"{hub.url}/org/name/resolve/{after}/text")[2] == b"after"
+    status, headers, _ = ask(f"{hub.url}/org/name/resolve/{before}/text")
+    assert (status, headers["X-Error-Code"]) == (404, "RevisionNotFound")
+
+
+@pytest.mark.parametrize(
+    ("marker", "token", "expected"),
+    [
+        (".gated", None, (401, "GatedRepo")),
+        (".gated", STRANGER, (403, "GatedRepo")),
+        (".gated", ACCEPTED, (200, None)),
+        (".private", None, (401, "RepoNotFound")),
+        (".private", STRANGER, (404, "RepoNotFound")),
+        (".private", ACCEPTED, (200, None)),
+    ],
+)
+def test_kept_repositories(hub, marker, token, expected):
+    folder = hub.root / "datasets" / "org" / "name"
+    folder.mkdir(parents=True)
+    (folder / "text").touch()
+    (folder / marker).touch()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    status, answered, _ = ask(f"{hub.url}/datasets/org/name/resolve/main/text", **headers)
+    assert (status, answered.get("X-Error-Code")) == expected
+    assert ask(f"{hub.url}/datasets/org/name/resolve/main/{marker}", **headers)[0] in (401, 403, 404)

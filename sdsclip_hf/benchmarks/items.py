@@ -1,9 +1,8 @@
 """What benchmarks are made of: items of pictures and captions, and pictures that are read only when they are needed."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from io import BytesIO
-from types import MappingProxyType
 from typing import NamedTuple
 
 import datasets
@@ -109,14 +108,14 @@ class Item(NamedTuple):
         captions: K captions. Of two images, caption k belongs to image k. Of one image, the first caption is the true
             one; in retrieval all are; in classification there are none, but the benchmark's ``classes``.
         tag: the subset, relation, attribute pair or class that the item belongs to.
-        labels: further ways to divide the items, e.g. ``{"num_main_preds": "1"}``.
+        labels: further ways to divide the items, e.g. ``(("num_main_preds", "1"),)``.
     """
 
     identifier: str
     images: tuple[Picture, ...]
     captions: tuple[str, ...]
     tag: str = ""
-    labels: Mapping[str, str] = MappingProxyType({})
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass

@@ -14,6 +14,7 @@ from sdsclip_hf.data import load_image_captions
 
 IMAGE_FOLDERS = ("images", ".", "val2017")
 SPLITS = ("test", "train", "validation")
+COMMIT = "[0-9a-f]{40}"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,12 @@ class DatasetRows:
 
     def __init__(self, name: str, revision: str | None = None, split: str | None = None):
         self.dataset = _load(name, revision, [split] if split else SPLITS)
-        self.name, self.revision = name, _commit(self.dataset) or revision
+        self.name, self.revision = name, _commit(self.dataset) if not Path(name).expanduser().exists() else None
+        if revision and re.fullmatch(COMMIT, revision) and self.revision not in (None, revision):
+            raise OSError(
+                f"{name} at {revision} cannot be had from here; what is in the cache is {self.revision}. Ask for that "
+                "one, or connect to the network."
+            )
         images = [column for column, kind in self.dataset.features.items() if isinstance(kind, datasets.Image)]
         self.text = self.dataset.remove_columns(images)
         kinds = self.text.features.items()
@@ -176,10 +182,9 @@ def _load(name: str, revision: str | None, splits: Iterable[str]) -> datasets.Da
 
 
 def _commit(dataset: datasets.Dataset) -> str | None:
-    """The commit on the Hub that a dataset was read from."""
-    urls = " ".join(dataset.info.download_checksums or {})
-    found = re.search(r"@([0-9a-f]{40})/", urls)
-    return found and found.group(1)
+    """The commit on the Hub that a dataset was read from: its folder in the cache is named after it."""
+    folders = [Path(file["filename"]).parent.name for file in dataset.cache_files]
+    return next((folder for folder in folders if re.fullmatch(COMMIT, folder)), None)
 
 
 def open_rows(

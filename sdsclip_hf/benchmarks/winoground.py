@@ -19,5 +19,5 @@ def _item(row: Row) -> Item:
         (row.image("image_0"), row.image("image_1")),
         (row["caption_0"], row["caption_1"]),
         row.get("collapsed_tag") or "",
-        {label: str(row.get(label)) for label in LABELS if row.get(label) not in (None, "")},
+        tuple((label, str(row.get(label))) for label in LABELS if row.get(label) not in (None, "")),
     )

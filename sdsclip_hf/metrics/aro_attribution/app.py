@@ -7,7 +7,6 @@ import evaluate
 import gradio as gr
 
 FOLDER = Path(__file__).resolve().parent
-HEADERS = ["score", "%", "interval in %", "items"]
 
 
 def find_module(folder):
@@ -19,6 +18,11 @@ def find_module(folder):
 def card(folder):
     """README.md without its front matter."""
     return (folder / "README.md").read_text("utf-8").split("---\n", 2)[2]
+
+
+def headers(confidence=0.95):
+    """The table's columns."""
+    return ["score", "%", f"{100 * confidence:g} % interval", "items"]
 
 
 def rows(result, group=""):
@@ -41,31 +45,45 @@ def cells(share, interval):
     return f"{100 * share:.1f}", "{:.1f} to {:.1f}".format(*(100 * end for end in interval)) if interval else ""
 
 
+def as_text(inputs):
+    """The inputs of a test case as JSON, an input a line, and an item a line where an item is a list."""
+    lines = []
+    for name, value in inputs.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and isinstance(value[0], list):
+            text = "[\n    " + ",\n    ".join(map(json.dumps, value)) + "\n  ]"
+        lines.append(f"  {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
 def show(text):
     """The table and the raw result for inputs given as a JSON text."""
     try:
         inputs = json.loads(text)
         if not isinstance(inputs, dict):
             raise ValueError(f"the inputs are a {type(inputs).__name__}; give an object of names and values, in {{ }}.")
+        missing = [name for name in METRIC.features if name not in inputs]
+        if missing:
+            raise ValueError(f"the inputs lack {' and '.join(missing)}.")
         result = METRIC.compute(**inputs)
     except (ValueError, TypeError) as error:
         raise gr.Error(str(error), duration=None, print_exception=False) from error
-    return list(rows(result)), result
+    return {"headers": headers(inputs.get("confidence", 0.95)), "data": list(rows(result))}, result
 
 
 def build():
     """The page."""
     cases = json.loads((FOLDER / "test_cases.json").read_text("utf-8"))
-    examples = [json.dumps(case["inputs"], indent=1) for case in cases]
+    examples = [as_text(case["inputs"]) for case in cases]
     with gr.Blocks(title=NAME) as page:
         gr.Markdown(f"# {NAME}\n\n{METRIC.description.strip()}")
         with gr.Row():
             with gr.Column():
-                inputs = gr.Code(examples[0], language="json", label="inputs", lines=12, max_lines=24, interactive=True)
+                inputs = gr.Code(examples[0], language="json", label="inputs", lines=8, max_lines=24, interactive=True)
                 button = gr.Button("Compute", variant="primary")
                 gr.Examples([[text] for text in examples], inputs, example_labels=[case["name"] for case in cases])
             with gr.Column():
-                table = gr.Dataframe(headers=HEADERS, label="scores", interactive=False, wrap=True)
+                table = gr.Dataframe(headers=headers(), label="scores", interactive=False, wrap=True)
                 raw = gr.JSON(label="result")
         with gr.Accordion("About this metric", open=False):
             gr.Markdown(card(FOLDER))

@@ -8,8 +8,12 @@ from .winoground import read_scores, summarize
 
 _DESCRIPTION = """
 Winoground's scores from a 2 x 2 matrix of similarities an item, captions in rows and images in columns. With s(c, i):
-text: s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1); image: s(c0, i0) > s(c0, i1) and s(c1, i1) > s(c1, i0);
-group: both. A tie is wrong. Random scores give 1/4, 1/4 and 1/6.
+
+* text: s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1);
+* image: s(c0, i0) > s(c0, i1) and s(c1, i1) > s(c1, i0);
+* group: both.
+
+A tie is wrong. Random scores give 1/4, 1/4 and 1/6.
 """
 
 _INPUTS = """

@@ -1,13 +1,22 @@
-"""Two models on the same questions: the paired difference of their scores, and McNemar's test."""
+"""How sure scores are: intervals of one model's, and paired differences and McNemar's test of two."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from sdsclip_hf.metrics.winoground_group_score.scoring import Bootstrap
 from sdsclip_hf.outcomes import Outcome
 
 RESAMPLES = 10_000
+CLUSTER_RESAMPLES = 1000
+
+
+def score_interval(outcome: Outcome) -> tuple[float, float]:
+    """(low, high) of a score, 95 % by bootstrap over the items."""
+    if outcome.clusters is not None:
+        return clustered_interval(outcome.right, outcome.clusters)
+    return Bootstrap().interval(outcome.by_group())
 
 
 def compare(first: Sequence[Outcome], second: Sequence[Outcome], seed: int = 0) -> list[dict]:
@@ -16,7 +25,8 @@ def compare(first: Sequence[Outcome], second: Sequence[Outcome], seed: int = 0) 
     Returns:
         Rows of ``subset``, ``score``, ``value`` (a difference of fractions), ``interval`` (low, high; 95 % by bootstrap
         over the same items for both, within groups where the score is a mean over groups), ``n``, ``only_first`` and
-        ``only_second`` (how many questions only one of the two has right), and ``p`` of McNemar's exact test.
+        ``only_second`` (how many questions only one of the two has right), and ``p`` of McNemar's exact test (None
+        where an item has several questions, which are not independent).
     """
     return [_compare(one, other, seed) for one, other in zip(first, second, strict=True)]
 
@@ -24,17 +34,23 @@ def compare(first: Sequence[Outcome], second: Sequence[Outcome], seed: int = 0) 
 def _compare(first: Outcome, second: Outcome, seed: int) -> dict:
     only_first = int((first.right & ~second.right).sum())
     only_second = int((second.right & ~first.right).sum())
-    pairs = list(zip(first.by_group(), second.by_group(), strict=True))
+    groups = zip(first.by_group(), second.by_group(), strict=True)
     return {
         "subset": first.subset,
         "score": first.score,
-        "value": float(np.mean([b.mean() - a.mean() for a, b in pairs])),
-        "interval": difference_interval(pairs, seed),
+        "value": float(np.mean([b.mean() - a.mean() for a, b in groups])),
+        "interval": _difference_interval(first, second, seed),
         "n": len(first.right),
         "only_first": only_first,
         "only_second": only_second,
-        "p": mcnemar(only_first, only_second),
+        "p": mcnemar(only_first, only_second) if first.clusters is None else None,
     }
+
+
+def _difference_interval(first: Outcome, second: Outcome, seed: int) -> tuple[float, float]:
+    if first.clusters is not None:
+        return clustered_interval(second.right.astype(int) - first.right, first.clusters, seed)
+    return difference_interval(list(zip(first.by_group(), second.by_group(), strict=True)), seed)
 
 
 def difference_interval(
@@ -59,6 +75,19 @@ def difference_interval(
         total += (counts[:, 1] - counts[:, 0]) / n
     tail = (1 - confidence) / 2
     low, high = np.quantile(total / len(pairs), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def clustered_interval(
+    values: np.ndarray, clusters: np.ndarray, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """(low, high) of the mean of (N,) values, whole clusters resampled: (N,) numbers from 0."""
+    totals, counts = np.bincount(clusters, values), np.bincount(clusters)
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(len(counts), size=len(counts)) for _ in range(CLUSTER_RESAMPLES))
+    means = [totals[drawn].sum() / counts[drawn].sum() for drawn in draws]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -1,0 +1,235 @@
+"""Placing the metrics in ``evaluate``'s cache of modules, so that ``evaluate.load(name)`` finds them from any folder.
+
+For a name without a slash ``evaluate`` looks for a local folder, then on the Hub, and last among the modules it has
+cached. There it takes the newest of ``evaluate_modules/metrics/evaluate-metric--NAME/<64 hex digits>/NAME.py`` below
+``HF_MODULES_CACHE``, by the time when the file was last changed. Ours lie in a folder named by the hash of their code.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock
+from packaging.version import Version
+
+from sdsclip_hf.metrics import names, path
+
+logger = logging.getLogger(__name__)
+
+STAMP = "sdsclip_hf.json"
+UNFINISHED = ".sdsclip_hf-"
+
+
+@dataclass
+class Installed:
+    """What ``evaluate.load(name)`` would take from the cache.
+
+    Attributes:
+        name: of the metric.
+        state: "absent"; "current", "older" or "newer" than this package's own; or "foreign", which is not from here.
+        version: the version of the package that placed it; None if absent or foreign.
+        folder: where it lies; None if absent.
+    """
+
+    name: str
+    state: str
+    version: str | None = None
+    folder: Path | None = None
+
+
+def install(wanted: Iterable[str] | None = None) -> list[Installed]:
+    """Place metrics in ``evaluate``'s cache, unless they are there already.
+
+    A newer one of ours and a module of the same name from elsewhere stay, and stay the one that is loaded.
+
+    Args:
+        wanted: names of metrics; all of them by default.
+
+    Returns:
+        What then lies in the cache for each.
+
+    Raises:
+        ValueError: there is no metric of that name.
+        OSError: the cache cannot be written to.
+    """
+    return [_install(name) for name in _known(wanted)]
+
+
+def install_quietly() -> None:
+    """[`install`] all metrics; whatever hinders it is a warning in the log and no error."""
+    try:
+        for found in install():
+            if found.state == "foreign":
+                logger.warning("evaluate.load(%r) would take a module from elsewhere: %s", found.name, found.folder)
+    except Exception as error:
+        logger.warning(
+            "The metrics were not placed in evaluate's cache, so that evaluate.load needs a folder: %s", error
+        )
+
+
+def uninstall(wanted: Iterable[str] | None = None) -> list[str]:
+    """Remove what [`install`] has placed, of any version, and nothing else.
+
+    Args:
+        wanted: names of metrics; all of them by default.
+
+    Returns:
+        The names of those that were there.
+
+    Raises:
+        ValueError: there is no metric of that name.
+    """
+    removed = []
+    for name in _known(wanted):
+        folder = _folder(name)
+        if folder.is_dir():
+            with _lock(folder):
+                if _remove_ours(folder):
+                    removed.append(name)
+    return removed
+
+
+def installed() -> list[Installed]:
+    """What ``evaluate``'s cache holds for each metric of this package."""
+    return [_find(name) for name in names()]
+
+
+def _known(wanted: Iterable[str] | None) -> list[str]:
+    wanted = names() if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in wanted:
+        path(name)
+    return wanted
+
+
+def _install(name: str) -> Installed:
+    folder = _folder(name)
+    if _find(name).state in ("absent", "older"):
+        _make_packages(folder)
+        with _lock(folder):
+            # Another process may have come first.
+            if _find(name).state in ("absent", "older"):
+                _place(name, folder)
+    return _find(name)
+
+
+def _place(name: str, folder: Path) -> None:
+    """Write the module beside its place, then rename it, so that no one sees half of it."""
+    source = Path(path(name))
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as temporary:
+        new = Path(temporary) / "module"
+        new.mkdir()
+        for file in _code(source):
+            (new / file.name).write_bytes(file.read_bytes())
+        (new / "__init__.py").touch()
+        (new / STAMP).write_text(json.dumps({"version": _own_version(), "hash": _hash(source)}), encoding="utf-8")
+        place = folder / _hash(source)
+        if place.exists():  # it was changed after it was placed
+            _remove(place)
+        os.replace(new, place)
+    _remove_ours(folder, but=place)
+
+
+def _remove_ours(folder: Path, but: Path | None = None) -> bool:
+    """Remove the modules that [`install`] has placed; whether there were any."""
+    for left in folder.glob(f"{UNFINISHED}*"):  # by a process that was killed
+        shutil.rmtree(left)
+    ours = [module for module in _modules(folder) if module != but and _stamp(module)]
+    for module in ours:
+        _remove(module)
+    return bool(ours)
+
+
+def _remove(module: Path) -> None:
+    """Rename the module before its files go, so that no one sees half of it."""
+    away = module.with_name(f"{UNFINISHED}{module.name}")
+    os.replace(module, away)
+    shutil.rmtree(away)
+
+
+def _find(name: str) -> Installed:
+    """The module that ``evaluate`` would take, judged by its stamp and its code."""
+    while True:
+        try:
+            return _look(name)
+        except FileNotFoundError:  # another process has removed it in between
+            continue
+
+
+def _look(name: str) -> Installed:
+    modules = [module for module in _modules(_folder(name)) if (module / f"{name}.py").exists()]
+    if not modules:
+        return Installed(name, "absent")
+    newest = max(modules, key=lambda module: (module / f"{name}.py").stat().st_mtime)
+    placed_by = _stamp(newest)
+    if placed_by is None:
+        return Installed(name, "foreign", folder=newest)
+    if _hash(newest) == _hash(Path(path(name))):
+        state = "current"
+    else:
+        state = "newer" if Version(placed_by) > Version(_own_version()) else "older"
+    return Installed(name, state, placed_by, newest)
+
+
+def _stamp(module: Path) -> str | None:
+    """The version of the package that placed a module; None for a module from elsewhere.
+
+    Raises:
+        FileNotFoundError: another process has removed the module.
+    """
+    try:
+        return str(Version(json.loads((module / STAMP).read_text(encoding="utf-8"))["version"]))
+    except FileNotFoundError:
+        if not module.exists():
+            raise
+        return None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _hash(module: Path) -> str:
+    """64 hex digits of a metric's code, wherever it lies."""
+    digest = hashlib.sha256()
+    for file in _code(module):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _code(module: Path) -> list[Path]:
+    """The files that the metric is made of, without the page of its Space."""
+    return [file for file in sorted(module.glob("*.py")) if file.name not in ("app.py", "__init__.py")]
+
+
+def _own_version() -> str:
+    return version("sdsclip_hf")
+
+
+def _modules(folder: Path) -> list[Path]:
+    """The folders that ``evaluate`` takes for modules."""
+    return [module for module in folder.iterdir() if len(module.name) == 64] if folder.is_dir() else []
+
+
+def _folder(name: str) -> Path:
+    # Importing evaluate takes seconds, which `sdsclip metrics --help` need not wait for.
+    from evaluate import config
+
+    root = Path(config.HF_MODULES_CACHE) / config.MODULE_NAME_FOR_DYNAMIC_MODULES
+    return root / "metrics" / f"evaluate-metric--{name}"
+
+
+def _make_packages(folder: Path) -> None:
+    """The metric's folder and the empty ``__init__.py`` files that ``evaluate`` would make."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for package in (folder, *folder.parents[:3]):
+        (package / "__init__.py").touch()
+
+
+def _lock(folder: Path) -> FileLock:
+    """The lock that ``evaluate`` itself takes when it writes there."""
+    return FileLock(f"{folder}.lock")
