@@ -1,7 +1,7 @@
 """The loss terms, as pure functions of tensors.
 
 L = L_CLIP + lambda_sds * L_SDS (arXiv 2307.09233), with
-L_SDS = E_{t, eps} || eps_theta(h_w(f_phi(x)), t, c) - eps ||^2.
+L_SDS = E_{t, eps} || eps_theta(h_w(f_phi(x)), t, c) - eps ||^2, and beside it this project's own ranking distillation.
 
 The paper's symbols: ``image_embeds`` are f_phi(x), ``latents`` are z0 = h_w(f_phi(x)), ``predict_noise`` is eps_theta
 with its timesteps t and captions c bound, ``noise`` is eps, and ``alpha``, ``sigma`` belong to the noise schedule:
@@ -26,6 +26,7 @@ def contrastive_loss(
     all_image_embeds: Tensor | None = None,
     all_text_embeds: Tensor | None = None,
     offset: int = 0,
+    negative_embeds: Tensor | None = None,
 ) -> Tensor:
     """CLIP's symmetric cross-entropy over cosine similarities (Radford et al. 2021, arXiv 2103.00020, figure 3).
 
@@ -36,6 +37,8 @@ def contrastive_loss(
         all_image_embeds: image embeddings of all processes, (B, D), gathered with gradient; default: this process's.
         all_text_embeds: the same for captions, (B, D).
         offset: the row of ``all_*`` at which this process's embeddings begin.
+        negative_embeds: captions that belong to no image, (M, D), further wrong answers for every image: the hard
+            negatives of NegCLIP (Yuksekgonul et al. 2023, arXiv 2210.01936).
 
     Returns:
         Scalar: the mean over this process's rows. With gathered embeddings, the mean over processes is the loss of the
@@ -56,7 +59,8 @@ def contrastive_loss(
             "the contrastive loss needs at least two pairs, since a batch of one has no negatives; "
             "raise --per_device_train_batch_size or --per_device_eval_batch_size."
         )
-    logits_per_image = logit_scale * image_embeds @ all_text_embeds.T  # (b, B)
+    answers = all_text_embeds if negative_embeds is None else torch.cat([all_text_embeds, negative_embeds])
+    logits_per_image = logit_scale * image_embeds @ answers.T  # (b, B + M)
     logits_per_text = logit_scale * text_embeds @ all_image_embeds.T  # (b, B)
     labels = torch.arange(offset, offset + len(image_embeds), device=image_embeds.device)
     return (F.cross_entropy(logits_per_image, labels) + F.cross_entropy(logits_per_text, labels)) / 2
@@ -156,6 +160,88 @@ def distillation_loss(
         pull = 2 * residual / residual[0].numel()
     surrogate = (pull * latents).flatten(1).sum(1)  # its gradient in the latents is ``pull``
     return weight * (error + surrogate - surrogate.detach())
+
+
+def ranking_loss(
+    image_embeds: Tensor,
+    candidate_embeds: Tensor,
+    errors: Tensor,
+    temperature: float,
+    logit_scale: Tensor | float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Ranking distillation: KL(softmax_k(-d(x, c_k) / tau) || softmax_k(s * cos(f(x), g(c_k)))), this project's own term.
+
+    Args:
+        image_embeds: unit-length f(x), (B, D).
+        candidate_embeds: unit-length g(c_k) of each image's K candidate captions, (B, K, D).
+        errors: the teacher's d(x, c_k), (B, K); lower means a better match. All K of a row must share their draws.
+        temperature: tau, in units of d, above 0.
+        logit_scale: s, the factor on the cosines, scalar.
+        mask: (B, K) bool, false where an image has fewer than K candidates; default: all true.
+
+    Returns:
+        (B,), in nats; zero where the student's distribution is the teacher's.
+
+    Raises:
+        ValueError: the temperature is not above 0, or an image has fewer than two candidates.
+    """
+    if not temperature > 0:
+        raise ValueError(f"the ranking temperature is {temperature}; it must be above 0.")
+    mask = torch.ones_like(errors, dtype=torch.bool) if mask is None else mask
+    if mask.sum(1).min() < 2:
+        raise ValueError("an image has fewer than two candidate captions; there is nothing to rank. Leave it out.")
+    cosines = torch.einsum("bd,bkd->bk", image_embeds, candidate_embeds)
+    teacher = _masked_log_softmax(-errors / temperature, mask)
+    student = _masked_log_softmax(logit_scale * cosines, mask)
+    return (teacher.exp() * (teacher - student)).masked_fill(~mask, 0.0).sum(1)
+
+
+def _masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    """Over the last axis, with finite values outside the mask, which hold no probability."""
+    return logits.float().masked_fill(~mask, torch.finfo(torch.float32).min / 2).log_softmax(-1)
+
+
+def ranking_temperature(errors: Tensor, share: float = 0.1) -> float:
+    """A temperature that fits the spread of d: ``share`` of the median gap between an image's two best candidates.
+
+    Args:
+        errors: d(x, c_k), (N, K), infinite where an image has fewer candidates.
+        share: above 0.
+
+    Raises:
+        ValueError: the median gap is 0, so that the scores say nothing.
+    """
+    best, second = errors.topk(2, largest=False).values.unbind(-1)
+    gap = (second - best).median().item()
+    if not gap > 0:
+        raise ValueError(f"the median gap between the teacher's two best candidates is {gap}: its scores say nothing.")
+    return share * gap
+
+
+def teacher_confidence(errors: Tensor) -> Tensor:
+    """How sure the teacher is of its first choice: 2 P(the best candidate beats the second) - 1, by its own draws.
+
+    The difference of two candidates' errors under shared draws is taken as normal around its mean over the draws, with
+    the standard error that the draws show.
+
+    Args:
+        errors: d of each draw, (N, K, R), R at least 2, infinite where an image has fewer candidates.
+
+    Returns:
+        (N,) in [0, 1]; 0 at chance.
+
+    Raises:
+        ValueError: there is only one draw.
+    """
+    draws = errors.shape[-1]
+    if draws < 2:
+        raise ValueError("the teacher's confidence needs at least two draws an item; score the captions with more.")
+    rows = torch.arange(len(errors), device=errors.device)
+    best, second = errors.mean(-1).topk(2, largest=False).indices.unbind(-1)
+    differences = errors[rows, second] - errors[rows, best]  # (N, R)
+    error = differences.std(-1) / draws**0.5
+    return torch.erf(differences.mean(-1) / error.clamp_min(1e-12) / 2**0.5)
 
 
 def rms(latents: Tensor) -> Tensor:

@@ -17,7 +17,10 @@ from sdsclip_hf.losses import (
     contrastive_loss,
     distillation_loss,
     noise_weight,
+    ranking_loss,
+    ranking_temperature,
     rms,
+    teacher_confidence,
 )
 
 EVERY_FORM = list(itertools.product(READINGS, GRADIENTS, WEIGHTINGS))
@@ -294,3 +297,113 @@ def test_add_noise_uses_each_sample_s_own_coefficients():
 def test_rms_of_each_sample():
     latents = torch.tensor([[3.0, -4.0, 0.0, 0.0], [2.0, 2.0, -2.0, 2.0]]).view(2, 1, 2, 2)
     assert rms(latents).tolist() == pytest.approx([2.5, 2.0])
+
+
+def test_negative_captions_are_further_wrong_answers_for_images_alone():
+    images, texts, negatives = unit(4, 6), unit(4, 6), unit(3, 6)
+    scale, total = 2.5, 0.0
+    for i in range(4):
+        of_image = [scale * float(images[i] @ text) for text in [*texts, *negatives]]
+        of_text = [scale * float(texts[i] @ image) for image in images]
+        total += math.log(sum(map(math.exp, of_image))) - of_image[i]
+        total += math.log(sum(map(math.exp, of_text))) - of_text[i]
+    loss = contrastive_loss(images, texts, torch.tensor(scale, dtype=torch.float64), negative_embeds=negatives)
+    assert loss.item() == pytest.approx(total / 8)
+
+
+def divergence_by_loops(image, captions, errors, temperature: float, scale: float) -> float:
+    """KL of one image, in plain python, from the definition."""
+    cosines = [sum(a * b for a, b in zip(image, caption, strict=True)) for caption in captions]
+    teacher = [math.exp(-(error - min(errors)) / temperature) for error in errors]
+    student = [math.exp(scale * (cosine - max(cosines))) for cosine in cosines]
+    pairs = [(t / sum(teacher), s / sum(student)) for t, s in zip(teacher, student, strict=True)]
+    return sum(t * math.log(t / s) for t, s in pairs if t > 0)
+
+
+def test_ranking_loss_equals_a_plain_loop():
+    images, candidates, errors = unit(5, 6), torch.stack([unit(4, 6) for _ in range(5)]), torch.rand(5, 4)
+    found = ranking_loss(images, candidates, errors, temperature=0.2, logit_scale=7.0)
+    for row in range(5):
+        expected = divergence_by_loops(images[row].tolist(), candidates[row].tolist(), errors[row].tolist(), 0.2, 7.0)
+        assert found[row].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_masked_candidates_count_for_nothing():
+    images, candidates, errors = unit(2, 6), torch.stack([unit(4, 6) for _ in range(2)]), torch.rand(2, 4)
+    mask = torch.tensor([[True, True, True, False], [True, False, True, False]])
+    found = ranking_loss(images, candidates, errors.masked_fill(~mask, math.inf), 0.1, 5.0, mask)
+    for row in range(2):
+        kept = mask[row]
+        expected = ranking_loss(
+            images[row : row + 1], candidates[row : row + 1, kept], errors[row : row + 1, kept], 0.1, 5.0
+        )
+        assert found[row].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_ranking_loss_is_zero_at_the_teacher_s_distribution_and_does_not_depend_on_order():
+    angles = torch.tensor([[0.3, 0.9, 1.2]], dtype=torch.float64)
+    image = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    candidates = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    errors, scale, temperature = -angles.cos() * 4.0 * 0.05, 4.0, 0.05  # -d / tau = s * cos
+    assert ranking_loss(image, candidates, errors, temperature, scale).item() == pytest.approx(0, abs=1e-6)
+    errors = torch.tensor([[0.1, 0.5, 0.2]])
+    order = torch.tensor([2, 0, 1])
+    first = ranking_loss(image, candidates, errors, temperature, scale)
+    assert ranking_loss(image, candidates[:, order], errors[:, order], temperature, scale).item() == pytest.approx(
+        first.item()
+    )
+
+
+def test_ranking_gradient_equals_finite_differences():
+    images, candidates, errors = unit(2, 3), torch.stack([unit(3, 3) for _ in range(2)]), torch.rand(2, 3)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+
+    def loss(values):
+        return ranking_loss(values, candidates, errors, 0.3, 2.0, mask).sum()
+
+    values = images.clone().requires_grad_(True)
+    loss(values).backward()
+    assert values.grad.isfinite().all()
+    for place in itertools.product(range(2), range(3)):
+        step = torch.zeros_like(images)
+        step[place] = 1e-2  # the divergence itself is in float32
+        slope = (loss(images + step) - loss(images - step)) / 2e-2
+        assert values.grad[place].item() == pytest.approx(slope.item(), abs=2e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_ranking_temperature_must_be_above_zero(temperature):
+    with pytest.raises(ValueError, match="must be above 0"):
+        ranking_loss(unit(1, 3), unit(2, 3)[None], torch.rand(1, 2), temperature, 1.0)
+
+
+def test_one_candidate_is_nothing_to_rank():
+    mask = torch.tensor([[True, False]])
+    with pytest.raises(ValueError, match="fewer than two"):
+        ranking_loss(unit(1, 3), unit(2, 3)[None], torch.rand(1, 2), 0.1, 1.0, mask)
+
+
+def test_temperature_is_a_share_of_the_median_gap():
+    errors = torch.tensor([[0.1, 0.5, 0.9], [0.7, 0.3, math.inf], [0.2, 0.21, 5.0]])
+    assert ranking_temperature(errors, share=0.1) == pytest.approx(0.1 * 0.4)
+    with pytest.raises(ValueError, match="say nothing"):
+        ranking_temperature(torch.ones(3, 2))
+
+
+def test_confidence_is_that_of_a_paired_comparison():
+    torch.manual_seed(0)
+    shared = torch.randn(2, 1, 8) * 10  # common draws: large, and the same for both candidates
+    errors = shared + torch.randn(2, 2, 8) * 0.1
+    errors[0, 1] += 0.02
+    errors[1, 1] += 5.0
+    found = teacher_confidence(errors)
+    for row in range(2):
+        differences = (errors[row, 1] - errors[row, 0]).double().numpy()
+        z = abs(differences.mean()) / (differences.std(ddof=1) / math.sqrt(8))
+        assert found[row].item() == pytest.approx(math.erf(z / math.sqrt(2)), abs=1e-4)
+    assert found[0] < 0.9 < 0.999 < found[1]
+
+
+def test_confidence_needs_two_draws():
+    with pytest.raises(ValueError, match="two draws"):
+        teacher_confidence(torch.rand(3, 2, 1))
