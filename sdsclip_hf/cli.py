@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     "finetune": ("finetune", "fine-tune a CLIP with the distillation term"),
+    "evaluate": ("evaluate", "score models on benchmarks, with intervals and paired differences"),
     "study": ("study", "compare arms over seeds, with intervals"),
     "metrics": ("metrics.command", "let evaluate.load find the metrics by their names"),
 }

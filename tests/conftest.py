@@ -1,9 +1,13 @@
 """Small random models and datasets in the real formats, made once a session."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="modules-")  # recipes place the metrics there
 
 import datasets
 import numpy as np
@@ -21,6 +25,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
 )
+
+atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 WORDS = ("a", "photo", "of", "cat", "dog", "on", "red", "blue", "mat", "chair")
 

@@ -15,10 +15,17 @@ import sdsclip_hf.metrics
 
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1280,1400"
-).split()
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,1400",
+]
 BAD_INPUTS = {"scores": ('{"scores": [[[1]]]}', "scores has shape (1, 1, 1)")}
 OTHER_BAD_INPUTS = ('{"true_scores": [1], "false_scores": [1, 2]}', "2 false_scores for 1 true_scores")
 
@@ -77,20 +84,26 @@ def wait_for_port(port: int, server: subprocess.Popen, log: Path) -> None:
 
 
 def wait(page, condition):
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(page, 60).until(lambda _: condition())
+    # The page may redraw an element between finding it and reading it.
+    patient = WebDriverWait(page, 30, ignored_exceptions=[StaleElementReferenceException])
+    return patient.until(lambda _: condition())
 
 
 def press(page, text: str) -> None:
     wait(page, lambda: page.find_elements("xpath", f"//button[contains(., '{text}')]"))[0].click()
 
 
+def body(page) -> str:
+    return page.find_element("tag name", "body").text
+
+
 def cells(page) -> dict[str, str]:
     """score -> its value in per cent, from the table's first two columns."""
-    texts = {cell.get_attribute("data-testid"): cell.text for cell in page.find_elements("css selector", "td")}
-    rows = {place.split("-")[1] for place in texts if place and place.startswith("cell-")}
-    return {texts[f"cell-{row}-0"]: texts[f"cell-{row}-1"] for row in rows}
+    columns = (page.find_elements("css selector", f"[role=gridcell][data-col='{column}']") for column in (0, 1))
+    return {score.text: value.text for score, value in zip(*columns, strict=False)}
 
 
 def write(page, text: str) -> None:
@@ -119,15 +132,18 @@ def test_the_page_computes_its_examples_and_tells_errors(page, request):
         press(page, "Compute")
         shown = {score: f"{100 * value:.1f}" for score, value in case["result"].items() if isinstance(value, float)}
         wait(page, lambda shown=shown: shown.items() <= cells(page).items())
+        wait(page, lambda case=case: f'"ties":{case["result"]["ties"]},' in "".join(body(page).split()))
         screenshot(page, f"{name}-{number}")
     bad, message = BAD_INPUTS.get(next(iter(case["inputs"])), OTHER_BAD_INPUTS)
-    for text, expected in ((bad, message), ("{", "Expecting property name"), ("{}", "the inputs lack")):
+    for text, expected in ((bad, message), ("nonsense", "no JSON"), ("[1]", "must be an object with")):
         write(page, text)
         press(page, "Compute")
-        wait(page, lambda expected=expected: expected in page.find_element("tag name", "body").text)
+        wait(page, lambda expected=expected: expected in body(page))
     screenshot(page, f"{name}-error")
     press(page, "About this metric")
-    wait(page, lambda: "Definition" in page.find_element("tag name", "body").text)
+    wait(page, lambda: "Definition" in body(page))
+    page.execute_script("window.scrollTo(0, document.body.scrollHeight / 3)")
+    screenshot(page, f"{name}-card")
 
 
 def shown_inputs(page):

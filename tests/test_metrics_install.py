@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import datasets
 import evaluate
 import pytest
 
@@ -25,7 +26,7 @@ LITERAL = 'import evaluate; print(evaluate.load("winoground_group_score").comput
 def cache(tmp_path, monkeypatch) -> Path:
     """An empty cache of modules, which may not exist yet."""
     folder = tmp_path / "hub" / "modules"
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", folder)
+    monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", folder)
     return folder
 
 
@@ -225,7 +226,7 @@ def test_two_processes_at_once(cache, tmp_path):
 def test_a_cache_that_cannot_be_written_is_a_warning_alone(tmp_path, monkeypatch, caplog):
     file = tmp_path / "file"
     file.write_text("")
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", file / "modules")
+    monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", file / "modules")
     with pytest.raises(OSError):
         install()
     with caplog.at_level(logging.WARNING):
@@ -280,3 +281,8 @@ def test_help_names_the_metrics_or_the_states(monkeypatch, capsys, arguments):
     assert stopped.value.code == 0
     help_text = capsys.readouterr().out
     assert NAME in help_text or "foreign" in help_text
+
+
+def test_evaluate_looks_where_datasets_keeps_its_modules():
+    assert str(evaluate.config.HF_MODULES_CACHE) == str(datasets.config.HF_MODULES_CACHE)
+    assert evaluate.config.MODULE_NAME_FOR_DYNAMIC_MODULES == "evaluate_modules"

@@ -216,10 +216,10 @@ def _modules(folder: Path) -> list[Path]:
 
 
 def _folder(name: str) -> Path:
-    # Importing evaluate takes seconds, which `sdsclip metrics --help` need not wait for.
-    from evaluate import config
+    # The same place as evaluate.config's: beside recipes/evaluate.py, `import evaluate` would not give the library.
+    from datasets import config
 
-    root = Path(config.HF_MODULES_CACHE) / config.MODULE_NAME_FOR_DYNAMIC_MODULES
+    root = Path(config.HF_MODULES_CACHE) / "evaluate_modules"
     return root / "metrics" / f"evaluate-metric--{name}"
 
 

@@ -22,7 +22,7 @@ def card(folder):
 
 def headers(confidence=0.95):
     """The table's columns."""
-    return ["score", "%", f"{100 * confidence:g} % interval", "items"]
+    return ["score", "%", f"{100 * confidence:g} % interval", "n"]
 
 
 def rows(result, group=""):
@@ -56,18 +56,24 @@ def as_text(inputs):
     return "{\n" + ",\n".join(lines) + "\n}"
 
 
+def read(text):
+    """The metric's inputs from a JSON text."""
+    try:
+        inputs = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The inputs are no JSON: {error}.") from error
+    if not isinstance(inputs, dict) or not set(METRIC.features) <= set(inputs):
+        raise ValueError(f"The inputs must be an object with {' and '.join(METRIC.features)}.")
+    return inputs
+
+
 def show(text):
     """The table and the raw result for inputs given as a JSON text."""
     try:
-        inputs = json.loads(text)
-        if not isinstance(inputs, dict):
-            raise ValueError(f"the inputs are a {type(inputs).__name__}; give an object of names and values, in {{ }}.")
-        missing = [name for name in METRIC.features if name not in inputs]
-        if missing:
-            raise ValueError(f"the inputs lack {' and '.join(missing)}.")
+        inputs = read(text)
         result = METRIC.compute(**inputs)
     except (ValueError, TypeError) as error:
-        raise gr.Error(str(error), duration=None, print_exception=False) from error
+        raise gr.Error(str(error), duration=20, print_exception=False) from error
     return {"headers": headers(inputs.get("confidence", 0.95)), "data": list(rows(result))}, result
 
 
@@ -79,7 +85,15 @@ def build():
         gr.Markdown(f"# {NAME}\n\n{METRIC.description.strip()}")
         with gr.Row():
             with gr.Column():
-                inputs = gr.Code(examples[0], language="json", label="inputs", lines=8, max_lines=24, interactive=True)
+                inputs = gr.Code(
+                    examples[0],
+                    language="json",
+                    label="inputs",
+                    lines=8,
+                    max_lines=24,
+                    wrap_lines=True,
+                    interactive=True,
+                )
                 button = gr.Button("Compute", variant="primary")
                 gr.Examples([[text] for text in examples], inputs, example_labels=[case["name"] for case in cases])
             with gr.Column():
