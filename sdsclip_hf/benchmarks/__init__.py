@@ -4,6 +4,7 @@ A benchmark is asked for as ``NAME[:PART][=SOURCE[@REVISION]]``: ``winoground``,
 ``aro_relation=data/aro``, ``classification:test=cifar10``, ``retrieval:test=shapes``.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,10 +24,6 @@ BENCHMARKS = {
     "retrieval": retrieval.load,
 }
 GROUPS = {"aro": [name for name in BENCHMARKS if name.startswith("aro_")]}
-GATED = {
-    "winoground": "Winoground is gated: accept its licence at https://huggingface.co/datasets/facebook/winoground, then "
-    "`hf auth login` or set HF_TOKEN; or name a copy on disk."
-}
 
 
 def parse(spec: str) -> tuple[str, str, str]:
@@ -46,8 +43,8 @@ def expand(specs: Sequence[str], data: str | None = None) -> list[str]:
     """Groups such as ``aro`` to their members, each with its place in the folder ``data`` where it names none itself."""
     members = []
     for spec in specs:
-        head, equals, source = spec.partition("=")
-        members += [f"{member}{equals}{source}" for member in GROUPS.get(head, [head])]
+        name = re.split("[:=]", spec, maxsplit=1)[0]
+        members += [member + spec.removeprefix(name) for member in GROUPS.get(name, [name])]
     return [_placed(spec, Path(data).expanduser()) if data else spec for spec in members]
 
 
@@ -71,12 +68,7 @@ def load_benchmark(spec: str, options: Options | None = None) -> Benchmark:
         OSError: the source cannot be loaded.
     """
     name, part, source = parse(spec)
-    try:
-        return BENCHMARKS[name](spec, part, source, options or Options())
-    except OSError as error:
-        if name in GATED and not Path(source).exists():
-            raise OSError(f"{error} {GATED[name]}") from error
-        raise
+    return BENCHMARKS[name](spec, part, source, options or Options())
 
 
 __all__ = [

@@ -48,10 +48,10 @@ def _choice(row: Row, tag: str) -> Item:
 def _box(row: Row) -> Box | None:
     """The part of the image that the captions speak of; the authors show nothing else.
 
-    The parquet copies hold it as one ``bbox``; one without it holds crops.
+    The parquet copies hold it as one ``bbox``; a copy that knows nothing of boxes holds crops.
     """
     box = row.get("bbox")
-    if box is None and "image_path" not in row.values:
+    if {"image_path", "bbox", *BOX_KEYS}.isdisjoint(row.values):
         return None
     left, top, width, height = (row[key] for key in BOX_KEYS) if box is None else (box[key] for key in "xywh")
     return left, top, left + width, top + height
@@ -62,4 +62,6 @@ def _order(row: Row) -> Item:
     captions = row.get("caption_options")
     if captions is None:
         captions = [row["correct_caption"], *(row[column] for column in PERTURBATIONS)]
+    if not isinstance(captions, list) or len(captions) < 2:
+        raise ValueError(f"item {row.identifier}: caption_options must list the true caption and its perturbations.")
     return Item(row.identifier, (row.image("image", "images", "image_path"),), tuple(captions))

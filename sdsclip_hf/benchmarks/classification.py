@@ -5,7 +5,7 @@ from sdsclip_hf.benchmarks.sources import DatasetRows, Options, Row, collect, im
 
 
 def load(name: str, split: str, source: str, options: Options) -> Benchmark:
-    """Images tagged by class, and the captions of the classes that occur.
+    """Images tagged by class, and the captions of all classes: those that the column knows, or else those that occur.
 
     Raises:
         ValueError: no source is named, a column is missing, or a template has no ``{}``.

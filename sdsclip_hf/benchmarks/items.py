@@ -6,6 +6,7 @@ from io import BytesIO
 from typing import NamedTuple
 
 import datasets
+import fsspec
 from PIL import Image
 
 Box = tuple[float, float, float, float]
@@ -60,8 +61,8 @@ class ImageCell(NamedTuple):
 
     def read(self) -> Image.Image:
         cell = self.column[self.row][self.column.column_names[0]]
-        source = cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])
-        with Image.open(source) as image:
+        source = BytesIO(cell["bytes"]) if cell["bytes"] is not None else fsspec.open(cell["path"])  # maybe in a zip
+        with source as file, Image.open(file) as image:
             return _shown(image, self.box)
 
 

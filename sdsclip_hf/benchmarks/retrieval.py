@@ -19,8 +19,10 @@ def load(name: str, split: str, source: str, options: Options) -> Benchmark:
         raise ValueError(f"{rows.name} has no caption column {column!r}; it has {have}. Pass --caption_column.")
 
     def item(row: Row) -> Item:
-        cell = row[column]
-        return Item(row.identifier, (row.image(images),), (cell,) if isinstance(cell, str) else tuple(cell))
+        captions = row[column] if isinstance(row[column], list) else [row[column]]
+        if not captions:
+            raise ValueError(f"item {row.identifier} of {rows.name} has no caption; give it one, or take the row away.")
+        return Item(row.identifier, (row.image(images),), tuple(captions))
 
     benchmark = collect(name, "retrieval", rows, item, options)
     merged: dict = {}

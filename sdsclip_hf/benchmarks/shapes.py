@@ -14,7 +14,7 @@ def load(name: str, split: str, source: str, options: Options) -> Benchmark:
         ValueError: there is no such split, or a source is given.
     """
     if source:
-        raise ValueError(f"{name}={source}: the shapes pairs are made by the package; leave the source out.")
+        raise ValueError(f"{name}: the shapes pairs are made by the package; leave the source out.")
     items = [
         Item(str(row["id"]), (row["image_0"], row["image_1"]), (row["caption_0"], row["caption_1"]), row["tag"])
         for row in scenes.swapped_pairs(split or "test")

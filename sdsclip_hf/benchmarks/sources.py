@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import fsspec
 
 from sdsclip_hf.benchmarks.items import Benchmark, Box, ImageCell, ImageFile, Item
 from sdsclip_hf.data import load_image_captions
@@ -43,10 +44,11 @@ class Row:
         identifier: names the row in errors and results.
         values: column -> value.
         find_image: column -> picture, or None where it is missing.
+        source: what the row is of, for errors.
     """
 
-    def __init__(self, identifier: str, values: dict, find_image: Callable):
-        self.identifier, self.values, self._find_image = identifier, values, find_image
+    def __init__(self, identifier: str, values: dict, find_image: Callable, source: str):
+        self.identifier, self.values, self._find_image, self._source = identifier, values, find_image, source
 
     def __getitem__(self, key: str):
         """A value that must be there.
@@ -57,7 +59,10 @@ class Row:
         value = self.values.get(key)
         if value is None:
             have = ", ".join(name for name, other in self.values.items() if other is not None)
-            raise ValueError(f"item {self.identifier} has no {key!r}; it has {have}. Mend the copy, or load another.")
+            raise ValueError(
+                f"item {self.identifier} of {self._source} has no {key!r}; it has {have or 'nothing but images'}. Mend "
+                "the copy, or load another."
+            )
         return value
 
     def get(self, *keys: str):
@@ -85,11 +90,12 @@ class JsonRows:
         parents = [Path(image_dir).expanduser()] if image_dir else [path.parent, path.parent.parent]
         self.folders = [parent / folder for parent in parents for folder in IMAGE_FOLDERS]
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise ValueError(f"{path} is not valid json ({error}); fetch it anew.") from error
-        pairs = content.items() if isinstance(content, dict) else enumerate(content)
-        self.rows = [(str(identifier), row) for identifier, row in pairs]
+        if isinstance(content, list):
+            content = dict(enumerate(content))
+        self.rows = [(str(key), row) for key, row in content.items()] if isinstance(content, dict) else []
         odd = next((identifier for identifier, row in self.rows if not isinstance(row, dict)), None)
         if odd is not None or not self.rows:
             wrong = "holds no items" if odd is None else f"item {odd} is no object"
@@ -97,14 +103,14 @@ class JsonRows:
 
     def __iter__(self) -> Iterator[Row]:
         for identifier, values in self.rows:
-            yield Row(identifier, values, self._find)
+            yield Row(identifier, values, self._find, self.name)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def _find(self, row: Row, columns: Sequence[str], box: Box | None) -> ImageFile | None:
         name = row.get(*columns) or row[columns[0]]
-        paths = (folder / name for folder in self.folders)
+        paths = (folder / str(name) for folder in self.folders)
         found = next((path for path in paths if path.is_file()), None)
         return None if found is None else ImageFile(str(found), box)
 
@@ -137,9 +143,10 @@ class DatasetRows:
         rows = self.text if self.text.column_names else ({} for _ in range(len(self)))
         for number, values in enumerate(rows):
             for column, names in self.class_names.items():
-                values[column] = names[values[column]]
+                label = values[column]
+                values[column] = None if label is None or label < 0 else names[label]  # -1: not known
             identifier = values.get("id")
-            row = Row(str(number if identifier is None else identifier), values, self._find)
+            row = Row(str(number if identifier is None else identifier), values, self._find, self.name)
             row.number = number
             yield row
 
@@ -166,9 +173,15 @@ def _digests(cells: datasets.Dataset, column: str) -> Iterator[bytes | None]:
             path, content = cell["path"].as_py() if cell.is_valid else None, None
             if cell.is_valid and cell["bytes"].is_valid:
                 content = cell["bytes"].as_buffer()
-            elif path and Path(path).is_file():
+            elif path and _is_file(path):
                 content = path.encode()
             yield None if content is None else hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _is_file(path: str) -> bool:
+    """Of a path that may lead into an archive, as in ``zip://0.png::images.zip``."""
+    system, inner = fsspec.core.url_to_fs(path)
+    return system.isfile(inner)
 
 
 def _load(name: str, revision: str | None, splits: Iterable[str]) -> datasets.Dataset:
@@ -178,6 +191,14 @@ def _load(name: str, revision: str | None, splits: Iterable[str]) -> datasets.Da
             return load_image_captions(name, split=split, revision=revision, option="--data")
         except ValueError as error:  # the next split may exist
             first = first or error
+        except OSError as error:
+            if "is a gated dataset" not in str(error):
+                raise
+            page = f"https://huggingface.co/datasets/{name}"
+            raise OSError(
+                f"{name} is gated: accept its licence at {page}, then `hf auth login` or set HF_TOKEN; or give --data a "
+                f"copy on disk. ({error.__cause__})"
+            ) from error
     raise first
 
 
@@ -204,9 +225,11 @@ def open_rows(
     candidates = (
         [path] if path.suffix == ".json" else [path / part / name for part in ("", "data") for name in json_names]
     )
-    for candidate in candidates:
-        if candidate.is_file():
-            return JsonRows(candidate, options.image_dir)
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found and split not in (None, "", "test"):
+        raise ValueError(f"{found} has no split {split!r}; leave it out.")
+    if found:
+        return JsonRows(found, options.image_dir)
     if path.suffix == ".json":
         raise OSError(f"there is no file {path}; give --data the json file or the folder that it is in.")
     return open_dataset(source, split)
@@ -235,10 +258,16 @@ def image_column(rows: DatasetRows, options: Options) -> str:
     return columns[0]
 
 
-def _checked(item: Item, row: Row) -> Item:
-    odd = next((caption for caption in item.captions if not isinstance(caption, str)), None)
-    if odd is not None:
-        raise ValueError(f"item {row.identifier} has {odd!r:.80} for a caption; a caption must be a string.")
+def _item(make_item: Callable[[Row], Item], row: Row) -> Item:
+    try:
+        item = make_item(row)
+    except (KeyError, TypeError) as error:  # a cell of another kind than the benchmark's
+        raise ValueError(
+            f"item {row.identifier} is not what the benchmark's are ({error!r}); mend the copy."
+        ) from error
+    odd = [caption for caption in item.captions if not isinstance(caption, str)]
+    if odd:
+        raise ValueError(f"item {row.identifier} has {odd[0]!r:.80} for a caption; a caption must be a string.")
     return item
 
 
@@ -255,13 +284,14 @@ def collect(
     Raises:
         ValueError: images are missing, and ``options.allow_missing`` is not set; or no item is left.
     """
-    made = [_checked(make_item(row), row) for row in rows]
+    made = [_item(make_item, row) for row in rows]
     kept = [item for item in made if all(image is not None for image in item.images)]
     missing = [item.identifier for item in made if any(image is None for image in item.images)]
     if missing and not options.allow_missing:
         raise ValueError(
             f"{name}: the images of {len(missing)} of {len(made)} items are missing in {rows.name}, the first of item "
-            f"{missing[0]}. Complete the copy, or pass --allow_missing to leave those items out and have them counted."
+            f"{missing[0]}. Complete the copy (--image_dir tells where the images of a json file are), or pass "
+            "--allow_missing to leave those items out and have them counted."
         )
     if not kept:
         raise ValueError(f"{name}: no item is left of {rows.name}; all of its images are missing. Check --data.")

@@ -21,7 +21,7 @@ def load(name: str, subset: str, source: str, options: Options) -> Benchmark:
     """One subset, or all seven, each tagged by its name.
 
     Raises:
-        ValueError: there is no such subset.
+        ValueError: there is no such subset, or all are asked for of what holds only one.
     """
     if subset and subset not in SUBSETS:
         raise ValueError(f"{name}: unknown subset {subset!r}; choose from {', '.join(SUBSETS)}.")
@@ -29,6 +29,8 @@ def load(name: str, subset: str, source: str, options: Options) -> Benchmark:
     items = [item for part in parts for item in part.items]
     counts = {key: sum(part.source[key] for part in parts) for key in ("items", "published_items", "missing_images")}
     sources = {part.source["name"]: part.source["revision"] for part in parts}
+    if len(sources) < len(parts):
+        raise ValueError(f"{name}: {source} holds one subset; say which, as in sugarcrepe:swap_obj={source}.")
     whole = {"name": ", ".join(sources), "revision": ", ".join(dict.fromkeys(filter(None, sources.values()))) or None}
     return Benchmark(name, "sugarcrepe", items, whole | counts)
 
@@ -45,11 +47,13 @@ def _load_subset(name: str, subset: str, source: str, options: Options) -> Bench
 def _place(source: str, subset: str) -> str:
     """Where a subset lies in a folder, or on the Hub beside the others."""
     folder = Path(source).expanduser()
-    if not folder.is_dir():
-        base, at, revision = source.partition("@")
-        return f"{base.removesuffix(f'_{subset}')}_{subset}{at}{revision}" if not folder.exists() else source
-    candidates = (folder / subset, folder / f"SugarCrepe_{subset}", folder / f"{subset}.parquet")
-    return str(next((path for path in candidates if path.exists()), folder))
+    if folder.is_dir():
+        candidates = (folder / subset, folder / f"SugarCrepe_{subset}", folder / f"{subset}.parquet")
+        return str(next((path for path in candidates if path.exists()), folder))
+    if folder.suffix in (".json", ".parquet"):
+        return source
+    base, at, revision = source.partition("@")
+    return f"{base.removesuffix(f'_{subset}')}_{subset}{at}{revision}"
 
 
 def _captions(row: Row) -> tuple[str, str]:
