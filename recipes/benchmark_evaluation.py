@@ -31,6 +31,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks import ImageFile, Item, read_picture
+from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.scorers import ClipScorer
 
 NOUNS = """face hand man woman boy girl child baby dog cat bird fish horse house tree flower plant fruit car bus train
@@ -209,6 +210,7 @@ def main() -> None:
     parser.add_argument("--num_workers", type=int, default=2, help="reading images ahead, for both")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmark_evaluation"))
     args = parser.parse_args()
+    install_quietly()
     rng = np.random.default_rng(0)
     processor = make_processor()
     clip = make_clip(processor)

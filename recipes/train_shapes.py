@@ -40,6 +40,7 @@ from transformers import (
 from sdsclip_hf.checkpoints import write_json
 from sdsclip_hf.evaluation import evaluate_benchmarks, table
 from sdsclip_hf.losses import contrastive_loss
+from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.shapes import scenes as world
 from sdsclip_hf.student import load_clip
@@ -537,6 +538,7 @@ def main() -> None:
     parser.add_argument("--student_steps", type=int, default=500)
     parser.add_argument("--bag_of_words_steps", type=int, default=1500)
     args = parser.parse_args()
+    install_quietly()
     folder, seed = args.output_dir, args.seed
     states = folder / "states"
     states.mkdir(parents=True, exist_ok=True)

@@ -29,12 +29,8 @@ class DualEncoder:
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
-        for part in ("get_image_features", "get_text_features"):
-            if not hasattr(model, part):
-                raise ValueError(
-                    f"a {type(model).__name__} does not embed images and captions apart (it has no {part}); give an "
-                    "image-text dual encoder such as CLIP or SigLIP."
-                )
+        _check_model(model)
+        _check_processor(processor)
         self.model, self.processor = model, processor
         text = getattr(model.config, "text_config", None)
         limits = (processor.tokenizer.model_max_length, getattr(text, "max_position_embeddings", None))
@@ -80,6 +76,27 @@ class DualEncoder:
             return _unit(self.model.get_text_features(**tokens))
 
 
+def _check_model(model: PreTrainedModel) -> None:
+    for part in ("get_image_features", "get_text_features"):
+        if not hasattr(model, part):
+            raise ValueError(
+                f"a {type(model).__name__} does not embed images and captions apart (it has no {part}); give an "
+                "image-text dual encoder such as CLIP or SigLIP."
+            )
+
+
+def _check_processor(processor: ProcessorMixin) -> None:
+    """Without its files transformers makes some tokenizers of special tokens alone, to which all captions are one."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or not hasattr(processor, "image_processor"):
+        raise ValueError(f"a {type(processor).__name__} is no processor of an image processor and a tokenizer.")
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path or 'the processor'} knows no words; complete its files, such as "
+            "tokenizer.json."
+        )
+
+
 @contextmanager
 def _inference(model: PreTrainedModel) -> Iterator[None]:
     """No gradients, no dropout; afterwards the model is in the mode that it was in."""
@@ -117,10 +134,10 @@ def load_dual_encoder(
     with explain_loading("the model", name, "--model"):
         if (Path(name) / "adapter_config.json").is_file():
             return _load_adapter(name, dtype, device)
-        AutoConfig.from_pretrained(
-            name, revision=revision
-        )  # what is no model at all fails with the clearest error here
+        # What is no model at all fails with the clearest error here.
+        AutoConfig.from_pretrained(name, revision=revision)
         model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype).to(device).eval()
+        _check_model(model)
         return DualEncoder(model, AutoProcessor.from_pretrained(name, revision=revision))
 
 

@@ -1,6 +1,7 @@
 """Score models on benchmarks: a table, every item's scores, a plot, and for several models the paired differences."""
 
 import argparse
+import hashlib
 import json
 import logging
 import re
@@ -17,18 +18,20 @@ from sdsclip_hf import plots, shapes
 from sdsclip_hf.answers import Answers, merge
 from sdsclip_hf.benchmarks import Benchmark, Options, expand, load_benchmark
 from sdsclip_hf.checkpoints import fingerprint, write_json
-from sdsclip_hf.significance import compare
 from sdsclip_hf.dual_encoder import load_dual_encoder
-from sdsclip_hf.evaluation import Scorer, answer_chunks, score_rows, table
+from sdsclip_hf.evaluation import Scorer, answer_chunks, check_speed, labels, score_rows, table
 from sdsclip_hf.losses import WEIGHTINGS
-from sdsclip_hf.outcomes import Outcome, outcomes
+from sdsclip_hf.metrics.install import install_quietly
+from sdsclip_hf.outcomes import Outcome, outcomes, refuse_nan
 from sdsclip_hf.resources import versions
 from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
+from sdsclip_hf.significance import compare
 from sdsclip_hf.teacher import DiffusionTeacher
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_FILE, RESULTS_FILE, SCORES_FILE = "evaluation.json", "results.json", "scores.parquet"
+SETTINGS_FILE, RESULTS_FILE, SCORES_FILE, PLOT_FILE = "evaluation.json", "results.json", "scores.parquet", "scores.png"
+PARTS = "parts"
 
 
 def evaluate_models(args: argparse.Namespace, command: str) -> dict:
@@ -46,6 +49,8 @@ def evaluate_models(args: argparse.Namespace, command: str) -> dict:
     runs = _name_runs([*args.model, *args.teacher])
     specs = expand(args.benchmark, args.data)
     benchmarks = {spec: load_benchmark(spec, _benchmark_options(args)) for spec in specs}
+    for benchmark in benchmarks.values() if args.teacher else ():
+        check_speed(benchmark)  # now, and not after hours with other benchmarks
     _claim(folder, args, benchmarks)
     done = (
         json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")) if (folder / RESULTS_FILE).is_file() else None
@@ -54,14 +59,15 @@ def evaluate_models(args: argparse.Namespace, command: str) -> dict:
     models, parts = {}, []
     for run, name in runs.items():
         scorer, models[run] = _open_scorer(name, args)
-        _check_model(models[run], done and done["models"][run], folder / "parts" / _slug(run))
+        _check_model(models[run], done and done["models"][run], folder / PARTS / _slug(run))
         if done:
             continue
         for spec, benchmark in benchmarks.items():
-            answers = Answers(folder / "parts" / _slug(run) / _slug(spec), run, benchmark)
+            answers = Answers(folder / PARTS / _slug(run) / _slug(spec), run, benchmark)
             found.setdefault(spec, {})[run] = outcomes(benchmark, _complete(answers, scorer))
             parts += answers.parts()
     if done:
+        shutil.rmtree(folder / PARTS, ignore_errors=True)  # there are some if it was stopped between the last two lines
         return done
     results = {"command": command, "versions": versions(), "models": models, "benchmarks": {}}
     for spec, benchmark in benchmarks.items():
@@ -73,7 +79,7 @@ def evaluate_models(args: argparse.Namespace, command: str) -> dict:
         }
     merge(parts, folder / SCORES_FILE)
     write_json(folder / RESULTS_FILE, results)
-    shutil.rmtree(folder / "parts")
+    shutil.rmtree(folder / PARTS)
     return results
 
 
@@ -86,7 +92,8 @@ def _name_runs(names: Sequence[str]) -> dict[str, str]:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.=-]+", "_", name)[-100:]
+    """A name for a folder, of its own for each name."""
+    return f"{re.sub(r'[^a-zA-Z0-9.=-]+', '_', name)[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _benchmark_options(args: argparse.Namespace) -> Options:
@@ -100,23 +107,33 @@ def _benchmark_options(args: argparse.Namespace) -> Options:
 
 def _settings(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dict:
     """What decides the scores."""
-    names = ("model", "teacher", "dtype", "num_draws", "timestep_range", "weighting", "seed", "templates")
-    sources = {spec: benchmark.source for spec, benchmark in benchmarks.items()}
-    return json.loads(json.dumps({name: getattr(args, name) for name in names} | {"benchmarks": sources}))
+    names = ("model", "teacher", "dtype", "num_draws", "timestep_range", "weighting", "seed")
+    names += ("image_dir", "image_column")
+    sources = {f"benchmark {spec}": {"texts": _digest(one)} | one.source for spec, one in benchmarks.items()}
+    return json.loads(json.dumps({name: getattr(args, name) for name in names} | sources))
+
+
+def _digest(benchmark: Benchmark) -> str:
+    """Of all captions, tags and prompts, by which a copy is known that was changed, or read by other columns."""
+    texts = [[item.identifier, item.tag, item.captions] for item in benchmark.items]
+    return hashlib.sha256(json.dumps([texts, benchmark.classes]).encode()).hexdigest()[:16]
 
 
 def _claim(folder: Path, args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> None:
     """Make the output folder this evaluation's, or see that it is."""
     now, path = _settings(args, benchmarks), folder / SETTINGS_FILE
-    if path.is_file():
+    begun = (folder / RESULTS_FILE).is_file() or any((folder / PARTS).rglob("*.parquet"))
+    if path.is_file() and not begun:  # it failed before it had scored anything, perhaps for a mistake in an argument
+        shutil.rmtree(folder / PARTS, ignore_errors=True)
+    elif path.is_file():
         then = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in now if then.get(name) != now[name]]
+        changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
         if changed:
             raise ValueError(
                 f"{folder} holds another evaluation: its {changed[0]} is {then.get(changed[0])!r:.200}, not "
-                f"{now[changed[0]]!r:.200}. Choose another --output_dir."
+                f"{now.get(changed[0])!r:.200}. Choose another --output_dir."
             )
-    elif any((folder / name).exists() for name in (RESULTS_FILE, SCORES_FILE)):
+    elif any((folder / name).exists() for name in (RESULTS_FILE, SCORES_FILE, PLOT_FILE, PARTS)):
         raise ValueError(f"{folder} holds the results of another run. Choose another --output_dir.")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, now)
@@ -156,6 +173,8 @@ def _complete(answers: Answers, scorer: Scorer) -> list:
     with tqdm(total=total, initial=len(known), desc=f"{answers.model}, {answers.benchmark.name}", unit="item") as bar:
         if len(known) < total:
             for chunk in answer_chunks(scorer, answers.benchmark, len(known)):
+                items = answers.benchmark.items[len(known) : len(known) + len(chunk)]
+                refuse_nan(answers.benchmark.name, items, chunk)  # now, and not after hours
                 answers.append(len(known), chunk)
                 known += chunk
                 bar.update(len(chunk))
@@ -169,22 +188,23 @@ def _report(results: dict, folder: Path) -> None:
     if len(runs) == 2:
         differences = {spec: next(iter(one["differences"].values())) for spec, one in benchmarks.items()}
     print(f"\nScores in % with 95 % intervals; a tie counts as wrong:\n{table(runs, differences)}\n")
-    for spec, one in benchmarks.items():
-        print(_tell_source(spec, one["source"], one["scores"]))
-    plots.plot_scores(runs, folder / "scores.png")
-    print(f"\n{RESULTS_FILE}, {SCORES_FILE} (every item) and scores.png are in {folder}.")
+    for spec, label in labels(benchmarks).items():
+        print(_tell_source(label, benchmarks[spec]["source"], benchmarks[spec]["scores"]))
+    plots.plot_scores(runs, folder / PLOT_FILE)
+    print(f"\n{RESULTS_FILE}, {SCORES_FILE} (every item) and {PLOT_FILE} are in {folder}.")
 
 
-def _tell_source(spec: str, source: dict, scores: dict) -> str:
+def _tell_source(label: str, source: dict, scores: dict) -> str:
     at = f" at {source['revision']}" if source["revision"] else ""
-    text = f"{spec.partition('=')[0]}: {source['items']} items of {source['name']}{at}"
+    text = f"{label}: {source['items']} items of {source['name']}{at}"
     if source["published_items"] not in (None, source["items"]):
         text += f"; the published benchmark has {source['published_items']}"
     if source["missing_images"]:
         text += f"; {source['missing_images']} left out, since their images are missing"
     rows = next(iter(scores.values()))
     if rows[0]["score"] == "micro accuracy":
-        text += "; it does not tell relations, attributes or subsets, so there is no macro accuracy"
+        why = "it does not tell relations, attributes or subsets" if len(rows) == 1 else "no group is one that counts"
+        text += f"; {why}, so there is no macro accuracy"
     return text + "."
 
 
@@ -222,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """``recipes/evaluate.py`` and ``sdsclip evaluate``."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse_arguments(argv)
+    install_quietly()
     folder = Path(args.output_dir)
     try:
         started = time.perf_counter()

@@ -1,18 +1,20 @@
 """Scorer x benchmark x metric: the one place where the three come together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
 
 from sdsclip_hf.benchmarks import Benchmark, expand, load_benchmark
-from sdsclip_hf.significance import score_interval
 from sdsclip_hf.outcomes import Outcome, outcomes
 from sdsclip_hf.ranks import class_ranks, retrieval_ranks
 from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
+from sdsclip_hf.significance import score_interval
 
 Scorer = ClipScorer | DiffusionScorer
 Results = dict[str, list[dict]]
+
+RANKED = ("classification", "retrieval")
 
 cached_benchmark = cache(load_benchmark)
 
@@ -27,16 +29,22 @@ def answer_chunks(scorer: Scorer, benchmark: Benchmark, start: int = 0) -> Itera
     Raises:
         ValueError: the benchmark needs embeddings, and the scorer has none.
     """
-    if benchmark.kind not in ("classification", "retrieval"):
+    if benchmark.kind not in RANKED:
         return scorer.score_chunks(benchmark.items[start:])
     if not isinstance(scorer, ClipScorer):
+        check_speed(benchmark)
+    if benchmark.kind == "classification":
+        return class_ranks(scorer, benchmark, benchmark.items[start:])
+    return iter([retrieval_ranks(scorer, benchmark)])
+
+
+def check_speed(benchmark: Benchmark) -> None:
+    """Raise ValueError if a benchmark has too many pairs for a scorer without embeddings."""
+    if benchmark.kind in RANKED:
         raise ValueError(
             f"{benchmark.name} compares every image with every caption, which a diffusion model is far too slow for; "
             "give it a --model."
         )
-    if benchmark.kind == "classification":
-        return class_ranks(scorer, benchmark, benchmark.items[start:])
-    return iter([retrieval_ranks(scorer, benchmark.items)])
 
 
 def score_rows(found: Sequence[Outcome]) -> list[dict]:
@@ -66,12 +74,18 @@ def evaluate_benchmarks(scorer: Scorer, specs: Sequence[str]) -> Results:
     return {spec: evaluate_benchmark(scorer, cached_benchmark(spec)) for spec in expand(specs)}
 
 
+def labels(specs: Iterable[str]) -> dict[str, str]:
+    """Benchmark -> its name without the source, or with it where others have that name too."""
+    heads = {spec: spec.partition("=")[0] for spec in specs}
+    return {spec: head if list(heads.values()).count(head) == 1 else spec for spec, head in heads.items()}
+
+
 def flatten(results: Results) -> dict[str, float]:
     """The headline scores as one number a key, for logs: ``{"shapes:test/relation/group": 0.57, …}``."""
     return {
-        f"{spec.partition('=')[0]}/{row['subset']}/{row['score']}".replace(" ", "_"): row["value"]
-        for spec, rows in results.items()
-        for row in rows
+        f"{label}/{row['subset']}/{row['score']}".replace(" ", "_"): row["value"]
+        for spec, label in labels(results).items()
+        for row in results[spec]
         if row["headline"]
     }
 
@@ -85,13 +99,14 @@ def table(runs: dict[str, Results], differences: Results | None = None) -> str:
     """
     compared = ["difference", "McNemar p"] if differences else []
     lines = [["benchmark", "subset", "score", "items", "ties", *runs, *compared]]
-    for spec, rows in next(iter(runs.values())).items():
-        for number, row in enumerate(rows):
+    first = next(iter(runs.values()))
+    for spec, label in labels(first).items():
+        for number, row in enumerate(first[spec]):
             if not row["headline"]:
                 continue
             same = [results[spec][number] for results in runs.values()]
             ties = "/".join(str(one["ties"]) for one in same)
-            line = [spec.partition("=")[0], row["subset"], row["score"], str(row["n"]), ties, *map(_percent, same)]
+            line = [label, row["subset"], row["score"], str(row["n"]), ties, *map(_percent, same)]
             if differences:
                 difference = differences[spec][number]
                 line += [_percent(difference, "+5.1f"), "" if difference["p"] is None else f"{difference['p']:.2g}"]

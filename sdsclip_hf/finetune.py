@@ -22,6 +22,7 @@ from sdsclip_hf.checkpoints import last_checkpoint, write_json
 from sdsclip_hf.config import SDSCLIPConfig, knob
 from sdsclip_hf.data import BAD_IMAGES_FILE, load_image_captions
 from sdsclip_hf.evaluation import cached_benchmark, evaluate_benchmarks, table
+from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.resources import find_config, versions
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.trainer import SDSCLIPTrainer
@@ -318,6 +319,7 @@ def write_arguments(path: Path, arguments: Arguments) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """``recipes/finetune.py`` and ``sdsclip finetune``."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    install_quietly()
     try:
         arguments, name = parse_arguments(argv)
         finetune(arguments, name, shlex.join(["finetune", *argv]))

@@ -21,14 +21,14 @@ class FastLinear(TorchFunctionMode):
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.linear and _suits(*args[:2]):
+        if function is F.linear and len(args) >= 2 and _suits(*args[:2]):
             return linear(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
 
-def _suits(values: Tensor, weight: Tensor | None = None, *_) -> bool:
+def _suits(values: Tensor, weight: Tensor) -> bool:
     return (
-        weight is not None
+        weight.ndim == 2
         and values.device.type == "cpu"
         and values.dtype == weight.dtype == torch.float32
         and values.numel() > 0

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdsclip_hf.benchmarks import Benchmark
+from sdsclip_hf.benchmarks import Benchmark, Item
 from sdsclip_hf.metrics.aro_relation import choices
 from sdsclip_hf.metrics.aro_relation.symmetric_relations import SYMMETRIC
 from sdsclip_hf.metrics.winoground_group_score import winoground
@@ -54,10 +54,15 @@ def outcomes(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
     Raises:
         ValueError: a score is NaN.
     """
-    for item, answer in zip(benchmark.items, answers, strict=True):
-        if np.isnan(answer).any():
-            raise ValueError(f"{benchmark.name}: the scores of item {item.identifier} hold NaN; mend the model.")
+    refuse_nan(benchmark.name, benchmark.items, answers)
     return RULES[benchmark.kind](benchmark, answers)
+
+
+def refuse_nan(name: str, items: Sequence[Item], answers: Sequence) -> None:
+    """Raise ValueError with the first item whose answer holds NaN."""
+    for item, answer in zip(items, answers, strict=True):
+        if np.isnan(answer).any():
+            raise ValueError(f"{name}: the scores of item {item.identifier} hold NaN; mend the model.")
 
 
 def _winoground(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
@@ -86,11 +91,12 @@ def _subsets(benchmark: Benchmark):
 
 def _choices(answers: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """(N,) right and (N,) tied of one image's true caption, in row 0, against the false ones."""
-    scores = [np.asarray(answer)[:, 0] for answer in answers]
-    pairs = [(score[:1], score[None, 1:]) for score in scores]
-    judged = [(choices.right_items(*pair)[0], choices.tied_items(*pair)[0]) for pair in pairs]
-    right, tied = zip(*judged, strict=True)
-    return np.array(right), np.array(tied)
+    # Items with fewer captions than others are filled up with what never wins.
+    scores = np.full((len(answers), max(len(answer) for answer in answers)), -np.inf)
+    for row, answer in zip(scores, answers, strict=True):
+        row[: len(answer)] = answer[:, 0]
+    true, false = scores[:, 0], scores[:, 1:]
+    return choices.right_items(true, false), choices.tied_items(true, false)
 
 
 def _grouped(benchmark: Benchmark, answers: Sequence, keep: Callable[[dict[str, int]], set[str]]) -> list[Outcome]:

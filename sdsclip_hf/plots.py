@@ -7,6 +7,8 @@ import matplotlib
 matplotlib.use("Agg", force=False)
 import matplotlib.pyplot as plt
 
+from sdsclip_hf.evaluation import labels
+
 
 def plot_losses(log_history: list[dict], path: Path) -> None:
     """Training loss, its terms, and the health figures of the distillation term, one panel each.
@@ -55,6 +57,7 @@ def plot_scores(runs: dict[str, dict], path: Path) -> None:
     """
     first = next(iter(runs.values()))
     shown = {spec: [place for place, row in enumerate(rows) if row["headline"]] for spec, rows in first.items()}
+    titles = labels(first)
     heights = [0.16 * len(places) * (len(runs) + 0.6) + 0.2 for places in shown.values()]
     figure, axes = plt.subplots(
         len(shown), figsize=(7, sum(heights) + 0.75 * len(shown) + 0.5), height_ratios=heights, squeeze=False
@@ -69,10 +72,10 @@ def plot_scores(runs: dict[str, dict], path: Path) -> None:
             positions = [line + offset for line in range(len(rows))]
             axis.barh(positions, values, 0.8 / len(runs), xerr=(below, above), capsize=2, label=run)
         axis.set_yticks(range(len(places)), [_row_name(first[spec][place]) for place in places], fontsize=8)
-        axis.invert_yaxis()
+        axis.set_ylim(len(places) - 0.4, -0.6)
         axis.set_xlim(0, 100)
         axis.grid(axis="x", alpha=0.3)
-        axis.set_title(spec.partition("=")[0], fontsize=10, loc="left")
+        axis.set_title(titles[spec], fontsize=10, loc="left")
     axes[-1, 0].set_xlabel("%")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, ncols=len(runs), loc="upper right")
     figure.tight_layout()

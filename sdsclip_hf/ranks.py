@@ -26,17 +26,20 @@ def class_ranks(scorer: ClipScorer, benchmark: Benchmark, items: Sequence[Item])
     captions = [caption for name in names for caption in benchmark.classes[name]]
     embeds = scorer.embed_captions(captions)
     classes = F.normalize(embeds.view(len(names), -1, embeds.shape[1]).mean(1), dim=-1)  # (C, D)
+    _refuse_nan(classes, names, f"{benchmark.name}: class")
     for start in range(0, len(items), scorer.chunk_size):
         chunk = items[start : start + scorer.chunk_size]
         images = scorer.embed_images([item.images[0] for item in chunk])
+        _refuse_nan(images, [item.identifier for item in chunk], f"{benchmark.name}: item")
         yield list(_ranks(images, classes, [[names.index(item.tag)] for item in chunk]))
 
 
-def retrieval_ranks(scorer: ClipScorer, items: Sequence[Item]) -> list[np.ndarray]:
+def retrieval_ranks(scorer: ClipScorer, benchmark: Benchmark) -> list[np.ndarray]:
     """For each image of K captions (1 + K, 2): the image's rank among all captions, then each caption's among all images.
 
     A caption that several images have is right for all of them.
     """
+    items = benchmark.items
     captions = list(dict.fromkeys(caption for item in items for caption in item.captions))
     place = {caption: row for row, caption in enumerate(captions)}
     owners: list[list[int]] = [[] for _ in captions]
@@ -44,9 +47,18 @@ def retrieval_ranks(scorer: ClipScorer, items: Sequence[Item]) -> list[np.ndarra
         for caption in item.captions:
             owners[place[caption]].append(number)
     images, texts = scorer.embed_images([item.images[0] for item in items]), scorer.embed_captions(captions)
+    _refuse_nan(images, [item.identifier for item in items], f"{benchmark.name}: item")
+    _refuse_nan(texts, captions, f"{benchmark.name}: caption")
     own = [[place[caption] for caption in item.captions] for item in items]
     of_images, of_texts = _ranks(images, texts, own), _ranks(texts, images, owners)
     return [np.stack([of_images[number], *of_texts[rows]]) for number, rows in enumerate(own)]
+
+
+def _refuse_nan(embeds: Tensor, names: Sequence[str], kind: str) -> None:
+    """NaN is neither above nor below anything, so that its rank would be the best."""
+    broken = embeds.isnan().any(1).nonzero()
+    if len(broken):
+        raise ValueError(f"the embedding of {kind} {names[broken[0].item()]!r} holds NaN; mend the model.")
 
 
 def _ranks(queries: Tensor, candidates: Tensor, right: Sequence[Sequence[int]]) -> np.ndarray:

@@ -17,6 +17,7 @@ from sdsclip_hf.checkpoints import write_json
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data import load_image_captions
 from sdsclip_hf.evaluation import cached_benchmark
+from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.metrics.winoground_group_score import winoground
 from sdsclip_hf.resources import find_config
 from sdsclip_hf.scorers import ClipScorer
@@ -186,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", default="study_sds", help="a yaml file, or the name of one in recipes/configs")
     parser.add_argument("--output_dir", type=Path, help="default: outputs/ and the name of the configuration")
     args = parser.parse_args(argv)
+    install_quietly()
     transformers_logging.set_verbosity_error()
     try:
         path = find_config(args.config)

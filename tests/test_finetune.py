@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor, HfArgumentParser, TrainingArguments
 
 from sdsclip_hf import SDSCLIPConfig
+from sdsclip_hf.evaluation import evaluate_benchmarks
 from sdsclip_hf.finetune import DataArguments, ModelArguments, main, parse_arguments
+from sdsclip_hf.scorers import ClipScorer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -121,10 +123,15 @@ def test_imagefolder_trains_and_evaluates_on_a_split(words, imagefolder):
     assert evaluation["eval_loss"] == pytest.approx(evaluation["eval_contrastive"] + evaluation["eval_sds"], rel=1e-5)
 
 
-def test_benchmarks_are_scored_before_and_after(words, capsys):
+def test_benchmarks_are_scored_before_and_after(words, clip_folder, capsys):
     main(words(test_benchmarks=["shapes:validation"], learning_rate=0.1))
     results = json.loads(Path("out/results.json").read_text())
-    assert set(results["before"]["shapes:validation"]) == {"attribute", "attribute in relation", "relation"}
+    for moment, model in (("before", clip_folder), ("after", "out")):
+        scorer = ClipScorer(CLIPModel.from_pretrained(model), CLIPProcessor.from_pretrained(model))
+        expected = json.loads(json.dumps(evaluate_benchmarks(scorer, ["shapes:validation"])))
+        assert results[moment] == expected
+        rows = results[moment]["shapes:validation"]
+        assert {row["subset"] for row in rows} == {"all", "attribute", "attribute in relation", "relation"}
     assert results["before"] != results["after"]
     assert Path("out/scores.png").stat().st_size > 1000
     printed = capsys.readouterr().out

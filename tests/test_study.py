@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from sdsclip_hf import study
-from sdsclip_hf.evaluation import score_benchmark
+from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import load_clip
 from sdsclip_hf.study import Study, _interval, main, table
@@ -59,9 +59,9 @@ def test_every_arm_and_seed_is_run_and_kept(done):
 
 def test_arms_and_seeds_give_different_scores_from_one_start(done, settings):
     _, folder = done
-    start = score_benchmark(ClipScorer(*load_clip(settings["model_name_or_path"])), "shapes:validation")[0]
+    start = ClipScorer(*load_clip(settings["model_name_or_path"])).score(load_benchmark("shapes:validation").items)
     before = np.load(folder / "before/seed-0.npz")["scores"]
-    np.testing.assert_allclose(before, start, atol=1e-6)
+    np.testing.assert_allclose(before, np.stack(start), atol=1e-6)
     runs = [np.load(folder / arm / f"seed-{seed}.npz")["scores"] for arm in ("contrastive", "sds") for seed in (0, 1)]
     for number, one in enumerate(runs):
         assert not np.array_equal(one, before)

@@ -14,10 +14,14 @@ from conftest import make_clip, make_processor
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from safetensors.torch import load_file
-from transformers import CLIPModel, EarlyStoppingCallback, TrainerCallback
+from transformers import CLIPModel, CLIPProcessor, EarlyStoppingCallback, TrainerCallback
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf.benchmarks import load_benchmark
+from sdsclip_hf.benchmarks.sugarcrepe import SUBSETS
 from sdsclip_hf.checkpoints import RUN_FILE, fingerprint, last_checkpoint
+from sdsclip_hf.scorers import ClipScorer
+from sdsclip_hf.shapes import model_path
 from sdsclip_hf.student import LatentMapper
 from sdsclip_hf.teacher import DiffusionTeacher
 
@@ -173,6 +177,8 @@ KILLED = """
 import os, sys
 from datasets import load_from_disk
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf.benchmarks import load_benchmark
+from sdsclip_hf.benchmarks.sugarcrepe import SUBSETS
 
 clip, teacher, data, out = sys.argv[1:]
 
@@ -666,8 +672,8 @@ def test_best_checkpoint_by_a_benchmark_score_is_loaded_and_the_run_stops_early(
     scores = iter([0.2, 0.5, 0.3, 0.1, 0.9])
 
     def scripted(scorer, names):
-        score = next(scores)
-        return {names[0]: {"relation": {"text": score, "image": score, "group": score}}}
+        row = {"subset": "relation", "score": "group", "value": next(scores), "headline": True}
+        return {names[0]: [row]}
 
     monkeypatch.setattr("sdsclip_hf.trainer.evaluate_benchmarks", scripted)
     trainer = make_trainer(
@@ -693,12 +699,39 @@ def test_best_checkpoint_by_a_benchmark_score_is_loaded_and_the_run_stops_early(
     assert not all(torch.equal(student[name], tensor) for name, tensor in last.items())
 
 
-def test_benchmark_scores_are_logged_with_the_evaluation(make_trainer, pairs):
-    trainer = make_trainer(eval_dataset=pairs.select(range(4)), benchmarks=["shapes:validation"])
+@pytest.fixture
+def sugarcrepe(tmp_path, pairs):
+    """Three items of each subset in the authors' format."""
+    for subset in SUBSETS:
+        items = {}
+        for number, row in enumerate(pairs.select(range(3))):
+            row["image"].save(tmp_path / f"{number}.jpg")
+            items[number] = {"filename": f"{number}.jpg", "caption": row["caption"], "negative_caption": "a red mat"}
+        (tmp_path / f"{subset}.json").write_text(json.dumps(items))
+    return str(tmp_path)
+
+
+def test_benchmark_scores_are_logged_with_the_evaluation(make_trainer, pairs, sugarcrepe):
+    benchmarks = ["shapes:validation", f"sugarcrepe={sugarcrepe}", "retrieval:validation=shapes"]
+    trainer = make_trainer(eval_dataset=pairs.select(range(4)), benchmarks=benchmarks, model=model_path("student"))
     metrics = trainer.evaluate()
-    for tag in ("attribute", "attribute_in_relation", "relation"):
-        for part in ("text", "image", "group"):
-            assert 0 <= metrics[f"eval_shapes:validation/{tag}/{part}"] <= 1
+    clip = CLIPModel.from_pretrained(model_path("student"))
+    scorer = ClipScorer(clip, CLIPProcessor.from_pretrained(model_path("student")))
+    parts = ("text", "image", "group")
+    tags = ("all", "attribute", "attribute_in_relation", "relation")
+    keys = {f"shapes:validation/{tag}/{part}" for tag in tags for part in parts}
+    keys |= {"sugarcrepe/all/macro_accuracy", "sugarcrepe/all/micro_accuracy"}
+    keys |= {f"sugarcrepe/{subset}/accuracy" for subset in SUBSETS}
+    keys |= {f"retrieval:validation/{way}/recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+    assert {name.removeprefix("eval_") for name in metrics if "/" in name} == keys
+    items = load_benchmark("shapes:validation").items
+    right = [(s[0, 0] > s[0, 1] and s[1, 1] > s[1, 0]) for s in scorer.score(items)]
+    assert metrics["eval_shapes:validation/all/image"] == np.mean(right) > 0.1
+    items = load_benchmark(benchmarks[1]).items
+    right = [s[0, 0] > s[1, 0] for s in scorer.score(items)]
+    assert metrics["eval_sugarcrepe/all/micro_accuracy"] == np.mean(right)
+    (logged,) = [row for row in trainer.state.log_history if "eval_loss" in row]
+    assert {name: logged[f"eval_{name}"] for name in keys} == {name: metrics[f"eval_{name}"] for name in keys}
 
 
 def test_terms_reach_tensorboard(make_trainer, tmp_path):
