@@ -132,19 +132,30 @@ def load_dual_encoder(
     name = expand(shapes.resolve(str(name_or_path)))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with explain_loading("the model", name, "--model"):
-        if (Path(name) / "adapter_config.json").is_file():
-            return _load_adapter(name, dtype, device)
-        # What is no model at all fails with the clearest error here.
-        AutoConfig.from_pretrained(name, revision=revision)
+        try:
+            AutoConfig.from_pretrained(name, revision=revision)
+        except (OSError, ValueError):
+            adapter = _find_adapter(name, revision)
+            if adapter is None:
+                raise
+            return _load_adapter(name, revision, adapter, dtype, device)
         model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype).to(device).eval()
         _check_model(model)
         return DualEncoder(model, AutoProcessor.from_pretrained(name, revision=revision))
 
 
-def _load_adapter(folder: str, dtype: str, device: str) -> DualEncoder:
-    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+def _find_adapter(name: str, revision: str | None) -> PeftConfig | None:
+    try:
+        return PeftConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError):  # there is no adapter_config.json
+        return None
+
+
+def _load_adapter(name: str, revision: str | None, adapter: PeftConfig, dtype: str, device: str) -> DualEncoder:
+    base = adapter.base_model_name_or_path
     if not base:
         raise OSError("its adapter_config.json names no base model")
-    encoder = load_dual_encoder(base, dtype=dtype, device=device)
-    encoder.model = PeftModel.from_pretrained(encoder.model, folder).merge_and_unload().eval()
+    encoder = load_dual_encoder(base, revision=adapter.revision, dtype=dtype, device=device)
+    tuned = PeftModel.from_pretrained(encoder.model, name, revision=revision)
+    encoder.model = tuned.merge_and_unload().eval()
     return encoder

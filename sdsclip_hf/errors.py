@@ -6,6 +6,7 @@ from json import JSONDecodeError
 from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
 
 
 def expand(name_or_path: str | Path) -> str:
@@ -28,7 +29,7 @@ def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ConnectionError, HFValidationError, JSONDecodeError) as error:
+    except (OSError, ConnectionError, HFValidationError, JSONDecodeError, SafetensorError) as error:
         path = Path(name).expanduser()
         if path.exists():
             remedy = f"the {'folder' if path.is_dir() else 'file'} exists, but what is in it could not be loaded"

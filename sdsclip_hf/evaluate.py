@@ -252,3 +252,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         logger.debug("the traceback of the error below", exc_info=True)
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; type the same command again to go on from here")

@@ -1,9 +1,13 @@
 """Dual encoders of several architectures, saved and loaded as users do it, against the models' own forward passes."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import WORDS, make_clip, make_processor, make_rows, make_tokenizer, text_config
+from conftest import WORDS, hub_env, make_clip, make_processor, make_rows, make_tokenizer, text_config
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -303,3 +307,27 @@ def test_folder_without_weights_is_refused_by_its_name(tmp_path):
     make_processor().save_pretrained(tmp_path)
     with pytest.raises(OSError, match=rf"could not load the model '{tmp_path}'.*model\.safetensors"):
         load_dual_encoder(tmp_path)
+
+
+def test_adapter_on_the_hub_scores_as_in_a_folder(adapter, clip_folder, hub):
+    folder, _ = adapter
+    repository = hub.root / "models" / "org" / "adapter"
+    repository.parent.mkdir(parents=True)
+    folder.rename(repository)
+    code = f"""
+import torch
+from sdsclip_hf.dual_encoder import load_dual_encoder
+names = "org/adapter", {str(repository)!r}, {clip_folder!r}
+embeds = [load_dual_encoder(name).embed_tokens([[3, 4, 5]]) for name in names]
+print(torch.equal(embeds[0], embeds[1]), torch.equal(embeds[0], embeds[2]))
+"""
+    found = subprocess.run([sys.executable, "-c", code], env=hub_env(hub), capture_output=True, text=True)
+    assert found.stdout.split() == ["True", "False"], found.stderr
+
+
+def test_truncated_weights_are_an_error_of_one_line(clip_folder, tmp_path):
+    shutil.copytree(clip_folder, tmp_path / "clip")
+    weights = tmp_path / "clip" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(OSError, match="exists, but what is in it could not be loaded"):
+        load_dual_encoder(tmp_path / "clip")
