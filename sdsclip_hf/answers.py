@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdsclip_hf.benchmarks import Benchmark
-from sdsclip_hf.benchmarks.items import Item
+from sdsclip_hf.benchmarks.items import Item, picture_name
 
 SCHEMA = pa.schema(
     {
@@ -16,6 +16,8 @@ SCHEMA = pa.schema(
         "benchmark": pa.string(),
         "item": pa.string(),
         "tag": pa.string(),
+        "labels": pa.list_(pa.string()),
+        "images": pa.list_(pa.string()),
         "captions": pa.list_(pa.string()),
         "scores": pa.list_(pa.list_(pa.float32())),
         "ranks": pa.list_(pa.list_(pa.int64())),
@@ -26,7 +28,8 @@ SCHEMA = pa.schema(
 class Answers:
     """The answers of one model to one benchmark, in a folder of parts that an interrupted evaluation goes on from.
 
-    A row is an item: ``scores`` (captions, images), or in classification and retrieval ``ranks``, see [`ranks`].
+    A row is an item, its labels as ``name=value``: ``scores`` (captions, images), or in classification and retrieval
+    ``ranks``, see [`ranks`].
 
     Args:
         folder: of the parts; it is made with the first.
@@ -65,6 +68,8 @@ class Answers:
     def _row(self, item: Item, answer: np.ndarray) -> dict:
         row = {"model": self.model, "benchmark": self.benchmark.name, "item": item.identifier, "tag": item.tag}
         column = "ranks" if np.issubdtype(answer.dtype, np.integer) else "scores"
+        row["labels"] = [f"{label}={value}" for label, value in item.labels]
+        row["images"] = [Path(picture_name(image)).name for image in item.images]
         return row | {"captions": list(item.captions), column: np.atleast_2d(answer).tolist()}
 
 

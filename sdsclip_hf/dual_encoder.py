@@ -1,5 +1,6 @@
 """Any checkpoint that embeds images and captions into one space: CLIP, SigLIP and their like, LoRA adapters too."""
 
+import hashlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from sdsclip_hf import shapes
+from sdsclip_hf.checkpoints import fingerprint
 from sdsclip_hf.errors import expand, explain_loading
 from sdsclip_hf.onednn import FastLinear
 
@@ -32,15 +34,12 @@ class DualEncoder:
         _check_model(model)
         _check_processor(processor)
         self.model, self.processor = model, processor
+        self.preprocess = _Preprocess(processor.image_processor)
         text = getattr(model.config, "text_config", None)
         limits = (processor.tokenizer.model_max_length, getattr(text, "max_position_embeddings", None))
         self.max_length = min(limit for limit in limits if limit)
         self._text_inputs = set(inspect.signature(model.get_text_features).parameters)
         self._pads_to_longest: bool | None = None
-
-    def preprocess(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        """What the image tower takes: ``pixel_values`` (B, 3, H, W), and what else the model wants."""
-        return dict(self.processor.image_processor(images, return_tensors="pt"))
 
     def embed_pixels(self, inputs: dict[str, Tensor]) -> Tensor:
         """Preprocessed images to (B, D), on the CPU."""
@@ -55,6 +54,25 @@ class DualEncoder:
     def tokenize(self, captions: list[str]) -> list[list[int]]:
         """The token ids of each caption, cut at the longest that the text tower reads."""
         return self.processor.tokenizer(captions, truncation=True, max_length=self.max_length).input_ids
+
+    def count_cut(self, captions: list[str]) -> int:
+        """How many of the captions are longer than the text tower reads."""
+        full = [
+            caption
+            for caption, ids in zip(captions, self.tokenize(captions), strict=True)
+            if len(ids) >= self.max_length
+        ]
+        whole = self.processor.tokenizer(full, truncation=False, verbose=False).input_ids if full else []
+        return sum(len(ids) > self.max_length for ids in whole)
+
+    def fingerprint(self) -> str:
+        """Of the weights, and of all that preprocesses and tokenizes."""
+        tokenizer = self.processor.tokenizer
+        vocabulary = (
+            tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else str(sorted(tokenizer.get_vocab().items()))
+        )
+        reading = f"{self.processor.image_processor.to_json_string()}{vocabulary}{self.max_length}"
+        return f"{fingerprint(self.model)}-{hashlib.sha256(reading.encode()).hexdigest()[:8]}"
 
     def embed_tokens(self, ids: list[list[int]]) -> Tensor:
         """Tokenised captions to (B, D), on the CPU; padded to the longest of them where padding changes nothing."""
@@ -74,6 +92,16 @@ class DualEncoder:
         tokens = {name: value.to(self.model.device) for name, value in batch.items() if name in self._text_inputs}
         with _inference(self.model):
             return _unit(self.model.get_text_features(**tokens))
+
+
+class _Preprocess:
+    """PIL images to what the image tower takes: ``pixel_values`` (B, 3, H, W), and what else the model wants."""
+
+    def __init__(self, image_processor):
+        self.image_processor = image_processor
+
+    def __call__(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        return dict(self.image_processor(images, return_tensors="pt"))
 
 
 def _check_model(model: PreTrainedModel) -> None:
@@ -132,6 +160,8 @@ def load_dual_encoder(
     name = expand(shapes.resolve(str(name_or_path)))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with explain_loading("the model", name, "--model"):
+        if (Path(name) / "model_index.json").is_file():
+            raise ValueError(f"{name} holds a diffusion pipeline and no dual encoder; give it as --teacher.")
         try:
             AutoConfig.from_pretrained(name, revision=revision)
         except (OSError, ValueError):

@@ -9,14 +9,16 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 
 from sdsclip_hf import plots, shapes
 from sdsclip_hf.answers import Answers, merge
 from sdsclip_hf.benchmarks import Benchmark, Options, expand, load_benchmark
+from sdsclip_hf.benchmarks.items import picture_state
 from sdsclip_hf.checkpoints import fingerprint, write_json
 from sdsclip_hf.dual_encoder import load_dual_encoder
 from sdsclip_hf.evaluation import Scorer, answer_chunks, check_speed, labels, score_rows, table
@@ -56,7 +58,7 @@ def evaluate_models(args: argparse.Namespace, command: str) -> dict:
         json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")) if (folder / RESULTS_FILE).is_file() else None
     )
     found: dict[str, dict[str, list[Outcome]]] = {}
-    models, parts = {}, []
+    models, parts, cut = {}, [], {}
     for run, name in runs.items():
         scorer, models[run] = _open_scorer(name, args)
         _check_model(models[run], done and done["models"][run], folder / PARTS / _slug(run))
@@ -65,6 +67,7 @@ def evaluate_models(args: argparse.Namespace, command: str) -> dict:
         for spec, benchmark in benchmarks.items():
             answers = Answers(folder / PARTS / _slug(run) / _slug(spec), run, benchmark)
             found.setdefault(spec, {})[run] = outcomes(benchmark, _complete(answers, scorer))
+            cut.setdefault(spec, {})[run] = _count_cut(scorer, benchmark)
             parts += answers.parts()
     if done:
         shutil.rmtree(folder / PARTS, ignore_errors=True)  # there are some if it was stopped between the last two lines
@@ -74,6 +77,7 @@ def evaluate_models(args: argparse.Namespace, command: str) -> dict:
         first, *others = found[spec]
         results["benchmarks"][spec] = {
             "source": benchmark.source,
+            "captions_cut": cut[spec],
             "scores": {run: score_rows(outcome) for run, outcome in found[spec].items()},
             "differences": {run: compare(found[spec][first], found[spec][run]) for run in others},
         }
@@ -109,13 +113,16 @@ def _settings(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dic
     """What decides the scores."""
     names = ("model", "teacher", "dtype", "num_draws", "timestep_range", "weighting", "seed")
     names += ("image_dir", "image_column")
-    sources = {f"benchmark {spec}": {"texts": _digest(one)} | one.source for spec, one in benchmarks.items()}
+    sources = {f"benchmark {spec}": {"content": _digest(one)} | one.source for spec, one in benchmarks.items()}
     return json.loads(json.dumps({name: getattr(args, name) for name in names} | sources))
 
 
 def _digest(benchmark: Benchmark) -> str:
-    """Of all captions, tags and prompts, by which a copy is known that was changed, or read by other columns."""
-    texts = [[item.identifier, item.tag, item.captions] for item in benchmark.items]
+    """Of all captions, tags, pictures and prompts, by which a copy is known that was changed, or read by other columns."""
+    texts = [
+        [item.identifier, item.tag, item.labels, item.captions, [picture_state(image) for image in item.images]]
+        for item in benchmark.items
+    ]
     return hashlib.sha256(json.dumps([texts, benchmark.classes]).encode()).hexdigest()[:16]
 
 
@@ -142,13 +149,15 @@ def _claim(folder: Path, args: argparse.Namespace, benchmarks: dict[str, Benchma
 def _open_scorer(name: str, args: argparse.Namespace) -> tuple[Scorer, dict]:
     """The scorer of a model, and what is recorded of it."""
     if name in args.model:
-        encoder = load_dual_encoder(name, dtype=args.dtype)
-        scorer = ClipScorer(encoder.model, encoder.processor, args.batch_size, args.num_workers)
-        return scorer, {"name": name, "kind": "dual encoder", "fingerprint": fingerprint(encoder.model)}
+        base, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
+        encoder = load_dual_encoder(base, revision or None, args.dtype)
+        scorer = ClipScorer(encoder.model, encoder.processor, args.batch_size or 128, args.num_workers)
+        return scorer, {"name": name, "kind": "dual encoder", "fingerprint": encoder.fingerprint()}
     dtype = "float32" if args.dtype == "auto" else args.dtype
     teacher = DiffusionTeacher.from_pretrained(shapes.resolve(name), load_vae=True, dtype=dtype)
+    teacher.to("cuda" if torch.cuda.is_available() else "cpu")
     options = {key: getattr(args, key) for key in ("num_draws", "timestep_range", "weighting", "seed")}
-    scorer = DiffusionScorer(teacher, batch_size=args.batch_size, **options)
+    scorer = DiffusionScorer(teacher, batch_size=args.batch_size or 16, **options)
     return scorer, {"name": name, "kind": "diffusion model", "fingerprint": fingerprint(teacher)}
 
 
@@ -164,6 +173,14 @@ def _check_model(record: dict, finished: dict | None, parts: Path) -> None:
     if not finished:
         parts.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
+
+
+def _count_cut(scorer: Scorer, benchmark: Benchmark) -> int | None:
+    """How many captions are longer than the text tower reads; None of a diffusion model."""
+    if not hasattr(scorer, "encoder"):
+        return None
+    captions = {caption for item in benchmark.items for caption in item.captions}
+    return scorer.encoder.count_cut(sorted(captions.union(*benchmark.classes.values())))
 
 
 def _complete(answers: Answers, scorer: Scorer) -> list:
@@ -190,13 +207,17 @@ def _report(results: dict, folder: Path) -> None:
     print(f"\nScores in % with 95 % intervals; a tie counts as wrong:\n{table(runs, differences)}\n")
     for spec, label in labels(benchmarks).items():
         print(_tell_source(label, benchmarks[spec]["source"], benchmarks[spec]["scores"]))
+        for run, count in benchmarks[spec]["captions_cut"].items():
+            if count:
+                print(f"  {count} captions are longer than {run} reads, and were cut.")
     plots.plot_scores(runs, folder / PLOT_FILE)
     print(f"\n{RESULTS_FILE}, {SCORES_FILE} (every item) and {PLOT_FILE} are in {folder}.")
 
 
 def _tell_source(label: str, source: dict, scores: dict) -> str:
     at = f" at {source['revision']}" if source["revision"] else ""
-    text = f"{label}: {source['items']} items of {source['name']}{at}"
+    split = f", split {source['split']}" if source["split"] else ""
+    text = f"{label}: {source['items']} items of {source['name']}{split}{at}"
     if source["published_items"] not in (None, source["items"]):
         text += f"; the published benchmark has {source['published_items']}"
     if source["missing_images"]:
@@ -210,7 +231,7 @@ def _tell_source(label: str, source: dict, scores: dict) -> str:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(prog="evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sdsclip evaluate", description=__doc__)
     add = parser.add_argument
     many = {"nargs": "+", "action": "extend", "default": []}  # may be repeated, too
     add("--model", "--model_name_or_path", **many, help="CLIP, SigLIP, ...: a Hub id, a folder, a LoRA adapter")
@@ -220,13 +241,18 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--output_dir", default="outputs/evaluation", help="receives results.json, scores.parquet and scores.png")
     add("--allow_missing", action="store_true", help="leave out items whose image is missing, and count them")
     add("--image_dir", help="images that belong to a json file; default: looked for beside it")
-    add("--batch_size", type=int, default=128, help="images or captions encoded at once")
-    add("--num_workers", type=int, default=2, help="processes that read images ahead")
-    add("--dtype", default="auto", help="of the weights; scores are float32 whatever it is")
+    add(
+        "--batch_size",
+        type=_at_least(1),
+        help="inputs of a model at once; default: 128 of a --model, 16 of a --teacher",
+    )
+    add("--num_workers", type=_at_least(0), default=2, help="processes that read images ahead")
+    dtypes = ["auto", "float32", "float16", "bfloat16"]
+    add("--dtype", default="auto", choices=dtypes, help="of the weights; scores are float32 whatever it is")
     add("--templates", nargs="+", default=["a photo of a {}."], help="prompts of classification, or a file of them")
     for column in ("image", "caption", "label"):
         add(f"--{column}_column", help="of classification and retrieval data; default: found by type and name")
-    add("--num_draws", type=int, default=10, help="draws of (t, noise) that a teacher's score is the mean of")
+    add("--num_draws", type=_at_least(1), default=10, help="draws of (t, noise) that a teacher's score is the mean of")
     add("--timestep_range", nargs=2, type=int, help="first and last timestep of a teacher's score; default: all")
     add("--weighting", default="constant", choices=WEIGHTINGS, help="w(t) of a teacher's score")
     add("--seed", type=int, default=0, help="of a teacher's noise")
@@ -238,6 +264,15 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text} is below {lowest}")
+        return int(text)
+
+    return number
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """``recipes/evaluate.py`` and ``sdsclip evaluate``."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -246,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(args.output_dir)
     try:
         started = time.perf_counter()
-        results = evaluate_models(args, shlex.join(["evaluate", *argv]))
+        results = evaluate_models(args, shlex.join(["sdsclip", "evaluate", *argv]))
         _report(results, folder)
         print(f"It took {time.perf_counter() - started:.0f} s.")
     except (ValueError, OSError) as error:

@@ -100,7 +100,7 @@ def _choices(answers: Sequence) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _grouped(benchmark: Benchmark, answers: Sequence, keep: Callable[[dict[str, int]], set[str]]) -> list[Outcome]:
-    """Macro and micro accuracy, and that of each tag; the macro one over the tags that ``keep`` chooses of the counts."""
+    """Macro accuracy over the tags that ``keep`` chooses of the counts, micro accuracy over all, and that of each tag."""
     right, tied = _choices(answers)
     tags = np.array([item.tag for item in benchmark.items])
     found = [Outcome(ALL, "micro accuracy", right, int(tied.sum()))]
@@ -118,7 +118,13 @@ def _grouped(benchmark: Benchmark, answers: Sequence, keep: Callable[[dict[str, 
 
 
 def _relation(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
-    return _grouped(benchmark, answers, lambda counts: set(counts) - set(SYMMETRIC))
+    """With the micro accuracy over what the macro one is over, and that over all items under a name of its own."""
+    found = _grouped(benchmark, answers, lambda counts: set(counts) - set(SYMMETRIC))
+    if found[0].score != "macro accuracy":
+        return found
+    macro, over_all, *by_relation = found
+    micro = macro._replace(score="micro accuracy", groups=None)
+    return [macro, micro, over_all._replace(score="micro accuracy with symmetric"), *by_relation]
 
 
 def _attribution(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
@@ -139,15 +145,21 @@ def _sugarcrepe(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
 
 
 def _classification(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
-    return _at_k(ALL, "accuracy", np.stack(answers), (1, 5))
+    return _at_k(ALL, "accuracy", np.stack(answers), _cuts(1, 5, below=len(benchmark.classes)))
 
 
 def _retrieval(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
     of_images, of_captions = np.stack([answer[0] for answer in answers]), np.concatenate([a[1:] for a in answers])
     images = np.repeat(np.arange(len(answers)), [len(answer) - 1 for answer in answers])
-    to_text = _at_k("image to text", "recall", of_images, (1, 5, 10))
-    to_image = _at_k("text to image", "recall", of_captions, (1, 5, 10))
+    captions = {caption for item in benchmark.items for caption in item.captions}
+    to_text = _at_k("image to text", "recall", of_images, _cuts(1, 5, 10, below=len(captions)))
+    to_image = _at_k("text to image", "recall", of_captions, _cuts(1, 5, 10, below=len(benchmark.items)))
     return to_text + [outcome._replace(clusters=images) for outcome in to_image]
+
+
+def _cuts(first: int, *others: int, below: int) -> list[int]:
+    """Those that say something of ``below`` candidates."""
+    return [first, *(k for k in others if k < below)]
 
 
 def _at_k(subset: str, score: str, ranks: np.ndarray, cuts: Sequence[int]) -> list[Outcome]:

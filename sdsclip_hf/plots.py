@@ -60,7 +60,11 @@ def plot_scores(runs: dict[str, dict], path: Path) -> None:
     titles = labels(first)
     heights = [0.16 * len(places) * (len(runs) + 0.6) + 0.2 for places in shown.values()]
     figure, axes = plt.subplots(
-        len(shown), figsize=(7, sum(heights) + 0.75 * len(shown) + 0.5), height_ratios=heights, squeeze=False
+        len(shown),
+        figsize=(7, sum(heights) + 0.75 * len(shown) + 0.5),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
     )
     for axis, (spec, places) in zip(axes[:, 0], shown.items(), strict=True):
         for number, (run, results) in enumerate(runs.items()):
@@ -71,14 +75,16 @@ def plot_scores(runs: dict[str, dict], path: Path) -> None:
             offset = 0.8 * ((number + 0.5) / len(runs) - 0.5)
             positions = [line + offset for line in range(len(rows))]
             axis.barh(positions, values, 0.8 / len(runs), xerr=(below, above), capsize=2, label=run)
+            axis.plot(values, positions, "k.", markersize=2)  # a bar of no length is a score, too
         axis.set_yticks(range(len(places)), [_row_name(first[spec][place]) for place in places], fontsize=8)
         axis.set_ylim(len(places) - 0.4, -0.6)
         axis.set_xlim(0, 100)
         axis.grid(axis="x", alpha=0.3)
         axis.set_title(titles[spec], fontsize=10, loc="left")
     axes[-1, 0].set_xlabel("%")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, ncols=len(runs), loc="upper right")
-    figure.tight_layout()
+    columns = len(runs) if sum(map(len, runs)) < 60 else 1
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, ncols=columns, loc="outside upper right")
     _save(figure, path)
 
 

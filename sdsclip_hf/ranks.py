@@ -65,7 +65,8 @@ def _ranks(queries: Tensor, candidates: Tensor, right: Sequence[Sequence[int]]) 
     """(Q, 2) ranks of each query's best right candidate: queries (Q, D), candidates (C, D), right: Q lists of rows."""
     found = np.empty((len(queries), 2), dtype=np.int64)
     for start in range(0, len(queries), BLOCK):
-        scores = (queries[start : start + BLOCK] @ candidates.T).numpy()
+        # In double precision and then rounded, so that equal candidates tie wherever they stand in the product.
+        scores = (queries[start : start + BLOCK].double() @ candidates.double().T).float().numpy()
         for number, row in enumerate(scores, start):
             own = row[right[number]]
             found[number] = (row >= own.max()).sum() - (own >= own.max()).sum(), (row > own.max()).sum()

@@ -15,6 +15,7 @@ def recipes_dir() -> Path:
 def versions() -> dict[str, str]:
     """Of this package and of those that decide its results."""
     names = ("sdsclip_hf", "torch", "transformers", "diffusers", "peft", "accelerate", "datasets")
+    names += ("evaluate", "numpy", "pillow", "tokenizers")
     return {name: version(name) for name in names}
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, ProcessorMixin
 
 from sdsclip_hf.benchmarks import Item, picture_key, read_picture
-from sdsclip_hf.benchmarks.items import Picture
+from sdsclip_hf.benchmarks.items import Picture, picture_name
 from sdsclip_hf.dual_encoder import DualEncoder
 from sdsclip_hf.teacher import DiffusionTeacher
 
@@ -33,7 +33,7 @@ class ClipScorer:
         processor: ProcessorMixin,
         batch_size: int = 128,
         num_workers: int = 0,
-        chunk_size: int = 4096,
+        chunk_size: int = 1024,
     ):
         self.encoder = DualEncoder(model, processor)
         self.batch_size, self.num_workers, self.chunk_size = batch_size, num_workers, chunk_size
@@ -55,7 +55,7 @@ class ClipScorer:
         for start in range(0, len(items), self.chunk_size):
             chunk = items[start : start + self.chunk_size]
             yield [
-                (text_embeds.take(caption_rows, item.captions) @ image_embeds.take(image_rows, item.images).T).numpy()
+                _cosines(text_embeds.take(caption_rows, item.captions), image_embeds.take(image_rows, item.images))
                 for item in chunk
             ]
 
@@ -73,27 +73,25 @@ class ClipScorer:
         Raises:
             OSError: an image cannot be read; the message names it.
         """
-        loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=self._pixels)
+        reader = _Reader(self.encoder.preprocess)
+        loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=reader)
         for pixels in loader:
             if isinstance(pixels, OSError):
                 raise pixels
             yield self.encoder.embed_pixels(pixels)
 
-    def _pixels(self, images: list[Picture]) -> dict[str, Tensor] | OSError:
-        """Runs in a worker, whose exceptions would come back as the text of a traceback."""
-        try:
-            return self.encoder.preprocess([read_picture(image) for image in images])
-        except OSError as error:
-            return error
-
     def caption_batches(self, captions: Sequence[str]) -> Iterator[Tensor]:
         """Embeddings (N, D) of the captions in their order; encoded sorted by length, so that little is padding."""
         for start in range(0, len(captions), CAPTION_WINDOW):
-            ids = self.encoder.tokenize(list(captions[start : start + CAPTION_WINDOW]))
+            tokenized = self.encoder.tokenize(list(captions[start : start + CAPTION_WINDOW]))
+            # To the model captions of the same tokens are one, and must score the same to the last bit.
+            first = {}
+            places = [first.setdefault(tuple(caption), len(first)) for caption in tokenized]
+            ids = [list(caption) for caption in first]
             order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
             batches = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
             embeds = torch.cat([self.encoder.embed_tokens([ids[row] for row in rows]) for rows in batches])
-            yield embeds[torch.tensor(order).argsort()]
+            yield embeds[torch.tensor(order).argsort()[places]]
 
 
 class DiffusionScorer:
@@ -130,6 +128,44 @@ class DiffusionScorer:
         captions = [list(item.captions) for item in items for _ in item.images]
         errors = self.teacher.diffusion_score(images, captions, **self.options)  # (all images, captions)
         return [-rows.T.numpy() for rows in errors.split([len(item.images) for item in items])]
+
+
+class _Reader:
+    """Pictures to what the model takes; runs in a worker, so it holds no model.
+
+    Exceptions are returned, since from a worker they would come back as the text of a traceback.
+    """
+
+    def __init__(self, preprocess: Callable):
+        self.preprocess = preprocess
+
+    def __call__(self, pictures: list[Picture]) -> dict[str, Tensor] | OSError:
+        try:
+            images = [read_picture(picture) for picture in pictures]
+        except OSError as error:
+            return error
+        try:
+            return self.preprocess(images)
+        except Exception as error:
+            return OSError(
+                f"{self._culprit(pictures, images)} could not be preprocessed ({error!r}); mend or remove it."
+            )
+
+    def _culprit(self, pictures: list[Picture], images: list) -> str:
+        for picture, image in zip(pictures, images, strict=True):
+            try:
+                self.preprocess([image])
+            except Exception:
+                return f"the image {picture_name(picture)} of {image.width} x {image.height} pixels"
+        return f"one of {len(pictures)} images, the first of them {picture_name(pictures[0])},"
+
+
+def _cosines(texts: Tensor, images: Tensor) -> np.ndarray:
+    """(K, D) and (I, D) to (K, I), each by the same sums in the same order.
+
+    A matrix product would round a row by its place in the matrix, so that equal captions might not tie.
+    """
+    return (texts[:, None] * images[None]).sum(-1).numpy()
 
 
 class _Growing:

@@ -26,7 +26,7 @@ def compare(first: Sequence[Outcome], second: Sequence[Outcome], seed: int = 0) 
         Rows of ``subset``, ``score``, ``value`` (a difference of fractions), ``interval`` (low, high; 95 % by bootstrap
         over the same items for both, within groups where the score is a mean over groups), ``n``, ``only_first`` and
         ``only_second`` (how many questions only one of the two has right), and ``p`` of McNemar's exact test (None
-        where an item has several questions, which are not independent).
+        for means over groups, which it does not test, and where an item has several questions).
     """
     return [_compare(one, other, seed) for one, other in zip(first, second, strict=True)]
 
@@ -43,7 +43,7 @@ def _compare(first: Outcome, second: Outcome, seed: int) -> dict:
         "n": len(first.right),
         "only_first": only_first,
         "only_second": only_second,
-        "p": mcnemar(only_first, only_second) if first.clusters is None else None,
+        "p": mcnemar(only_first, only_second) if first.clusters is None and first.groups is None else None,
     }
 
 

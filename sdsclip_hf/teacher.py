@@ -269,7 +269,8 @@ class DiffusionTeacher(nn.Module):
         """
         if num_draws < 1 or not captions or not captions[0]:
             raise ValueError(f"num_draws {num_draws} and captions {captions!r}: there must be at least one of each.")
-        latents = self.encode_images(images)
+        starts = range(0, len(images), batch_size)
+        latents = torch.cat([self.encode_images(images[start : start + batch_size]) for start in starts])
         per_image = [captions] * len(latents) if isinstance(captions[0], str) else captions
         candidates = len(per_image[0])
         if len(per_image) != len(latents) or any(len(row) != candidates for row in per_image):

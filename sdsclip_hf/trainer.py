@@ -26,7 +26,7 @@ from sdsclip_hf.data import (
     ImageCaptionDataset,
     as_training_data,
 )
-from sdsclip_hf.evaluation import evaluate_benchmarks, flatten
+from sdsclip_hf.evaluation import Results, evaluate_benchmarks, flatten
 from sdsclip_hf.losses import contrastive_loss, gradient_norms, rms, spread
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import LatentMapper, SDSCLIPModel, SDSCLIPOutput, load_clip
@@ -384,7 +384,7 @@ class SDSCLIPTrainer(Trainer):
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
         return output
 
-    def score_benchmarks(self) -> dict[str, dict[str, dict]]:
+    def score_benchmarks(self) -> Results:
         """The student's scores on ``args.benchmarks`` as it now is, see [`evaluation.evaluate_benchmarks`]."""
         scorer = ClipScorer(self.student.base_clip, self.processing_class)
         return evaluate_benchmarks(scorer, self.args.benchmarks or [])

@@ -153,14 +153,19 @@ def test_relation_is_the_mean_over_relations_without_the_symmetric_ones(tied):
     assert macro["groups"] == len(kept)
     assert macro["n"] == sum(len(by_tag[name]) for name in kept)
     assert macro["ties"] == sum(count_ties(by_tag[name]) for name in kept)
-    assert (micro["value"], micro["n"], micro["ties"]) == (pytest.approx(share(verdicts)), 150, count_ties(verdicts))
+    verdicts_kept = [verdict for name in kept for verdict in by_tag[name]]
+    assert (micro["value"], micro["n"]) == (pytest.approx(share(verdicts_kept)), len(verdicts_kept))
+    over_all = found["all", "micro accuracy with symmetric"]
+    assert (over_all["value"], over_all["n"]) == (pytest.approx(share(verdicts)), 150)
     for name in names:
         row = found[name, "accuracy"]
         assert (row["value"], row["n"], row["headline"]) == (share(by_tag[name]), len(by_tag[name]), False)
     result = metric("aro_relation", relations=tags, **split(answers))
     assert_same(macro, result["aro_relation"], result["n"], result["ties"], result["intervals"]["aro_relation"])
     interval = result["intervals"]["aro_relation_micro_all"]
-    assert_same(micro, result["aro_relation_micro_all"], 150, count_ties(verdicts), interval)
+    assert_same(over_all, result["aro_relation_micro_all"], 150, count_ties(verdicts), interval)
+    interval = result["intervals"]["aro_relation_micro"]
+    assert_same(micro, result["aro_relation_micro"], result["n"], result["ties"], interval)
 
 
 def test_attribution_is_the_mean_over_pairs_of_at_least_25_cases(tied):
@@ -255,7 +260,22 @@ def test_answers_that_are_missing_are_no_scores():
 # Ranks
 
 
-def test_accuracy_at_k_counts_ties_against_the_model():
+@pytest.fixture
+def many_candidates(monkeypatch):
+    """Every k says something."""
+    monkeypatch.setattr("sdsclip_hf.outcomes._cuts", lambda *cuts, below: cuts)
+
+
+def test_ranks_among_fewer_than_k_candidates_say_nothing():
+    ranks = [np.array([0, 0])] * 3
+    benchmark_of_four = benchmark("classification", ["x"] * 3)
+    benchmark_of_four.classes = {name: (name,) for name in "wxyz"}
+    assert [outcome.score for outcome in outcomes(benchmark_of_four, ranks)] == ["accuracy@1"]
+    benchmark_of_four.classes |= {name: (name,) for name in "uv"}
+    assert [outcome.score for outcome in outcomes(benchmark_of_four, ranks)] == ["accuracy@1", "accuracy@5"]
+
+
+def test_accuracy_at_k_counts_ties_against_the_model(many_candidates):
     against = [0, 1, 4, 5, 5, 9]
     favourable = [0, 0, 4, 4, 5, 9]
     ranks = [np.array(pair) for pair in zip(against, favourable, strict=True)]
@@ -264,7 +284,7 @@ def test_accuracy_at_k_counts_ties_against_the_model():
     assert [found["all", f"accuracy@{k}"]["ties"] for k in (1, 5)] == [1, 1]
 
 
-def test_recall_counts_images_and_captions_apart():
+def test_recall_counts_images_and_captions_apart(many_candidates):
     """Three images of 2, 1 and 3 captions."""
     answers = [
         np.array([[0, 0], [0, 0], [7, 7]]),

@@ -1,6 +1,7 @@
 """Scorers: CLIP's cosines and the teacher's errors, against the models' own outputs one pair at a time."""
 
 from functools import wraps
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -293,3 +294,45 @@ def test_diffusion_scores_are_of_what_the_box_shows(teacher, folder):
     shown = ImageFile(path).read().crop((4, 2, 20, 18))
     expected = -teacher.diffusion_score([shown], list(item.captions), **OPTIONS).numpy().T
     np.testing.assert_allclose(matrix, expected, atol=1e-5)
+
+
+class Wide(torch.nn.Module):
+    """Embeddings 512 wide, where a matrix product rounds a row by its place."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(text_config=None)
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.table = torch.nn.Embedding(200, 512)
+
+    def get_image_features(self, pixel_values):
+        return torch.nn.functional.pad(pixel_values.flatten(1), (0, 512))[:, :512] + self.table.weight[0]
+
+    def get_text_features(self, input_ids, attention_mask):
+        return (self.table(input_ids) * attention_mask[..., None]).sum(1)
+
+
+@pytest.mark.parametrize("same", ["a cat on a mat", "A CAT on a mat"], ids=["equal", "of equal tokens"])
+def test_captions_that_are_one_to_the_model_tie_to_the_last_bit(processor, same):
+    images = [row["image"] for row in make_rows(8)] * 12
+    captions = ("a cat on a mat", "a dog", "a red mat", "blue chair on a mat", same)
+    items = [Item(str(number), (image,), captions) for number, image in enumerate(images)]
+    for matrix in ClipScorer(Wide(), processor).score(items):
+        assert matrix[0, 0] == matrix[4, 0]
+
+
+def test_an_image_that_cannot_be_preprocessed_is_named(clip, processor, tmp_path, monkeypatch):
+    path = tmp_path / "odd.png"
+    Image.new("RGB", (3, 5)).save(path)
+    scorer = ClipScorer(clip, processor)
+    honest = scorer.encoder.preprocess
+
+    def picky(images):
+        if any(image.size == (3, 5) for image in images):
+            raise ZeroDivisionError("odd")
+        return honest(images)
+
+    monkeypatch.setattr(scorer.encoder, "preprocess", picky)
+    items = [Item("0", (make_rows(1)[0]["image"],), ("a cat",)), Item("1", (ImageFile(str(path)),), ("a dog",))]
+    with pytest.raises(OSError, match=r"odd.png of 3 x 5 pixels could not be preprocessed"):
+        scorer.score(items)

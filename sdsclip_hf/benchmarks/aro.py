@@ -54,6 +54,8 @@ def _box(row: Row) -> Box | None:
     if {"image_path", "bbox", *BOX_KEYS}.isdisjoint(row.values):
         return None
     left, top, width, height = (row[key] for key in BOX_KEYS) if box is None else (box[key] for key in "xywh")
+    if width <= 0 or height <= 0:
+        raise ValueError(f"item {row.identifier} has a bbox of {width} x {height} pixels; mend the copy.")
     return left, top, left + width, top + height
 
 

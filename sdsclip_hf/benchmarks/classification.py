@@ -20,6 +20,12 @@ def load(name: str, split: str, source: str, options: Options) -> Benchmark:
     if bad or not options.templates:
         raise ValueError(f"the template {bad[0]!r} has no {{}}." if bad else "there is no prompt template; give one.")
 
+    if labels not in rows.class_names and rows.text.features[labels].dtype not in ("string", "large_string"):
+        raise ValueError(
+            f"column {labels!r} of {rows.name} holds numbers and no names of classes; cast it to a ClassLabel with names, "
+            "or pass a --label_column of names."
+        )
+
     def item(row: Row) -> Item:
         return Item(row.identifier, (row.image(images),), (), str(row[labels]))
 

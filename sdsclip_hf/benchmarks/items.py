@@ -1,5 +1,6 @@
 """What benchmarks are made of: items of pictures and captions, and pictures that are read only when they are needed."""
 
+import os
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -72,6 +73,8 @@ def _shown(image: Image.Image, box: Box | None) -> Image.Image:
     if box is None:
         return image
     left, top, right, bottom = (round(edge) for edge in box)
+    if right > 2 * image.width or bottom > 2 * image.height:
+        raise ValueError(f"its box {box} lies far outside of its {image.width} x {image.height} pixels")
     return image if image.size == (right - left, bottom - top) else image.crop(box)
 
 
@@ -81,6 +84,19 @@ Picture = ImageFile | ImageCell | Image.Image
 def picture_key(picture: Picture) -> Hashable:
     """Equal for pictures that need encoding only once."""
     return id(picture) if isinstance(picture, Image.Image) else picture.key
+
+
+def picture_name(picture: Picture) -> str:
+    """What to call the picture in messages and results."""
+    return f"made, {picture.size}" if isinstance(picture, Image.Image) else picture.name
+
+
+def picture_state(picture: Picture) -> str:
+    """Text that changes when the picture, or the part of it that is shown, does."""
+    if isinstance(picture, ImageFile):
+        state = os.stat(picture.path)
+        return f"{picture} {state.st_size} {state.st_mtime_ns}"
+    return "made" if isinstance(picture, Image.Image) else f"{picture.digest.hex()} {picture.box}"
 
 
 def read_picture(picture: Picture) -> Image.Image:

@@ -20,6 +20,5 @@ def load(name: str, split: str, source: str, options: Options) -> Benchmark:
         for row in scenes.swapped_pairs(split or "test")
     ]
     counts = {"items": len(items), "published_items": len(items), "missing_images": 0}
-    return Benchmark(
-        name, "winoground", items, {"name": "sdsclip_hf.shapes", "revision": version("sdsclip_hf")} | counts
-    )
+    source = {"name": "sdsclip_hf.shapes", "revision": version("sdsclip_hf"), "split": split or "test"}
+    return Benchmark(name, "winoground", items, source | counts)

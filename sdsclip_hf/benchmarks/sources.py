@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class JsonRows:
     """
 
     def __init__(self, path: Path, image_dir: str | None = None):
-        self.path, self.name, self.revision = path, str(path), None
+        self.path, self.name, self.revision, self.split = path, str(path), None, None
         parents = [Path(image_dir).expanduser()] if image_dir else [path.parent, path.parent.parent]
         self.folders = [parent / folder for parent in parents for folder in IMAGE_FOLDERS]
         try:
@@ -124,7 +125,7 @@ class DatasetRows:
     """
 
     def __init__(self, name: str, revision: str | None = None, split: str | None = None):
-        self.dataset = _load(name, revision, [split] if split else SPLITS)
+        self.dataset, self.split = _load(name, revision, [split] if split else SPLITS)
         self.name, self.revision = name, _commit(self.dataset) if not Path(name).expanduser().exists() else None
         if revision and re.fullmatch(COMMIT, revision) and self.revision not in (None, revision):
             raise OSError(
@@ -174,8 +175,14 @@ def _digests(cells: datasets.Dataset, column: str) -> Iterator[bytes | None]:
             if cell.is_valid and cell["bytes"].is_valid:
                 content = cell["bytes"].as_buffer()
             elif path and _is_file(path):
-                content = path.encode()
+                content = f"{path} {_state(path)}".encode()
             yield None if content is None else hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _state(path: str) -> str:
+    """Size and time of change of a file that is no part of an archive."""
+    found = os.stat(path) if os.path.exists(path) else None
+    return f"{found.st_size} {found.st_mtime_ns}" if found else ""
 
 
 def _is_file(path: str) -> bool:
@@ -184,11 +191,12 @@ def _is_file(path: str) -> bool:
     return system.isfile(inner)
 
 
-def _load(name: str, revision: str | None, splits: Iterable[str]) -> datasets.Dataset:
+def _load(name: str, revision: str | None, splits: Iterable[str]) -> tuple[datasets.Dataset, str]:
+    """The first of the splits that there is, and its name."""
     first = None
     for split in splits:
         try:
-            return load_image_captions(name, split=split, revision=revision, option="--data")
+            return load_image_captions(name, split=split, revision=revision, option="--data"), split
         except ValueError as error:  # the next split may exist
             first = first or error
         except OSError as error:
@@ -295,9 +303,15 @@ def collect(
         )
     if not kept:
         raise ValueError(f"{name}: no item is left of {rows.name}; all of its images are missing. Check --data.")
+    untold = next((item.identifier for item in kept if not item.tag), None)
+    if untold is not None and any(item.tag for item in kept):
+        raise ValueError(
+            f"item {untold} of {rows.name} does not tell its relation, attributes or tag, though others do. Mend the copy."
+        )
     source = {
         "name": rows.name,
         "revision": rows.revision,
+        "split": rows.split,
         "items": len(kept),
         "published_items": published_items,
         "missing_images": len(missing),

@@ -31,7 +31,8 @@ def load(name: str, subset: str, source: str, options: Options) -> Benchmark:
     sources = {part.source["name"]: part.source["revision"] for part in parts}
     if len(sources) < len(parts):
         raise ValueError(f"{name}: {source} holds one subset; say which, as in sugarcrepe:swap_obj={source}.")
-    whole = {"name": ", ".join(sources), "revision": ", ".join(dict.fromkeys(filter(None, sources.values()))) or None}
+    revisions = ", ".join(dict.fromkeys(filter(None, sources.values()))) or None
+    whole = {"name": ", ".join(sources), "revision": revisions, "split": parts[0].source["split"]}
     return Benchmark(name, "sugarcrepe", items, whole | counts)
 
 
