@@ -154,7 +154,7 @@ def measure(run: Callable[[], list]) -> dict:
 
 def compare(name: str, clip: CLIPModel, processor: CLIPProcessor, items: list[Item], args) -> dict:
     """Ours against the plain loop, turn about, ``args.repeats`` times; medians of the paired ratios."""
-    scorer = ClipScorer(clip, processor, batch_size=64, num_workers=args.num_workers)
+    scorer = ClipScorer(clip, processor, batch_size=32, num_workers=args.num_workers)
     pairs = []
     for _ in range(args.repeats):
         plain = measure(lambda: plain_scores(clip, processor, items, args.num_workers, 32))
@@ -203,7 +203,7 @@ def score_many(folder: Path, count: int, workers: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--relation_items", type=int, default=256)
+    parser.add_argument("--relation_items", type=int, default=384)
     parser.add_argument("--order_images", type=int, default=40, help="five items each")
     parser.add_argument("--many_items", type=int, default=100_000, help="0: leave the memory run out")
     parser.add_argument("--repeats", type=int, default=3)
@@ -227,7 +227,8 @@ def main() -> None:
             rows.append(score_many(Path(folder), args.many_items, args.num_workers))
             print(json.dumps(rows[-1], indent=2), flush=True)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    machine = {"threads": torch.get_num_threads(), "workers": args.num_workers, "torch": torch.__version__}
+    print(json.dumps(machine))
     (args.output_dir / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
 
 

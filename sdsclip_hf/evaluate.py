@@ -250,8 +250,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     dtypes = ["auto", "float32", "float16", "bfloat16"]
     add("--dtype", default="auto", choices=dtypes, help="of the weights; scores are float32 whatever it is")
     add("--templates", nargs="+", default=["a photo of a {}."], help="prompts of classification, or a file of them")
-    for column in ("image", "caption", "label"):
-        add(f"--{column}_column", help="of classification and retrieval data; default: found by type and name")
+    add("--image_column", help="of classification and retrieval data; default: the only one of images")
+    add("--caption_column", help="of retrieval data; default: caption")
+    add("--label_column", help="of classification data; default: the ClassLabel column, or label")
     add("--num_draws", type=_at_least(1), default=10, help="draws of (t, noise) that a teacher's score is the mean of")
     add("--timestep_range", nargs=2, type=int, help="first and last timestep of a teacher's score; default: all")
     add("--weighting", default="constant", choices=WEIGHTINGS, help="w(t) of a teacher's score")
