@@ -54,37 +54,37 @@ def evaluate_models(args: argparse.Namespace, command: str) -> dict:
     for benchmark in benchmarks.values() if args.teacher else ():
         check_speed(benchmark)  # now, and not after hours with other benchmarks
     _claim(folder, args, benchmarks)
-    done = (
-        json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")) if (folder / RESULTS_FILE).is_file() else None
-    )
-    found: dict[str, dict[str, list[Outcome]]] = {}
-    models, parts, cut = {}, [], {}
+    finished = folder / RESULTS_FILE
+    results = json.loads(finished.read_text(encoding="utf-8")) if finished.is_file() else None
+    found: dict[str, dict[str, list[Outcome]]] = {spec: {} for spec in specs}
+    models, parts, cut = {}, [], {spec: {} for spec in specs}
     for run, name in runs.items():
         scorer, models[run] = _open_scorer(name, args)
-        _check_model(models[run], done and done["models"][run], folder / PARTS / _slug(run))
-        if done:
-            continue
-        for spec, benchmark in benchmarks.items():
+        _check_model(models[run], results and results["models"][run], folder / PARTS / _slug(run))
+        for spec, benchmark in benchmarks.items() if results is None else ():
             answers = Answers(folder / PARTS / _slug(run) / _slug(spec), run, benchmark)
-            found.setdefault(spec, {})[run] = outcomes(benchmark, _complete(answers, scorer))
-            cut.setdefault(spec, {})[run] = _count_cut(scorer, benchmark)
+            found[spec][run] = outcomes(benchmark, _complete(answers, scorer))
+            cut[spec][run] = _count_cut(scorer, benchmark)
             parts += answers.parts()
-    if done:
-        shutil.rmtree(folder / PARTS, ignore_errors=True)  # there are some if it was stopped between the last two lines
-        return done
-    results = {"command": command, "versions": versions(), "models": models, "benchmarks": {}}
-    for spec, benchmark in benchmarks.items():
-        first, *others = found[spec]
-        results["benchmarks"][spec] = {
-            "source": benchmark.source,
-            "captions_cut": cut[spec],
-            "scores": {run: score_rows(outcome) for run, outcome in found[spec].items()},
-            "differences": {run: compare(found[spec][first], found[spec][run]) for run in others},
+    if results is None:
+        merge(parts, folder / SCORES_FILE)
+        by_benchmark = {
+            spec: {"source": benchmark.source, "captions_cut": cut[spec], **_sum_up(found[spec])}
+            for spec, benchmark in benchmarks.items()
         }
-    merge(parts, folder / SCORES_FILE)
-    write_json(folder / RESULTS_FILE, results)
-    shutil.rmtree(folder / PARTS)
+        results = {"command": command, "versions": versions(), "models": models, "benchmarks": by_benchmark}
+        write_json(finished, results)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
     return results
+
+
+def _sum_up(found: dict[str, list[Outcome]]) -> dict:
+    """Each run's scores, and the differences of the others to the first."""
+    first, *others = found
+    return {
+        "scores": {run: score_rows(outcome) for run, outcome in found.items()},
+        "differences": {run: compare(found[first], found[run]) for run in others},
+    }
 
 
 def _name_runs(names: Sequence[str]) -> dict[str, str]:

@@ -78,7 +78,7 @@ def plot_scores(runs: dict[str, dict], path: Path) -> None:
             axis.plot(values, positions, "k.", markersize=2)  # a bar of no length is a score, too
         axis.set_yticks(range(len(places)), [_row_name(first[spec][place]) for place in places], fontsize=8)
         axis.set_ylim(len(places) - 0.4, -0.6)
-        axis.set_xlim(0, 100)
+        axis.set_xlim(-1, 101)
         axis.grid(axis="x", alpha=0.3)
         axis.set_title(titles[spec], fontsize=10, loc="left")
     axes[-1, 0].set_xlabel("%")
