@@ -16,8 +16,8 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 class FastLinear(TorchFunctionMode):
     """In this context the float32 linear layers of a CPU go through oneDNN, which uses AVX-512 whoever made the CPU.
 
-    For inference: on an AMD EPYC with two threads CLIP's towers ran 1.7 to 2.1 times faster, with the same results
-    to float32's rounding. Tensors elsewhere and of other dtypes are left alone.
+    For inference: the same results to float32's rounding, and on some CPUs much sooner; `recipes/benchmark_evaluation.py`
+    measures the gain. Tensors elsewhere and of other dtypes are left alone.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):

@@ -193,3 +193,24 @@ def test_unreadable_pictures_are_named(tmp_path):
         source = benchmark_copies.write_json(tmp_path / "sugarcrepe", copy)
         with pytest.raises(OSError, match=r"the image .*val2017/000000391896.jpg could not be read .*--allow_missing"):
             read_picture(load_benchmark(f"sugarcrepe:swap_obj={source}").items[1].images[0])
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (-3, 5)])
+def test_an_empty_box_is_refused_with_its_item(tmp_path, width, height):
+    with pytest.raises(ValueError, match=rf"item 0 has a bbox of {width}(\.0)? x {height}(\.0)? pixels"):
+        one_picture(tmp_path, picture(0), {"x": 1, "y": 1, "w": width, "h": height})
+
+
+def test_a_box_far_outside_is_refused_and_names_the_picture(tmp_path):
+    cell = one_picture(tmp_path, picture(0), {"x": 1, "y": 1, "w": 10 * WIDTH, "h": 5})
+    with pytest.raises(OSError, match=r"row 0, column 'image' could not be read .*far outside"):
+        read_picture(cell)
+
+
+@pytest.mark.parametrize("key", ["relation_name", "bbox_x"])
+def test_a_json_copy_of_which_one_item_lacks_a_key_is_refused_with_its_item(tmp_path, key):
+    copy = aro_relation()
+    del copy.json_rows[1][key]
+    source = benchmark_copies.write_json(tmp_path / "copy", copy)
+    with pytest.raises(ValueError, match=r"item 1 of .*(bbox_x|relation)"):
+        load_benchmark(f"aro_relation={source}")
