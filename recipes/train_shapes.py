@@ -17,6 +17,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -57,6 +58,7 @@ class Stage:
         model: what trains (parameters that do not require grad are left alone).
         loss: ``(step, generator) -> scalar``; it must draw from ``generator`` alone.
         ema_decay: when positive, the averaged weights are what the stage leaves in ``model``.
+        snapshots: step -> what is called before that step, with the averaged weights in ``model`` where there are any.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Stage:
         seed: int,
         ema_decay: float = 0.0,
         weight_decay: float = 0.01,
+        snapshots: dict[int, Callable[[], None]] | None = None,
     ):
         self.name, self.model, self.loss, self.steps, self.seed = name, model, loss, steps, seed
+        self.snapshots = snapshots or {}
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.parameters = parameters
         self.optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
@@ -90,6 +94,8 @@ class Stage:
         started = time.perf_counter()
         average = None
         while step < self.steps:
+            if step in self.snapshots:
+                self._take_snapshot(step)
             generator = torch.Generator().manual_seed(hash_seed(self.seed, self.name, step))
             loss = self.loss(step, generator)
             self.optimizer.zero_grad(set_to_none=True)
@@ -108,6 +114,15 @@ class Stage:
         if self.ema:
             self.ema.copy_to(self.parameters)
         return spent + time.perf_counter() - started
+
+    def _take_snapshot(self, step: int) -> None:
+        averaged = self.ema is not None and step > 0
+        if averaged:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+        self.snapshots[step]()
+        if averaged:
+            self.ema.restore(self.parameters)
 
     def _save(self, step: int, seconds: float) -> None:
         state = {
@@ -248,9 +263,17 @@ def random_pictures(pictures: Pictures, count: int, generator: torch.Generator) 
 
 
 def train_teacher(
-    folder: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, pictures: Pictures, seed: int, steps: int
+    folder: Path,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    pictures: Pictures,
+    seed: int,
+    steps: int,
+    stages: dict[int, Path],
 ) -> tuple[StableDiffusionPipeline, float]:
     """A text-to-image latent diffusion model in Stable Diffusion's layout, predicting velocity.
+
+    ``stages`` names folders for what it is before the steps in question: a teacher of little training, or of none.
 
     Two things let it learn direction: most timesteps are drawn from t >= 600, where the layout is decided, and the
     captions tell their scene mostly as "left of" / "above" at first (85 %, falling to 50 % by half-time).
@@ -307,19 +330,29 @@ def train_teacher(
         predicted = unet(alpha * x + sigma * noise, t, prompt).sample
         return F.mse_loss(predicted, alpha * noise - sigma * x)
 
-    seconds = Stage(
-        "teacher", model, loss, steps=steps, learning_rate=1e-3, folder=folder, seed=seed, ema_decay=0.999
-    ).run()
     pipeline = StableDiffusionPipeline(
         vae=vae,
-        text_encoder=text_encoder.eval(),
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=unet.eval(),
+        unet=unet,
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    snapshots = {step: partial(pipeline.save_pretrained, path) for step, path in stages.items()}
+    seconds = Stage(
+        "teacher",
+        model,
+        loss,
+        steps=steps,
+        learning_rate=1e-3,
+        folder=folder,
+        seed=seed,
+        ema_decay=0.999,
+        snapshots=snapshots,
+    ).run()
+    model.eval()
     return pipeline, seconds
 
 
@@ -534,6 +567,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of all weights, data and noise")
     parser.add_argument("--vae_steps", type=int, default=2500)
     parser.add_argument("--teacher_steps", type=int, default=5000)
+    parser.add_argument(
+        "--teacher_stages",
+        type=int,
+        nargs="*",
+        default=[],
+        help="steps before which the teacher is saved as it then is",
+    )
     parser.add_argument("--composer_steps", type=int, default=1500, help="of the CLIP whose text tower the student has")
     parser.add_argument("--student_steps", type=int, default=500)
     parser.add_argument("--bag_of_words_steps", type=int, default=1500)
@@ -547,7 +587,10 @@ def main() -> None:
 
     prompt_tokenizer = make_tokenizer(folder / "tokenizer", max_length=24)
     vae, seconds["vae"] = train_vae(states, pictures, seed, args.vae_steps)
-    pipeline, seconds["teacher"] = train_teacher(states, vae, prompt_tokenizer, pictures, seed, args.teacher_steps)
+    stages = {step: folder / f"teacher-{step}" for step in args.teacher_stages}
+    pipeline, seconds["teacher"] = train_teacher(
+        states, vae, prompt_tokenizer, pictures, seed, args.teacher_steps, stages
+    )
     pipeline.save_pretrained(folder / "teacher")
 
     tokenizer = make_tokenizer(folder / "tokenizer", max_length=77)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from transformers import TrainingArguments
 
-from sdsclip_hf.losses import GRADIENTS, READINGS, WEIGHTINGS
+from sdsclip_hf.losses import GRADIENTS, RANKING_TARGETS, READINGS, WEIGHTINGS
 from sdsclip_hf.student import LORA_LAYERS, TRAINABLE
 
 
@@ -58,6 +58,48 @@ class SDSCLIPConfig(TrainingArguments):
     )
     shuffle_captions: bool = knob(
         False, "Control experiment: give the denoiser the caption of another image of the batch. It should not help."
+    )
+
+    # Ranking distillation, and the baselines that it is compared with.
+    lambda_rank: float = knob(
+        0.0,
+        "Weight of the ranking term L_rank (a divergence in nats), without unit: the student learns to order candidate "
+        "captions of an image as the teacher's stored scores do. 0 switches it off.",
+    )
+    ranking_scores: str | None = knob(
+        None,
+        "The scored candidates: a folder that `sdsclip score-captions` wrote, or its Hub id. Each image is then "
+        "captioned with those of its captions that were scored, whatever the weights of the terms.",
+    )
+    ranking_scores_revision: str | None = knob(None, "Branch, tag or commit of the scores on the Hub.")
+    ranking_candidates: int | None = knob(
+        None, "Candidates drawn anew each time beside an image's own caption (K); default: all that were scored."
+    )
+    ranking_targets: Literal[RANKING_TARGETS] = knob(
+        "teacher", "Whether the student learns the teacher's order, or (baseline) that the own caption comes first."
+    )
+    ranking_temperature: float | None = knob(
+        None, "tau, in units of the teacher's score d; default: ranking_temperature_share of the median gap."
+    )
+    ranking_temperature_share: float = knob(
+        0.1, "tau as a share of the median gap between the teacher's scores of an image's two best candidates."
+    )
+    ranking_logit_scale: float | None = knob(
+        None, "Factor on the student's cosines in L_rank; default: the student's own logit scale."
+    )
+    ranking_confidence: bool = knob(
+        False, "Weigh each image by how sure the teacher is of its first choice: 0 at chance, 1 when certain."
+    )
+    ranking_symmetric: bool = knob(
+        False,
+        "Also rank images for a caption, where images of a batch share scored candidates; each image's own level of d "
+        "is taken off first. L_rank is then the mean of both.",
+    )
+    hard_negatives: bool = knob(
+        False, "Baseline: the candidates are further negatives of the contrastive loss, by their labels (NegCLIP)."
+    )
+    lambda_cosine: float = knob(
+        0.0, "Baseline: weight of 1 - cosine of each image and its caption, a term without any teacher."
     )
 
     # The teacher.
@@ -128,22 +170,21 @@ class SDSCLIPConfig(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
-        for name in ("lambda_sds", *whole):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or more")
-        for name in ("mapper_scale", "snr_gamma", "mapper_warmup_learning_rate", "lora_r", "lora_alpha"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "more than zero")
-        _require(
-            self.mapper_learning_rate is None or self.mapper_learning_rate >= 0,
-            "mapper_learning_rate",
-            self.mapper_learning_rate,
-            "zero or more",
-        )
+        weights = ("lambda_sds", "lambda_rank", "lambda_cosine")
+        for name in (*weights, *whole, "mapper_learning_rate"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, name, value, "zero or more")
+        above_zero = ("mapper_scale", "snr_gamma", "mapper_warmup_learning_rate", "lora_r", "lora_alpha", "latent_size")
+        of_ranking = ("ranking_candidates", "ranking_temperature", "ranking_temperature_share", "ranking_logit_scale")
+        for name in above_zero + of_ranking:
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "more than zero")
         _require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
-        _require(self.latent_size is None or self.latent_size > 0, "latent_size", self.latent_size, "more than zero")
         for name, choices in (
             ("sds_reading", READINGS),
             ("sds_gradient", GRADIENTS),
             ("sds_weighting", WEIGHTINGS),
+            ("ranking_targets", RANKING_TARGETS),
             ("trainable", TRAINABLE),
             ("mapper_warmup_inputs", ("image", "text")),
             ("teacher_dtype", ("float32", "bfloat16", "float16")),
@@ -159,6 +200,12 @@ class SDSCLIPConfig(TrainingArguments):
             raise ValueError(
                 f"per_device_eval_batch_size {self.per_device_eval_batch_size} leaves a caption no negatives; set "
                 "--per_device_eval_batch_size to 2 or more."
+            )
+        if (self.lambda_rank or self.hard_negatives) and self.ranking_scores is None:
+            needy = "lambda_rank is above 0" if self.lambda_rank else "hard_negatives is on"
+            raise ValueError(
+                f"{needy}, but there are no candidate captions; give --ranking_scores a folder that sdsclip "
+                "score-captions wrote, or its Hub id."
             )
         if self.mapper_warmup_steps and self.lambda_sds == 0:
             raise ValueError("mapper_warmup_steps needs the distillation term; set --lambda_sds above 0.")

@@ -1,5 +1,6 @@
 """Image-caption datasets from any source that ``datasets`` reads, and the collator that makes batches of them."""
 
+import hashlib
 import os
 import re
 import zlib
@@ -9,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import torch
 from filelock import FileLock
@@ -17,9 +19,11 @@ from torch import Tensor
 from transformers import CLIPProcessor
 
 from sdsclip_hf.errors import explain_loading
+from sdsclip_hf.ranking import CandidateScores, RankedItem
 from sdsclip_hf.shapes import load_shapes
 
 BAD_IMAGES_FILE = "bad_images.txt"
+PNG_SIGNATURE = b"\x89PNG\r\n"
 
 
 class BadImageError(ValueError):
@@ -145,6 +149,35 @@ def read_image(source: dict | str | os.PathLike | bytes | Image.Image) -> Image.
         raise OSError(str(error) or repr(error)) from error
 
 
+def picture_digest(source: dict | str | os.PathLike | bytes | Image.Image) -> str:
+    """A name for a picture that is the same wherever it is stored: 16 hex digits of a hash of its content.
+
+    Of a file in a lossless format (PNG), and of a picture that is in no file, the pixels are hashed, since such files
+    are rewritten without a change to the picture; of any other the bytes, since decoders differ in the pixels they give.
+
+    Args:
+        source: see [`read_image`].
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    encoded = _encoded_bytes(source)
+    if encoded is None or encoded.startswith(PNG_SIGNATURE):
+        image = read_image(source)
+        encoded = f"{image.size}".encode() + image.tobytes()
+    return hashlib.blake2b(encoded, digest_size=8).hexdigest()
+
+
+def _encoded_bytes(source) -> bytes | None:
+    """The bytes of an image file, or None where there is no file."""
+    if isinstance(source, dict):
+        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, (str, os.PathLike)):
+        with fsspec.open(str(source)) as file:  # maybe in a zip, or a URL
+            return file.read()
+    return source if isinstance(source, bytes) else None
+
+
 class BadImages:
     """The unreadable images of a run, counted and named in one file.
 
@@ -205,9 +238,12 @@ class CaptionedImages:
         image_column, caption_column: where images and captions stand; a caption cell is a string or a list of strings.
         seed: of the caption draws.
         bad_images: where unreadable images are noted; default: the first one is an error.
+        scores: scored candidates of each image; its caption is then one of those that were scored.
+        with_candidates: whether the examples hold the candidates, too, in ``item``.
+        num_candidates: how many of them are drawn beside the image's own caption; default: all.
 
     Raises:
-        ValueError: a column is missing.
+        ValueError: a column is missing, or ``scores`` miss an image.
     """
 
     def __init__(
@@ -217,11 +253,15 @@ class CaptionedImages:
         caption_column: str = "caption",
         seed: int = 0,
         bad_images: BadImages | None = None,
+        scores: CandidateScores | None = None,
+        with_candidates: bool = False,
+        num_candidates: int | None = None,
     ):
         self.image_column, self.caption_column = image_column, caption_column
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # so that workers that live on see it change
         self.bad_images = bad_images or BadImages(0)
+        self.scores, self.with_candidates, self.num_candidates = scores, with_candidates, num_candidates
         self.source = _undecoded(source, image_column, caption_column)
 
     @property
@@ -240,7 +280,14 @@ class CaptionedImages:
         except OSError as error:
             self.bad_images.record(self._name_of_image(row, number), error)
             return None
-        return {"image": image, "caption": self._draw_caption(row[self.caption_column], number)}
+        if self.scores is None:
+            return {"image": image, "caption": self._draw_caption(row[self.caption_column], number)}
+        item = self.scores.draw(picture_digest(row[self.image_column]), self._rng(number), self.num_candidates)
+        example = {"image": image, "caption": item.caption}
+        return example | {"item": item} if self.with_candidates else example
+
+    def _rng(self, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.epoch, number])
 
     def _draw_caption(self, cell: str | Sequence[str], number: int) -> str:
         captions = [cell] if isinstance(cell, str) else cell
@@ -251,7 +298,7 @@ class CaptionedImages:
             )
         if len(captions) == 1:
             return captions[0]
-        return captions[int(np.random.default_rng([self.seed, self.epoch, number]).integers(len(captions)))]
+        return captions[int(self._rng(number).integers(len(captions)))]
 
     def _name_of_image(self, row: dict, number: int) -> str:
         """The path of a file of its own; else the row, and the name that its bytes are stored under if there is one."""
@@ -365,21 +412,28 @@ class ImageCaptionCollator:
     Args:
         processor: the student's.
         teacher_tokenize: a teacher's [`~teacher.DiffusionTeacher.tokenize`]; None when no term needs prompts.
+        max_candidates: K, how many candidates a picture has at most; 0 when no term needs them.
 
-    Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (B, L),
-    padded to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads;
-    and with a teacher ``teacher_input_ids`` (B, M).
+    Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (M, L), padded
+    to the longest: the B captions and, after them, the candidates that are none of these, each once; ``caption_cut``
+    (B,), true where a caption was longer than the text tower reads; with a teacher ``teacher_input_ids`` (B, T); and with
+    candidates ``candidate_rows`` (B, K), where in ``input_ids`` each stands, -1 where there is none; ``candidate_errors``
+    (B, K), the teacher's d(x, c_k), NaN where there is none; ``candidate_confidence`` (B,); ``candidate_is_own`` (B, K).
     """
 
     processor: CLIPProcessor
     teacher_tokenize: Callable[[Sequence[str]], Tensor] | None = None
+    max_candidates: int = 0
 
     def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
         captions = [example["caption"] for example in examples]
         tokenizer = self.processor.tokenizer
         uncut = tokenizer(captions, truncation=False, verbose=False).input_ids
+        texts, candidates = captions, {}
+        if self.max_candidates:
+            texts, candidates = self._candidates(captions, [example["item"] for example in examples])
         tokens = tokenizer(
-            captions, padding=True, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+            texts, padding=True, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
         )
         pixels = self.processor.image_processor([example["image"] for example in examples], return_tensors="pt")
         batch = {
@@ -390,4 +444,26 @@ class ImageCaptionCollator:
         }
         if self.teacher_tokenize is not None:
             batch["teacher_input_ids"] = self.teacher_tokenize(captions)
-        return batch
+        return batch | candidates
+
+    def _candidates(self, captions: list[str], items: list[RankedItem]) -> tuple[list[str], dict[str, Tensor]]:
+        """All texts of a batch, its captions first, and what each image's candidates are among them."""
+        texts = list(captions)
+        row_of = {caption: row for row, caption in reversed(list(enumerate(captions)))}
+        shape = len(items), self.max_candidates
+        rows, errors = torch.full(shape, -1), torch.full(shape, torch.nan)
+        is_own = torch.zeros(shape, dtype=torch.bool)
+        for number, item in enumerate(items):
+            for place, candidate in enumerate(item.candidates):
+                if candidate not in row_of:
+                    row_of[candidate] = len(texts)
+                    texts.append(candidate)
+                rows[number, place] = row_of[candidate]
+                is_own[number, place] = candidate == item.caption
+            errors[number, : len(item.candidates)] = torch.from_numpy(item.errors)
+        return texts, {
+            "candidate_rows": rows,
+            "candidate_errors": errors,
+            "candidate_is_own": is_own,
+            "candidate_confidence": torch.tensor([item.confidence for item in items]),
+        }

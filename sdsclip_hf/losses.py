@@ -1,7 +1,7 @@
 """The loss terms, as pure functions of tensors.
 
-L = L_CLIP + lambda_sds * L_SDS (arXiv 2307.09233), with
-L_SDS = E_{t, eps} || eps_theta(h_w(f_phi(x)), t, c) - eps ||^2, and beside it this project's own ranking distillation.
+L = L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank. L_SDS is the paper's (arXiv 2307.09233),
+E_{t, eps} || eps_theta(h_w(f_phi(x)), t, c) - eps ||^2; L_rank is this project's own ranking distillation.
 
 The paper's symbols: ``image_embeds`` are f_phi(x), ``latents`` are z0 = h_w(f_phi(x)), ``predict_noise`` is eps_theta
 with its timesteps t and captions c bound, ``noise`` is eps, and ``alpha``, ``sigma`` belong to the noise schedule:
@@ -17,6 +17,7 @@ from torch import Tensor
 READINGS = ("noised", "as_printed")
 GRADIENTS = ("full", "stop_gradient")
 WEIGHTINGS = ("constant", "sigma_squared", "min_snr", "velocity")
+RANKING_TARGETS = ("teacher", "labels")
 
 
 def contrastive_loss(
@@ -162,23 +163,15 @@ def distillation_loss(
     return weight * (error + surrogate - surrogate.detach())
 
 
-def ranking_loss(
-    image_embeds: Tensor,
-    candidate_embeds: Tensor,
-    errors: Tensor,
-    temperature: float,
-    logit_scale: Tensor | float,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Ranking distillation: KL(softmax_k(-d(x, c_k) / tau) || softmax_k(s * cos(f(x), g(c_k)))), this project's own term.
+def ranking_loss(cosines: Tensor, errors: Tensor, temperature: float, logit_scale: Tensor | float) -> Tensor:
+    """Ranking distillation, this project's own term: KL(softmax_k(-d(x, c_k) / tau) || softmax_k(s * cos(f(x), g(c_k)))).
 
     Args:
-        image_embeds: unit-length f(x), (B, D).
-        candidate_embeds: unit-length g(c_k) of each image's K candidate captions, (B, K, D).
-        errors: the teacher's d(x, c_k), (B, K); lower means a better match. All K of a row must share their draws.
+        cosines: cos(f(x), g(c_k)) of each image with its K candidate captions, (B, K).
+        errors: the teacher's d(x, c_k), (B, K); lower means a better match. All K of a row must share their draws. NaN
+            where an image has fewer candidates.
         temperature: tau, in units of d, above 0.
         logit_scale: s, the factor on the cosines, scalar.
-        mask: (B, K) bool, false where an image has fewer than K candidates; default: all true.
 
     Returns:
         (B,), in nats; zero where the student's distribution is the teacher's.
@@ -187,14 +180,13 @@ def ranking_loss(
         ValueError: the temperature is not above 0, or an image has fewer than two candidates.
     """
     if not temperature > 0:
-        raise ValueError(f"the ranking temperature is {temperature}; it must be above 0.")
-    mask = torch.ones_like(errors, dtype=torch.bool) if mask is None else mask
-    if mask.sum(1).min() < 2:
-        raise ValueError("an image has fewer than two candidate captions; there is nothing to rank. Leave it out.")
-    cosines = torch.einsum("bd,bkd->bk", image_embeds, candidate_embeds)
-    teacher = _masked_log_softmax(-errors / temperature, mask)
-    student = _masked_log_softmax(logit_scale * cosines, mask)
-    return (teacher.exp() * (teacher - student)).masked_fill(~mask, 0.0).sum(1)
+        raise ValueError(f"the ranking temperature is {temperature}; it must be above 0. Set --ranking_temperature.")
+    known = ~errors.isnan()
+    if len(errors) and known.sum(1).min() < 2:
+        raise ValueError("an image has fewer than two scored candidates; there is nothing to rank. Leave it out.")
+    teacher = _masked_log_softmax(-errors / temperature, known)
+    student = _masked_log_softmax(logit_scale * cosines, known)
+    return (teacher.exp() * (teacher - student)).masked_fill(~known, 0.0).sum(1)
 
 
 def _masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
@@ -206,13 +198,13 @@ def ranking_temperature(errors: Tensor, share: float = 0.1) -> float:
     """A temperature that fits the spread of d: ``share`` of the median gap between an image's two best candidates.
 
     Args:
-        errors: d(x, c_k), (N, K), infinite where an image has fewer candidates.
+        errors: d(x, c_k), (N, K), NaN where an image has fewer candidates.
         share: above 0.
 
     Raises:
         ValueError: the median gap is 0, so that the scores say nothing.
     """
-    best, second = errors.topk(2, largest=False).values.unbind(-1)
+    best, second = _nan_last(errors).topk(2, largest=False).values.unbind(-1)
     gap = (second - best).median().item()
     if not gap > 0:
         raise ValueError(f"the median gap between the teacher's two best candidates is {gap}: its scores say nothing.")
@@ -226,7 +218,7 @@ def teacher_confidence(errors: Tensor) -> Tensor:
     the standard error that the draws show.
 
     Args:
-        errors: d of each draw, (N, K, R), R at least 2, infinite where an image has fewer candidates.
+        errors: d of each draw, (N, K, R), NaN where an image has fewer candidates or draws; at least two draws each.
 
     Returns:
         (N,) in [0, 1]; 0 at chance.
@@ -234,14 +226,19 @@ def teacher_confidence(errors: Tensor) -> Tensor:
     Raises:
         ValueError: there is only one draw.
     """
-    draws = errors.shape[-1]
-    if draws < 2:
-        raise ValueError("the teacher's confidence needs at least two draws an item; score the captions with more.")
     rows = torch.arange(len(errors), device=errors.device)
-    best, second = errors.mean(-1).topk(2, largest=False).indices.unbind(-1)
+    best, second = _nan_last(errors.nanmean(-1)).topk(2, largest=False).indices.unbind(-1)
     differences = errors[rows, second] - errors[rows, best]  # (N, R)
-    error = differences.std(-1) / draws**0.5
-    return torch.erf(differences.mean(-1) / error.clamp_min(1e-12) / 2**0.5)
+    draws = (~differences.isnan()).sum(-1)
+    if len(draws) and draws.min() < 2:
+        raise ValueError("the teacher's confidence needs at least two draws an item; score the captions with more.")
+    mean = differences.nanmean(-1)
+    variance = (differences - mean[:, None]).square().nansum(-1) / (draws - 1)
+    return torch.erf(mean / (variance / draws).sqrt().clamp_min(1e-12) / 2**0.5)
+
+
+def _nan_last(errors: Tensor) -> Tensor:
+    return errors.masked_fill(errors.isnan(), torch.inf)
 
 
 def rms(latents: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class SDSCLIPOutput(ModelOutput):
 
     Args:
         image_embeds: f_phi(x), unit length, (B, D).
-        text_embeds: g(c), unit length, (B, D).
+        text_embeds: g(c), unit length, (M, D): the B images' captions, and what candidates follow them.
         logit_scale: the exponentiated factor on cosines, scalar.
         latents: z0 = h_w(f_phi(x)), (B, C, h, w); None without a mapper.
     """
@@ -253,7 +253,7 @@ class SDSCLIPModel(nn.Module):
         return F.normalize(features.pooler_output, dim=-1)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> SDSCLIPOutput:
-        """Encode images (B, 3, H, W) and captions (B, L), and map the image embeddings to latents."""
+        """Encode images (B, 3, H, W) and captions (M, L), and map the image embeddings to latents."""
         image_embeds = self.encode_images(pixel_values)
         return SDSCLIPOutput(
             image_embeds=image_embeds,

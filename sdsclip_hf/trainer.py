@@ -1,10 +1,10 @@
-"""Trainer for L = L_CLIP + lambda_sds * L_SDS."""
+"""Trainer for L = L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-import numpy as np
 import torch
 import torch.distributed.nn
 from safetensors.torch import save_file
@@ -27,24 +27,26 @@ from sdsclip_hf.data import (
     as_training_data,
 )
 from sdsclip_hf.evaluation import Results, evaluate_benchmarks, flatten
-from sdsclip_hf.losses import contrastive_loss, gradient_norms, rms, spread
+from sdsclip_hf.losses import contrastive_loss, gradient_norms
+from sdsclip_hf.mapper_warmup import prepare_mapper
+from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import LatentMapper, SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
+from sdsclip_hf.terms import DistillationTerm, RankingTerm
 
 WEIGHTS_FILE = "model.safetensors"
-WHITENING_SAMPLE = 2048
 
 
 class SDSCLIPTrainer(Trainer):
-    """[`transformers.Trainer`] with the distillation term.
+    """[`transformers.Trainer`] with the distillation term and the ranking term.
 
     Each term is switched by its weight, computed by a function of ``losses``, and logged under its own name, in
     training and in evaluation. What a term does not need is not loaded.
 
     Args:
         model: the CLIP to fine-tune: a CLIPModel, a folder or a Hub id.
-        args: every knob.
+        args: every knob, ``ranking_scores`` among them.
         teacher: a [`DiffusionTeacher`], a folder or a Hub id; needed when ``lambda_sds`` is above 0.
         train_dataset, eval_dataset: ``datasets`` datasets with the columns that ``args`` name, or
             [`data.CaptionedImages`]. ``eval_dataset`` may be a dict of them.
@@ -98,8 +100,13 @@ class SDSCLIPTrainer(Trainer):
         self.peft_settings = str(peft_config and sorted(peft_config.to_dict().items(), key=str))
         teacher = _load_teacher(teacher, args)
         student = _make_student(model, teacher, args, peft_config)
-        as_data = _DatasetMaker(args)
-        kwargs.setdefault("data_collator", ImageCaptionCollator(processing_class, teacher and teacher.tokenize))
+        self.scores = _load_scores(teacher, args)
+        needs_candidates = bool(args.lambda_rank or args.hard_negatives)
+        as_data = _DatasetMaker(args, self.scores, needs_candidates)
+        max_candidates = self.scores.max_candidates if needs_candidates else 0
+        kwargs.setdefault(
+            "data_collator", ImageCaptionCollator(processing_class, teacher and teacher.tokenize, max_candidates)
+        )
         super().__init__(
             model=student,
             args=args,
@@ -114,12 +121,15 @@ class SDSCLIPTrainer(Trainer):
         )
         self.teacher = None if teacher is None else teacher.to(self.args.device)
         self.teacher_fingerprint = None if teacher is None else fingerprint(teacher.denoiser)
-        self.term_weights = {"contrastive": 1.0} | ({"sds": args.lambda_sds} if args.lambda_sds else {})
+        self.distillation = None if teacher is None else DistillationTerm(self.teacher, self.args)
+        weights = {"sds": args.lambda_sds, "ranking": args.lambda_rank, "cosine": args.lambda_cosine}
+        self.term_weights = {"contrastive": 1.0} | {name: weight for name, weight in weights.items() if weight}
+        self.ranking = RankingTerm(self.scores, args) if args.lambda_rank else None
         self.model_accepts_loss_kwargs = False  # a contrastive loss is a mean over its batch
         self.can_return_loss = True
         self._notes: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._calls = 0
-        self._saving_checkpoint = self._preparing = False
+        self._saving_checkpoint = False
         self.captions_cut = 0  # captions longer than the text tower reads, of those that this process trained on
         self.add_callback(ClampLogitScale())
         if isinstance(self.train_dataset, ImageCaptionDataset):
@@ -131,94 +141,72 @@ class SDSCLIPTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """L = L_CLIP + lambda_sds * L_SDS of one batch; see [`data.ImageCaptionCollator`] for what a batch holds.
+        """The weighted sum of the terms for one batch; see [`data.ImageCaptionCollator`] for what a batch holds.
 
         Raises:
             FloatingPointError: a term is NaN or infinite.
         """
-        inputs = dict(inputs)
-        prompt_ids = inputs.pop("teacher_input_ids", None)
-        caption_cut = inputs.pop("caption_cut", None)
-        output = model(**inputs)
+        of_student = ("pixel_values", "input_ids", "attention_mask")
+        output = model(**{name: inputs[name] for name in of_student if name in inputs})
         with torch.autocast(self.args.device.type, enabled=False):
-            terms = self.loss_terms(output, prompt_ids)
+            terms = self.loss_terms(output, inputs)
         loss = sum(self.term_weights[name] * term for name, term in terms.items())
-        self._check_finite(terms)
-        self._note({name: term.detach() for name, term in terms.items()})
-        if caption_cut is not None:
-            self._note({"captions_cut": caption_cut.float().mean()})  # their share
-            self.captions_cut += int(caption_cut.sum()) if self.model.training else 0
+        self.check_finite(terms)
+        self.note({name: term.detach() for name, term in terms.items()})
+        if "caption_cut" in inputs:
+            self.note({"captions_cut": inputs["caption_cut"].float().mean()})  # their share
+            self.captions_cut += int(inputs["caption_cut"].sum()) if self.model.training else 0
         if self._is_due(self.args.gradient_norm_steps) and len(terms) > 1:
             weighted = {name: self.term_weights[name] * term for name, term in terms.items()}
-            self._note(gradient_norms(weighted, [p for p in self.student.clip.parameters() if p.requires_grad]))
+            self.note(gradient_norms(weighted, [p for p in self.student.clip.parameters() if p.requires_grad]))
         self._calls += 1
         return (loss, output) if return_outputs else loss
 
-    def loss_terms(self, output: SDSCLIPOutput, prompt_ids: Tensor | None) -> dict[str, Tensor]:
+    def loss_terms(self, output: SDSCLIPOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms that are switched on, each a scalar before its weight."""
-        terms = {"contrastive": self._contrastive_term(output)}
+        images, texts = output.image_embeds.float(), output.text_embeds.float()
+        captions = texts[: len(images)]
+        terms = {"contrastive": self._contrastive_term(images, captions, output.logit_scale, texts, batch)}
         if "sds" in self.term_weights:
-            terms["sds"] = self._sds_term(output.latents, prompt_ids)
+            with_gap = self._is_due(self.args.health_steps)
+            terms["sds"], figures = self.distillation(
+                output.latents, batch["teacher_input_ids"], self._draw_number(), with_gap
+            )
+            self.note(figures)
+        if "ranking" in self.term_weights:
+            terms["ranking"], figures = self.ranking(images, texts, output.logit_scale, batch)
+            self.note(figures)
+        if "cosine" in self.term_weights:
+            terms["cosine"] = 1 - (images * captions).sum(-1).mean()
         return terms
 
-    def _contrastive_term(self, output: SDSCLIPOutput) -> Tensor:
-        images, texts = output.image_embeds.float(), output.text_embeds.float()
+    def _contrastive_term(
+        self, images: Tensor, captions: Tensor, logit_scale: Tensor, texts: Tensor, batch: dict[str, Tensor]
+    ) -> Tensor:
+        """L_CLIP with the negatives of all processes, and with the candidates among them if these are asked for."""
+        is_negative = negatives = None
+        if self.args.hard_negatives:
+            is_negative = (batch["candidate_rows"] >= 0) & ~batch["candidate_is_own"]  # (B, K)
+            negatives = texts[batch["candidate_rows"]]  # (B, K, D)
         if self.args.world_size == 1:
-            return contrastive_loss(images, texts, output.logit_scale)
-        all_images = torch.cat(torch.distributed.nn.all_gather(images))
-        all_texts = torch.cat(torch.distributed.nn.all_gather(texts))
+            negatives = None if negatives is None else negatives[is_negative]
+            return contrastive_loss(images, captions, logit_scale, negative_embeds=negatives)
+        if negatives is not None:
+            negatives = _gather_with_gradient(negatives)[self.accelerator.gather(is_negative)]
+        all_images, all_captions = _gather_with_gradient(images), _gather_with_gradient(captions)
         offset = self.args.process_index * len(images)
-        return contrastive_loss(images, texts, output.logit_scale, all_images, all_texts, offset)
+        return contrastive_loss(images, captions, logit_scale, all_images, all_captions, offset, negatives)
 
-    def _sds_term(self, latents: Tensor, prompt_ids: Tensor) -> Tensor:
-        timesteps, noise = self._draw(latents)
-        true_prompts = self.teacher.encode_tokens(prompt_ids)
-        other_prompts = true_prompts.roll(1, dims=0)
-        prompts = other_prompts if self.args.shuffle_captions else true_prompts
-        error = self._sds_error(latents, prompts, timesteps, noise).mean()
-        self._note({"latent_rms": rms(latents.detach()).mean(), "latent_spread": spread(latents.detach())})
-        if self._is_due(self.args.health_steps):
-            with torch.no_grad():
-                gap = (
-                    self._sds_error(latents, other_prompts, timesteps, noise).mean()
-                    - self._sds_error(latents, true_prompts, timesteps, noise).mean()
-                )
-            self._note({"sds_gap": gap})
-        return error
-
-    def _sds_error(self, latents: Tensor, prompts: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        return self.teacher.denoising_error(
-            latents,
-            prompts,
-            timesteps,
-            noise,
-            reading=self.args.sds_reading,
-            gradient=self.args.sds_gradient,
-            weighting=self.args.sds_weighting,
-            snr_gamma=self.args.snr_gamma,
-        )
-
-    def _draw(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """t and eps for this process's rows.
-
-        They are drawn for the batch of all processes by (seed, step, call), so that neither the number of processes nor
-        a resumed run changes them.
-        """
-        step = (self.state.global_step, self._calls_in_step()) if self.model.training else (-1, self._calls)
-        generator = torch.Generator().manual_seed(_seed_of(self.args.seed, *step))
-        rows, world, rank = len(latents), self.args.world_size, self.args.process_index
-        first, last = self.args.timestep_range or (0, self.teacher.num_timesteps - 1)
-        timesteps = torch.randint(first, last + 1, (world * rows,), generator=generator)
-        noise = torch.randn((world * rows, *latents.shape[1:]), generator=generator)
-        mine = slice(rank * rows, (rank + 1) * rows)
-        return timesteps[mine].to(latents.device), noise[mine].to(latents.device)
+    def _draw_number(self) -> tuple[int, int]:
+        """What decides t and eps: the step and which of its batches this is; in evaluation the batch alone."""
+        return (self.state.global_step, self._calls_in_step()) if self.model.training else (-1, self._calls)
 
     def _calls_in_step(self) -> int:
         if getattr(self, "_last_step", None) != self.state.global_step:
             self._last_step, self._calls = self.state.global_step, 0
         return self._calls
 
-    def _check_finite(self, terms: dict[str, Tensor]) -> None:
+    def check_finite(self, terms: dict[str, Tensor]) -> None:
         for name, term in terms.items():
             if not torch.isfinite(term):
                 raise FloatingPointError(
@@ -233,15 +221,14 @@ class SDSCLIPTrainer(Trainer):
         return f"{kept} anew in another --output_dir with a lower --learning_rate or weight of the term."
 
     def _is_due(self, every: int) -> bool:
-        step = self._calls if self._preparing else self.state.global_step
-        return bool(every) and self.model.training and step % every == 0
+        return bool(every) and self.model.training and self.state.global_step % every == 0
 
-    def _note(self, values: dict[str, Tensor]) -> None:
+    def note(self, values: dict[str, Tensor]) -> None:
         notes = self._notes["train" if self.model.training else "eval"]
         for name, value in values.items():
             notes[name].append(value.detach())
 
-    def _take_notes(self, mode: str) -> dict[str, float]:
+    def take_notes(self, mode: str) -> dict[str, float]:
         """The mean of each noted value since the last time, over all processes."""
         notes, self._notes[mode] = self._notes[mode], defaultdict(list)
         means = {name: torch.stack(values).float().mean() for name, values in notes.items()}
@@ -250,7 +237,7 @@ class SDSCLIPTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean of each term since the last time beside ``loss``."""
         if "loss" in logs:
-            logs = logs | self._take_notes("train")
+            logs = logs | self.take_notes("train")
         super().log(logs, start_time)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
@@ -272,64 +259,22 @@ class SDSCLIPTrainer(Trainer):
         if resume_from_checkpoint:
             check_same_run(Path(resume_from_checkpoint), self._identity())
         elif self.student.mapper is not None:
-            self._prepare_mapper()
+            prepare_mapper(self)
         preparation = self.state.log_history
         output = super().train(resume_from_checkpoint or None, **kwargs)
         self.state.log_history = preparation + self.state.log_history
         self.log({f"parameters/{name}": count for name, count in counts.items()})
         return output
 
-    def _prepare_mapper(self) -> None:
-        """Whiten the mapper's inputs and warm it up, as far as the arguments ask for it, before the run begins."""
-        if self.args.mapper_whitening:
-            sample, per_batch = [], self.args.per_device_train_batch_size * self.args.world_size
-            for batch in self._endless_batches(-(-WHITENING_SAMPLE // per_batch)):
-                sample.append(self.accelerator.gather(self._mapper_inputs(self._prepare_inputs(batch))))
-            self.student.mapper.whiten(torch.cat(sample))
-        if self.args.mapper_warmup_steps:
-            self._warm_up_mapper()
-        set_seed(self.args.seed)
-
-    @torch.no_grad()
-    def _mapper_inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        """The embeddings (B, D) that the mapper is prepared on."""
-        if self.args.mapper_warmup_inputs == "text":
-            return self.student.encode_texts(batch["input_ids"], batch["attention_mask"])
-        return self.student.encode_images(batch["pixel_values"])
-
-    def _warm_up_mapper(self) -> None:
-        """Train h_w alone on L_SDS."""
-        mapper, steps = self.student.mapper, self.args.mapper_warmup_steps
-        optimizer = torch.optim.AdamW(mapper.parameters(), lr=self.args.mapper_warmup_learning_rate, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        self.model.train()
-        self._preparing = True
-        for step, batch in enumerate(self._endless_batches(steps)):
-            batch = self._prepare_inputs(batch)
-            self._last_step, self._calls = self.state.global_step, step
-            loss = self._sds_term(mapper(self._mapper_inputs(batch)), batch["teacher_input_ids"])
-            self._check_finite({"sds (mapper warm-up)": loss})
-            optimizer.zero_grad()
-            loss.backward()
-            for parameter in mapper.parameters():
-                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-            optimizer.step()
-            schedule.step()
-            self._note({"sds": loss})
-            if (step + 1) % max(1, steps // 5) == 0:
-                notes = {f"warmup/{name}": value for name, value in self._take_notes("train").items()}
-                self.log(notes | {"warmup_step": step + 1})
-        mapper.zero_grad(set_to_none=True)
-        self._calls, self._preparing = 0, False
-
-    def _endless_batches(self, steps: int):
+    def endless_batches(self, steps: int) -> Iterator[dict[str, Tensor]]:
+        """``steps`` training batches, on the device; the data begins anew when it ends."""
         loader, done = self.get_train_dataloader(), 0
         while done < steps:
             before = done
             for batch in loader:
                 if done == steps:
                     return
-                yield batch
+                yield self._prepare_inputs(batch)
                 done += 1
             if done == before:
                 raise ValueError(
@@ -370,7 +315,7 @@ class SDSCLIPTrainer(Trainer):
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
         """Trainer's loop; adds the mean of each loss term and the scores on ``args.benchmarks`` to the metrics."""
-        self._take_notes("eval")
+        self.take_notes("eval")
         train_calls, self._calls = self._calls, 0
         try:
             output = super().evaluation_loop(
@@ -378,7 +323,7 @@ class SDSCLIPTrainer(Trainer):
             )
         finally:
             self._calls = train_calls
-        found = self._take_notes("eval")
+        found = self.take_notes("eval")
         if self.args.benchmarks:
             found |= flatten(self.score_benchmarks())
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
@@ -433,6 +378,7 @@ class SDSCLIPTrainer(Trainer):
             "base_fingerprint": self.base_fingerprint,
             "teacher": None if self.teacher is None else self.teacher.name_or_path,
             "teacher_fingerprint": self.teacher_fingerprint,
+            "scores_fingerprint": None if self.scores is None else self.scores.fingerprint,
             "settings": self.args.method_settings() | {"peft_config": self.peft_settings},
         }
 
@@ -440,8 +386,8 @@ class SDSCLIPTrainer(Trainer):
 class _DatasetMaker:
     """Wraps ``datasets`` datasets by the columns that the arguments name; leaves what is wrapped already."""
 
-    def __init__(self, args: SDSCLIPConfig):
-        self.args = args
+    def __init__(self, args: SDSCLIPConfig, scores: CandidateScores | None, with_candidates: bool):
+        self.args, self.scores, self.with_candidates = args, scores, with_candidates
 
     def __call__(self, dataset, shuffle: bool = False):
         if dataset is None or isinstance(dataset, CaptionedImages):
@@ -454,6 +400,9 @@ class _DatasetMaker:
             caption_column=self.args.caption_column,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             bad_images=BadImages(self.args.max_bad_images, Path(self.args.output_dir) / BAD_IMAGES_FILE),
+            scores=self.scores,
+            with_candidates=self.with_candidates,
+            num_candidates=self.args.ranking_candidates,
         )
 
 
@@ -482,6 +431,26 @@ def _load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) -
     return teacher
 
 
+def _load_scores(teacher: DiffusionTeacher | None, args: SDSCLIPConfig) -> CandidateScores | None:
+    if args.ranking_scores is None:
+        return None
+    scores = CandidateScores.load(args.ranking_scores, args.ranking_scores_revision)
+    by = scores.settings.get("teacher")
+    if teacher is not None and by and by["fingerprint"] != fingerprint(teacher.denoiser):
+        raise ValueError(
+            f"the scores {args.ranking_scores!r} were made by another teacher than {teacher.name_or_path!r}: by "
+            f"{by['name']!r}, whose weights differ. Give scores of this teacher, or that --teacher_name_or_path."
+        )
+    if args.lambda_rank and args.ranking_targets == "teacher":
+        scores.check_ranked()
+    return scores
+
+
+def _gather_with_gradient(embeds: Tensor) -> Tensor:
+    """The rows of all processes, (B, ...); the gradient reaches each process's own."""
+    return torch.cat(torch.distributed.nn.all_gather(embeds.contiguous()))
+
+
 def _make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLIPConfig, peft_config) -> SDSCLIPModel:
     mapper = None
     if teacher is not None:
@@ -502,9 +471,3 @@ def _make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCL
         lora_dropout=args.lora_dropout,
         lora_target_modules=tuple(args.lora_target_modules),
     )
-
-
-def _seed_of(*words: int) -> int:
-    """A 63-bit seed of its own for each tuple of integers."""
-    low, high = np.random.SeedSequence([word % 2**32 for word in words]).generate_state(2)
-    return int(high) << 31 ^ int(low)

@@ -320,46 +320,44 @@ def divergence_by_loops(image, captions, errors, temperature: float, scale: floa
     return sum(t * math.log(t / s) for t, s in pairs if t > 0)
 
 
+def cosines_of(images, candidates):
+    return torch.einsum("bd,bkd->bk", images, candidates)
+
+
 def test_ranking_loss_equals_a_plain_loop():
     images, candidates, errors = unit(5, 6), torch.stack([unit(4, 6) for _ in range(5)]), torch.rand(5, 4)
-    found = ranking_loss(images, candidates, errors, temperature=0.2, logit_scale=7.0)
+    found = ranking_loss(cosines_of(images, candidates), errors, temperature=0.2, logit_scale=7.0)
     for row in range(5):
         expected = divergence_by_loops(images[row].tolist(), candidates[row].tolist(), errors[row].tolist(), 0.2, 7.0)
         assert found[row].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_masked_candidates_count_for_nothing():
-    images, candidates, errors = unit(2, 6), torch.stack([unit(4, 6) for _ in range(2)]), torch.rand(2, 4)
-    mask = torch.tensor([[True, True, True, False], [True, False, True, False]])
-    found = ranking_loss(images, candidates, errors.masked_fill(~mask, math.inf), 0.1, 5.0, mask)
+def test_missing_candidates_count_for_nothing():
+    cosines, errors = torch.rand(2, 4), torch.rand(2, 4)
+    known = torch.tensor([[True, True, True, False], [True, False, True, False]])
+    found = ranking_loss(cosines, errors.masked_fill(~known, math.nan), 0.1, 5.0)
     for row in range(2):
-        kept = mask[row]
-        expected = ranking_loss(
-            images[row : row + 1], candidates[row : row + 1, kept], errors[row : row + 1, kept], 0.1, 5.0
-        )
+        kept = known[row]
+        expected = ranking_loss(cosines[row : row + 1, kept], errors[row : row + 1, kept], 0.1, 5.0)
         assert found[row].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_ranking_loss_is_zero_at_the_teacher_s_distribution_and_does_not_depend_on_order():
-    angles = torch.tensor([[0.3, 0.9, 1.2]], dtype=torch.float64)
-    image = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    candidates = torch.stack([angles.cos(), angles.sin()], dim=-1)
-    errors, scale, temperature = -angles.cos() * 4.0 * 0.05, 4.0, 0.05  # -d / tau = s * cos
-    assert ranking_loss(image, candidates, errors, temperature, scale).item() == pytest.approx(0, abs=1e-6)
+    cosines = torch.tensor([[0.9, 0.2, -0.3]])
+    errors, scale, temperature = -cosines * 4.0 * 0.05, 4.0, 0.05  # -d / tau = s * cos
+    assert ranking_loss(cosines, errors, temperature, scale).item() == pytest.approx(0, abs=1e-6)
     errors = torch.tensor([[0.1, 0.5, 0.2]])
     order = torch.tensor([2, 0, 1])
-    first = ranking_loss(image, candidates, errors, temperature, scale)
-    assert ranking_loss(image, candidates[:, order], errors[:, order], temperature, scale).item() == pytest.approx(
-        first.item()
-    )
+    first = ranking_loss(cosines, errors, temperature, scale)
+    assert ranking_loss(cosines[:, order], errors[:, order], temperature, scale).item() == pytest.approx(first.item())
 
 
 def test_ranking_gradient_equals_finite_differences():
     images, candidates, errors = unit(2, 3), torch.stack([unit(3, 3) for _ in range(2)]), torch.rand(2, 3)
-    mask = torch.tensor([[True, True, False], [True, True, True]])
+    errors[0, 2] = math.nan
 
     def loss(values):
-        return ranking_loss(values, candidates, errors, 0.3, 2.0, mask).sum()
+        return ranking_loss(cosines_of(values, candidates), errors, 0.3, 2.0).sum()
 
     values = images.clone().requires_grad_(True)
     loss(values).backward()
@@ -374,17 +372,16 @@ def test_ranking_gradient_equals_finite_differences():
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_ranking_temperature_must_be_above_zero(temperature):
     with pytest.raises(ValueError, match="must be above 0"):
-        ranking_loss(unit(1, 3), unit(2, 3)[None], torch.rand(1, 2), temperature, 1.0)
+        ranking_loss(torch.rand(1, 2), torch.rand(1, 2), temperature, 1.0)
 
 
 def test_one_candidate_is_nothing_to_rank():
-    mask = torch.tensor([[True, False]])
     with pytest.raises(ValueError, match="fewer than two"):
-        ranking_loss(unit(1, 3), unit(2, 3)[None], torch.rand(1, 2), 0.1, 1.0, mask)
+        ranking_loss(torch.rand(1, 2), torch.tensor([[0.3, math.nan]]), 0.1, 1.0)
 
 
 def test_temperature_is_a_share_of_the_median_gap():
-    errors = torch.tensor([[0.1, 0.5, 0.9], [0.7, 0.3, math.inf], [0.2, 0.21, 5.0]])
+    errors = torch.tensor([[0.1, 0.5, 0.9], [0.7, 0.3, math.nan], [0.2, 0.21, 5.0]])
     assert ranking_temperature(errors, share=0.1) == pytest.approx(0.1 * 0.4)
     with pytest.raises(ValueError, match="say nothing"):
         ranking_temperature(torch.ones(3, 2))
@@ -402,6 +399,13 @@ def test_confidence_is_that_of_a_paired_comparison():
         z = abs(differences.mean()) / (differences.std(ddof=1) / math.sqrt(8))
         assert found[row].item() == pytest.approx(math.erf(z / math.sqrt(2)), abs=1e-4)
     assert found[0] < 0.9 < 0.999 < found[1]
+
+
+def test_confidence_is_by_the_draws_that_were_made_of_the_candidates_there_are():
+    errors = torch.rand(3, 2, 6)
+    padded = torch.full((3, 4, 9), math.nan)
+    padded[:, 1, :6], padded[:, 3, :6] = errors[:, 0], errors[:, 1]
+    assert torch.allclose(teacher_confidence(padded), teacher_confidence(errors), atol=1e-6)
 
 
 def test_confidence_needs_two_draws():

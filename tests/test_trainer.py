@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor, EarlyStoppingCallback, TrainerCallback
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf import trainer as trainer_module
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.benchmarks.sugarcrepe import SUBSETS
 from sdsclip_hf.checkpoints import RUN_FILE, fingerprint, last_checkpoint
@@ -74,6 +75,11 @@ def changed(before: dict, after: dict) -> set[str]:
 
 def assert_same_weights(one, other):
     assert changed(weights(one), weights(other)) == set()
+
+
+def draw(trainer, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """t and eps of the trainer's next call."""
+    return trainer.distillation.draw(latents, trainer._draw_number())
 
 
 def first_batch(trainer) -> dict[str, torch.Tensor]:
@@ -144,7 +150,7 @@ def test_resume_true_takes_the_last_checkpoint_and_does_not_warm_up_again(make_t
     for path in (tmp_path / "run/checkpoint-4").iterdir():
         path.unlink()
     resumed = make_trainer("run", **options)
-    monkeypatch.setattr(resumed, "_warm_up_mapper", lambda: pytest.fail("the mapper was warmed up twice"))
+    monkeypatch.setattr(trainer_module, "prepare_mapper", lambda _: pytest.fail("the mapper was warmed up twice"))
     resumed.train(resume_from_checkpoint=True)
     assert_same_weights(resumed, whole)
 
@@ -177,6 +183,7 @@ KILLED = """
 import os, sys
 from datasets import load_from_disk
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf import trainer as trainer_module
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.benchmarks.sugarcrepe import SUBSETS
 
@@ -288,7 +295,7 @@ def independent_terms(trainer, batch, clip_folder, teacher_folder, mode="train")
         if args.mapper_unit_rms:
             z0 = args.mapper_scale * z0 / z0.square().mean(1, keepdim=True).sqrt()
         z0 = z0.view(-1, 4, 4, 4)
-        timesteps, eps = trainer._draw(z0)
+        timesteps, eps = draw(trainer, z0)
         prompts = pipeline.text_encoder(batch["teacher_input_ids"]).last_hidden_state
         if args.shuffle_captions:
             prompts = torch.cat([prompts[-1:], prompts[:-1]])
@@ -326,7 +333,7 @@ def test_loss_is_the_weighted_sum_of_both_terms_computed_by_hand(
     contrastive, sds = independent_terms(trainer, batch, clip_folder, teacher_folder)
     loss = trainer.compute_loss(trainer.model, batch)
     assert loss.item() == pytest.approx(contrastive + trainer.args.lambda_sds * sds, rel=1e-5)
-    notes = trainer._take_notes("train")
+    notes = trainer.take_notes("train")
     assert notes["contrastive"] == pytest.approx(contrastive, rel=1e-5)
     assert notes["sds"] == pytest.approx(sds, rel=1e-5)
 
@@ -336,7 +343,7 @@ def test_shuffled_captions_change_the_distillation_term_alone(make_trainer):
     for trainer in (true, shuffled):
         trainer.model.train()
         trainer.compute_loss(trainer.model, first_batch(trainer))
-    one, other = true._take_notes("train"), shuffled._take_notes("train")
+    one, other = true.take_notes("train"), shuffled.take_notes("train")
     assert one["contrastive"] == other["contrastive"]
     assert abs(one["sds"] - other["sds"]) > 1e-5
 
@@ -346,8 +353,8 @@ def test_gap_is_the_loss_under_shuffled_captions_less_that_under_true_ones(make_
     for trainer in (true, shuffled):
         trainer.model.train()
         trainer.compute_loss(trainer.model, first_batch(trainer))
-    gap = true._take_notes("train")
-    assert gap["sds_gap"] == pytest.approx(shuffled._take_notes("train")["sds"] - gap["sds"], abs=1e-6)
+    gap = true.take_notes("train")
+    assert gap["sds_gap"] == pytest.approx(shuffled.take_notes("train")["sds"] - gap["sds"], abs=1e-6)
     assert gap["sds_gap"] != 0
 
 
@@ -356,7 +363,7 @@ def test_health_figures_are_those_of_the_latents(make_trainer):
     trainer.model.train()
     batch = first_batch(trainer)
     trainer.compute_loss(trainer.model, batch)
-    notes = trainer._take_notes("train")
+    notes = trainer.take_notes("train")
     inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
     z0 = trainer.student(**inputs).latents.detach().double().numpy().reshape(4, -1)
     assert notes["latent_rms"] == pytest.approx(np.mean([np.sqrt(np.mean(row**2)) for row in z0]), rel=1e-5)
@@ -364,19 +371,19 @@ def test_health_figures_are_those_of_the_latents(make_trainer):
 
 
 def test_draws_follow_the_seed_and_the_step_and_not_the_global_generator(make_trainer):
-    def draw(step, seed=42, call=0):
+    def drawn(step, seed=42, call=0):
         trainer = make_trainer(f"{step}-{seed}", seed=seed)
         trainer.model.train()
         trainer.state.global_step = trainer._last_step = step
         trainer._calls = call
-        torch.manual_seed(draw.noise)
-        draw.noise += 1
-        return trainer._draw(torch.zeros(64, 4, 4, 4))
+        torch.manual_seed(drawn.noise)
+        drawn.noise += 1
+        return draw(trainer, torch.zeros(64, 4, 4, 4))
 
-    draw.noise = 0
-    base = draw(3)
-    assert all(torch.equal(one, other) for one, other in zip(base, draw(3), strict=True))
-    for other in (draw(4), draw(3, seed=43), draw(3, call=1)):
+    drawn.noise = 0
+    base = drawn(3)
+    assert all(torch.equal(one, other) for one, other in zip(base, drawn(3), strict=True))
+    for other in (drawn(4), drawn(3, seed=43), drawn(3, call=1)):
         assert not torch.equal(base[0], other[0])
         assert abs(np.corrcoef(base[1].flatten(), other[1].flatten())[0, 1]) < 0.1
 
@@ -384,10 +391,10 @@ def test_draws_follow_the_seed_and_the_step_and_not_the_global_generator(make_tr
 def test_timesteps_stay_in_the_range_with_both_ends(make_trainer):
     trainer = make_trainer(timestep_range=[7, 9])
     trainer.model.train()
-    assert set(trainer._draw(torch.zeros(200, 4, 4, 4))[0].tolist()) == {7, 8, 9}
+    assert set(draw(trainer, torch.zeros(200, 4, 4, 4))[0].tolist()) == {7, 8, 9}
     whole = make_trainer()
     whole.model.train()
-    timesteps = whole._draw(torch.zeros(20_000, 1, 1, 1))[0]
+    timesteps = draw(whole, torch.zeros(20_000, 1, 1, 1))[0]
     assert (timesteps.min(), timesteps.max()) == (0, 999)
 
 
@@ -453,7 +460,7 @@ def test_gradient_norms_and_cosine_equal_those_of_two_separate_backward_passes(m
     trainer = make_trainer(lambda_sds=50.0, gradient_norm_steps=1)
     trainer.model.train()
     trainer.compute_loss(trainer.model, first_batch(trainer))
-    notes = trainer._take_notes("train")
+    notes = trainer.take_notes("train")
     norms = np.linalg.norm(contrastive), np.linalg.norm(sds)
     assert notes["grad_norm_contrastive"] == pytest.approx(norms[0], rel=1e-4)
     assert notes["grad_norm_sds"] == pytest.approx(norms[1], rel=1e-4)

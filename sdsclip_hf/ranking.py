@@ -1,0 +1,208 @@
+"""The teacher's scores of candidate captions as training reads them: by picture, and checked to be what they say.
+
+[`score_captions`] computes and writes them. A folder of scores, or a dataset on the Hub, holds ``data/*.parquet`` with a
+row an item, and ``scores.json`` with what they were made by and a fingerprint of both.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+
+from sdsclip_hf import shapes
+from sdsclip_hf.errors import expand, explain_loading
+from sdsclip_hf.losses import ranking_temperature, teacher_confidence
+
+logger = logging.getLogger(__name__)
+
+SCORES_FILE = "scores.json"
+LITTLE = 0.1
+FEATURES = datasets.Features(
+    {
+        "picture": datasets.Value("string"),  # data.picture_digest
+        "caption": datasets.Value("string"),  # the picture's own
+        "candidates": datasets.List(datasets.Value("string")),  # K captions in random order, the own one among them
+        "errors": datasets.List(datasets.List(datasets.Value("float32"))),  # (K, R): d of each draw; (K, 0) if unscored
+    }
+)
+
+
+class RankedItem(NamedTuple):
+    """One picture's candidate captions and the teacher's scores of them.
+
+    Args:
+        caption: the picture's own.
+        candidates: K captions, ``caption`` among them.
+        errors: d(x, c_k) averaged over the draws, (K,) float32; NaN where nothing was scored.
+        confidence: see [`~losses.teacher_confidence`]; 0 where nothing was scored.
+    """
+
+    caption: str
+    candidates: list[str]
+    errors: np.ndarray
+    confidence: float
+
+
+class CandidateScores:
+    """Scored candidate captions, loaded.
+
+    Args:
+        data: rows of ``FEATURES``.
+        settings: what ``scores.json`` holds.
+        name: for messages.
+    """
+
+    def __init__(self, data: datasets.Dataset, settings: dict, name: str = "scores"):
+        self.data, self.settings, self.name = data, settings, name
+        self._numbers: dict[str, list[int]] = {}
+        for number, picture in enumerate(data["picture"]):
+            self._numbers.setdefault(picture, []).append(number)
+        self.errors, draws = _per_draw(data)  # (N, K, R), NaN where there is no candidate or draw
+        mean = np.full(self.errors.shape[:2], np.nan, np.float32)
+        if draws:
+            counts = (~np.isnan(self.errors)).sum(-1)
+            mean = np.where(counts > 0, np.nansum(self.errors, -1) / np.maximum(counts, 1), np.nan).astype(np.float32)
+        self.mean_errors = mean
+        self.ranked = (~np.isnan(mean)).sum(1) >= 2  # (N,): which items the teacher has ordered
+        self.confidence = np.zeros(len(data), np.float32)
+        if draws > 1 and self.ranked.any():
+            self.confidence[self.ranked] = teacher_confidence(torch.from_numpy(self.errors[self.ranked])).numpy()
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, revision: str | None = None) -> "CandidateScores":
+        """Read a folder that ``sdsclip score-captions`` wrote, or its copy on the Hub.
+
+        Raises:
+            OSError: there is none.
+            ValueError: its content is not what its fingerprint tells.
+        """
+        name = expand(shapes.resolve(name_or_path))
+        with explain_loading("the scores", name, "--ranking_scores"):
+            path = Path(name)
+            if path.is_dir():
+                if not (path / SCORES_FILE).is_file():
+                    raise OSError(f"it has no {SCORES_FILE}; is its scoring finished?")
+                settings = json.loads((path / SCORES_FILE).read_text(encoding="utf-8"))
+            else:
+                file = hf_hub_download(name, SCORES_FILE, repo_type="dataset", revision=revision)
+                settings = json.loads(Path(file).read_text(encoding="utf-8"))
+            source = str(path.resolve()) if path.is_dir() else name
+            data = datasets.load_dataset(source, split="train", revision=revision)
+        found = content_fingerprint(data, settings)
+        if found != settings["fingerprint"]:
+            raise ValueError(
+                f"the scores {name!r} are not what their {SCORES_FILE} describes: their fingerprint is {found}, not "
+                f"{settings['fingerprint']}. Have them written anew by sdsclip score-captions."
+            )
+        return cls(data, settings, name)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.settings["fingerprint"]
+
+    @property
+    def max_candidates(self) -> int:
+        """K: how many candidates an item has at most, its own caption among them."""
+        return self.mean_errors.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def item(self, number: int) -> RankedItem:
+        """Item ``number``."""
+        row = self.data[number]
+        errors = self.mean_errors[number, : len(row["candidates"])]
+        return RankedItem(row["caption"], row["candidates"], errors, float(self.confidence[number]))
+
+    def draw(self, picture: str, rng: np.random.Generator, others: int | None = None) -> RankedItem:
+        """One of a picture's items at random, with ``others`` of its candidates beside the own caption (default: all)."""
+        numbers = self.numbers_of(picture)
+        item = self.item(numbers[int(rng.integers(len(numbers)))])
+        own = item.candidates.index(item.caption)
+        rest = [place for place in range(len(item.candidates)) if place != own]
+        if others is None or others >= len(rest):
+            return item
+        kept = sorted([own, *rng.choice(rest, others, replace=False).tolist()])
+        return item._replace(candidates=[item.candidates[place] for place in kept], errors=item.errors[kept])
+
+    def numbers_of(self, picture: str) -> Sequence[int]:
+        """The numbers of a picture's items, by its [`~data.picture_digest`].
+
+        Raises:
+            ValueError: it has none.
+        """
+        if picture not in self._numbers:
+            raise ValueError(
+                f"the scores {self.name!r} miss the picture with digest {picture}. Give scores that were made from "
+                "this dataset (sdsclip score-captions), or leave --ranking_scores out."
+            )
+        return self._numbers[picture]
+
+    def check_ranked(self, sure: float = 0.9) -> None:
+        """Refuse scores that order nothing, and warn of a teacher that is hardly ever sure.
+
+        Raises:
+            ValueError: no item has two scored candidates.
+        """
+        if not self.ranked.any():
+            raise ValueError(
+                f"the scores {self.name!r} order nothing: no picture has two or more scored candidates. Score them with "
+                "sdsclip score-captions --teacher_name_or_path TEACHER, with candidates that the captions have."
+            )
+        share = float((self.confidence[self.ranked] > sure).mean())
+        if share < LITTLE:
+            logger.warning(
+                "the teacher of the scores %r is sure (confidence above %s) of its first choice on %.0f %% of the items: "
+                "its scores carry little or no signal on this data.",
+                self.name,
+                sure,
+                100 * share,
+            )
+
+    def check_captions(self, captions: Iterable[str | Sequence[str]]) -> None:
+        """Raise ValueError unless each row's captions hold one that was scored: a quick check before a long run."""
+        scored = set(self.data["caption"])
+        for number, cell in enumerate(captions):
+            if not scored.intersection([cell] if isinstance(cell, str) else cell):
+                raise ValueError(
+                    f"the scores {self.name!r} miss row {number} of the dataset, captioned {cell!r:.100}. Give scores "
+                    "that were made from this dataset (sdsclip score-captions), or leave --ranking_scores out."
+                )
+
+    def temperature(self, share: float) -> float:
+        """tau that fits the spread of d, see [`~losses.ranking_temperature`]."""
+        return ranking_temperature(torch.from_numpy(self.mean_errors[self.ranked]), share)
+
+
+def content_fingerprint(data: datasets.Dataset, settings: dict) -> str:
+    """A digest of the items, their scores and what they were made by (all of ``settings`` but itself)."""
+    digest = hashlib.sha256()
+    described = {key: value for key, value in settings.items() if key != "fingerprint"}
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    for column in ("picture", "caption"):
+        digest.update("\0".join(data[column]).encode())
+    for start in range(0, len(data), 10_000):
+        part = data[start : start + 10_000]
+        digest.update(json.dumps(part["candidates"]).encode())
+        for errors in part["errors"]:
+            digest.update(np.asarray(errors, np.float32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _per_draw(data: datasets.Dataset) -> tuple[np.ndarray, int]:
+    """All items' errors as one (N, K, R) array with NaN where an item has fewer candidates or draws; and R."""
+    rows = [[np.asarray(candidate, np.float32) for candidate in item] for item in data["errors"]]
+    candidates = max(map(len, rows), default=0)
+    draws = max((len(candidate) for item in rows for candidate in item), default=0)
+    errors = np.full((len(rows), candidates, draws), np.nan, np.float32)
+    for number, item in enumerate(rows):
+        for place, candidate in enumerate(item):
+            errors[number, place, : len(candidate)] = candidate
+    return errors, draws

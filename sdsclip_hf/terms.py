@@ -1,0 +1,156 @@
+"""The terms that the trainer adds to the contrastive one, each with the figures that tell whether it is healthy."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.losses import ranking_loss, rms, spread
+from sdsclip_hf.ranking import CandidateScores
+from sdsclip_hf.teacher import DiffusionTeacher
+
+CONFIDENT = 0.5
+CERTAIN = 100  # in temperatures: exp(-100) is nothing
+
+
+class DistillationTerm:
+    """L_SDS of latents and captions, as ``args`` ask for it.
+
+    Args:
+        teacher: whose denoiser and captions are used; neither trained nor saved.
+        args: the readings, weightings and draws.
+    """
+
+    def __init__(self, teacher: DiffusionTeacher, args: SDSCLIPConfig):
+        self.teacher, self.args = teacher, args
+
+    def __call__(
+        self, latents: Tensor, prompt_ids: Tensor, draw_number: tuple[int, int], with_gap: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The term and its health figures.
+
+        Args:
+            latents: z0 = h_w(f(x)), (B, C, h, w).
+            prompt_ids: the captions in the teacher's tokens, (B, T).
+            draw_number: step and call, which decide t and eps; see [`draw`].
+            with_gap: whether L_SDS under other images' captions is measured, too.
+
+        Returns:
+            L_SDS, scalar, and ``latent_rms``, ``latent_spread`` and perhaps ``sds_gap``.
+        """
+        timesteps, noise = self.draw(latents, draw_number)
+        true_prompts = self.teacher.encode_tokens(prompt_ids)
+        other_prompts = true_prompts.roll(1, dims=0)
+        prompts = other_prompts if self.args.shuffle_captions else true_prompts
+        error = self._error(latents, prompts, timesteps, noise)
+        figures = {"latent_rms": rms(latents.detach()).mean(), "latent_spread": spread(latents.detach())}
+        if with_gap:
+            with torch.no_grad():
+                gap = self._error(latents, other_prompts, timesteps, noise)
+                gap = gap - self._error(latents, true_prompts, timesteps, noise)
+            figures["sds_gap"] = gap
+        return error, figures
+
+    def _error(self, latents: Tensor, prompts: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        errors = self.teacher.denoising_error(
+            latents,
+            prompts,
+            timesteps,
+            noise,
+            reading=self.args.sds_reading,
+            gradient=self.args.sds_gradient,
+            weighting=self.args.sds_weighting,
+            snr_gamma=self.args.snr_gamma,
+        )
+        return errors.mean()
+
+    def draw(self, latents: Tensor, number: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """t and eps for this process's rows.
+
+        They are drawn for the batch of all processes by the seed and ``number`` (step, call), so that neither the number of processes nor
+        a resumed run changes them.
+        """
+        generator = torch.Generator().manual_seed(_seed_of(self.args.seed, *number))
+        rows, world, rank = len(latents), self.args.world_size, self.args.process_index
+        first, last = self.args.timestep_range or (0, self.teacher.num_timesteps - 1)
+        timesteps = torch.randint(first, last + 1, (world * rows,), generator=generator)
+        noise = torch.randn((world * rows, *latents.shape[1:]), generator=generator)
+        mine = slice(rank * rows, (rank + 1) * rows)
+        return timesteps[mine].to(latents.device), noise[mine].to(latents.device)
+
+
+class RankingTerm:
+    """L_rank of a batch with its candidates, as ``args`` ask for it.
+
+    Args:
+        scores: where the candidates come from; the temperature is fitted to them where none is given.
+        args: temperatures, targets, weighting and form.
+    """
+
+    def __init__(self, scores: CandidateScores, args: SDSCLIPConfig):
+        self.args = args
+        self.temperature = args.ranking_temperature
+        if self.temperature is None:
+            self.temperature = scores.temperature(args.ranking_temperature_share) if scores.ranked.any() else 1.0
+
+    def __call__(
+        self, images: Tensor, texts: Tensor, logit_scale: Tensor, batch: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The term and its figures.
+
+        Args:
+            images: unit-length f(x), (B, D).
+            texts: unit-length g(c) of the batch's captions and candidates, (M, D).
+            logit_scale: the student's, scalar.
+            batch: from [`~data.ImageCaptionCollator`].
+
+        Returns:
+            L_rank, scalar: the mean over the images, zero for those without two scored candidates; and
+            ``ranking_agreement`` (how often the student's first choice is the one to learn) and
+            ``ranking_confident_items`` (the share of images on which the teacher's confidence is above one half).
+        """
+        rows, errors, confidence = batch["candidate_rows"], self._errors(batch), batch["candidate_confidence"]
+        scale = logit_scale if self.args.ranking_logit_scale is None else self.args.ranking_logit_scale
+        ranked = (~errors.isnan()).sum(1) >= 2
+        cosines = torch.einsum("bd,bkd->bk", images, texts[rows])
+        divergence = ranking_loss(cosines[ranked], errors[ranked], self.temperature, scale)
+        weight = confidence[ranked] if self.args.ranking_confidence else 1.0
+        term = (weight * divergence).sum() / len(images)
+        best = errors.nan_to_num(nan=torch.inf).argmin(1)
+        agrees = ranked & (cosines.masked_fill(errors.isnan(), -torch.inf).argmax(1) == best)
+        figures = {
+            "ranking_agreement": agrees.sum() / ranked.sum().clamp(min=1),
+            "ranking_confident_items": (confidence > CONFIDENT).float().mean(),
+        }
+        if self.args.ranking_symmetric:
+            over_images, shared = self._over_images(images, texts, rows, errors, scale)
+            term, figures = (term + over_images) / 2, figures | {"ranking_shared_captions": shared}
+        return term, figures
+
+    def _errors(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the student shall order by, (B, K): the teacher's errors, or those of one that knows the labels."""
+        if self.args.ranking_targets == "teacher":
+            return batch["candidate_errors"]
+        by_label = torch.where(batch["candidate_is_own"], 0.0, CERTAIN * self.temperature)
+        return by_label.masked_fill(batch["candidate_rows"] < 0, torch.nan)
+
+    def _over_images(
+        self, images: Tensor, texts: Tensor, rows: Tensor, errors: Tensor, scale: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        """The same over the images of each caption that two or more images have as a candidate; and how many such.
+
+        Errors of different pictures differ in level, whatever the caption: each picture's own mean is taken off first.
+        """
+        relative = errors - errors.nanmean(1, keepdim=True)
+        table = torch.full((len(images), len(texts)), torch.nan, device=images.device)
+        image, place = (~errors.isnan()).nonzero(as_tuple=True)
+        table[image, rows[image, place]] = relative[image, place]
+        shared = (~table.isnan()).sum(0) >= 2
+        divergence = ranking_loss((texts @ images.T)[shared], table.T[shared], self.temperature, scale)
+        return divergence.sum() / len(images), shared.sum().float()
+
+
+def _seed_of(*words: int) -> int:
+    """A 63-bit seed of its own for each tuple of integers."""
+    low, high = np.random.SeedSequence([word % 2**32 for word in words]).generate_state(2)
+    return int(high) << 31 ^ int(low)
