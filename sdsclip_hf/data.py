@@ -23,6 +23,7 @@ from sdsclip_hf.ranking import CandidateScores, RankedItem
 from sdsclip_hf.shapes import load_shapes
 
 BAD_IMAGES_FILE = "bad_images.txt"
+CHECKED_PICTURES = 64
 PNG_SIGNATURE = b"\x89PNG\r\n"
 
 
@@ -239,7 +240,7 @@ class CaptionedImages:
         seed: of the caption draws.
         bad_images: where unreadable images are noted; default: the first one is an error.
         scores: scored candidates of each image; its caption is then one of those that were scored.
-        with_candidates: whether the examples hold the candidates, too, in ``item``.
+        with_candidates: whether the examples hold the candidates, too, as ``item``.
         num_candidates: how many of them are drawn beside the image's own caption; default: all.
 
     Raises:
@@ -319,6 +320,18 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def check_scores(self) -> None:
+        """Raise ValueError if the scores miss the captions of any row, or the pictures of a sample of the rows."""
+        if self.scores is None:
+            return
+        self.scores.check_captions(self.source[self.caption_column])
+        for number in np.linspace(0, len(self) - 1, min(len(self), CHECKED_PICTURES)).astype(int).tolist():
+            cell = self.source[number][self.image_column]
+            try:
+                self.scores.numbers_of(picture_digest(cell))
+            except OSError:  # an unreadable one is dealt with when its turn comes
+                continue
 
     def __getitem__(self, number: int) -> dict:
         if not -len(self) <= number < len(self):
@@ -414,11 +427,11 @@ class ImageCaptionCollator:
         teacher_tokenize: a teacher's [`~teacher.DiffusionTeacher.tokenize`]; None when no term needs prompts.
         max_candidates: K, how many candidates a picture has at most; 0 when no term needs them.
 
-    Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (M, L), padded
-    to the longest: the B captions and, after them, the candidates that are none of these, each once; ``caption_cut``
-    (B,), true where a caption was longer than the text tower reads; with a teacher ``teacher_input_ids`` (B, T); and with
-    candidates ``candidate_rows`` (B, K), where in ``input_ids`` each stands, -1 where there is none; ``candidate_errors``
-    (B, K), the teacher's d(x, c_k), NaN where there is none; ``candidate_confidence`` (B,); ``candidate_is_own`` (B, K).
+    Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (B, L), padded
+    to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads; with a
+    teacher ``teacher_input_ids`` (B, T); and with candidates ``candidate_input_ids`` and ``candidate_attention_mask``
+    (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K), the teacher's d(x, c_k), NaN
+    where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).
     """
 
     processor: CLIPProcessor
@@ -427,43 +440,38 @@ class ImageCaptionCollator:
 
     def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
         captions = [example["caption"] for example in examples]
+        items = [example["item"] for example in examples] if self.max_candidates and "item" in examples[0] else []
+        texts = captions + [candidate for item in items for candidate in item.candidates]
         tokenizer = self.processor.tokenizer
         uncut = tokenizer(captions, truncation=False, verbose=False).input_ids
-        texts, candidates = captions, {}
-        if self.max_candidates:
-            texts, candidates = self._candidates(captions, [example["item"] for example in examples])
         tokens = tokenizer(
             texts, padding=True, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
         )
         pixels = self.processor.image_processor([example["image"] for example in examples], return_tensors="pt")
         batch = {
             "pixel_values": pixels.pixel_values,
-            "input_ids": tokens.input_ids,
-            "attention_mask": tokens.attention_mask,
+            "input_ids": tokens.input_ids[: len(captions)],
+            "attention_mask": tokens.attention_mask[: len(captions)],
             "caption_cut": torch.tensor([len(ids) > tokenizer.model_max_length for ids in uncut]),
         }
         if self.teacher_tokenize is not None:
             batch["teacher_input_ids"] = self.teacher_tokenize(captions)
-        return batch | candidates
+        if items:
+            of_candidates = tokens.input_ids[len(captions) :], tokens.attention_mask[len(captions) :]
+            batch |= self._candidates(items, *of_candidates)
+        return batch
 
-    def _candidates(self, captions: list[str], items: list[RankedItem]) -> tuple[list[str], dict[str, Tensor]]:
-        """All texts of a batch, its captions first, and what each image's candidates are among them."""
-        texts = list(captions)
-        row_of = {caption: row for row, caption in reversed(list(enumerate(captions)))}
+    def _candidates(self, items: list[RankedItem], input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """The items' candidates, one after another in ``input_ids``, as a row of K an image."""
         shape = len(items), self.max_candidates
-        rows, errors = torch.full(shape, -1), torch.full(shape, torch.nan)
-        is_own = torch.zeros(shape, dtype=torch.bool)
+        exists, errors = torch.zeros(shape, dtype=torch.bool), torch.full(shape, torch.nan)
         for number, item in enumerate(items):
-            for place, candidate in enumerate(item.candidates):
-                if candidate not in row_of:
-                    row_of[candidate] = len(texts)
-                    texts.append(candidate)
-                rows[number, place] = row_of[candidate]
-                is_own[number, place] = candidate == item.caption
+            exists[number, : len(item.candidates)] = True
             errors[number, : len(item.candidates)] = torch.from_numpy(item.errors)
-        return texts, {
-            "candidate_rows": rows,
-            "candidate_errors": errors,
-            "candidate_is_own": is_own,
-            "candidate_confidence": torch.tensor([item.confidence for item in items]),
-        }
+        is_own = torch.zeros(shape, dtype=torch.bool)
+        is_own[exists] = torch.tensor([text == item.caption for item in items for text in item.candidates])
+        batch = {"candidate_errors": errors, "candidate_is_own": is_own}
+        for name, flat in (("candidate_input_ids", input_ids), ("candidate_attention_mask", attention_mask)):
+            batch[name] = flat.new_zeros((*shape, flat.shape[1]))
+            batch[name][exists] = flat
+        return batch | {"candidate_confidence": torch.tensor([item.confidence for item in items])}

@@ -32,8 +32,7 @@ def _mapper_inputs(trainer: SDSCLIPTrainer, batch: dict[str, Tensor]) -> Tensor:
     """The embeddings (B, D) that the mapper is prepared on."""
     if trainer.args.mapper_warmup_inputs == "image":
         return trainer.student.encode_images(batch["pixel_values"])
-    captions = slice(len(batch["pixel_values"]))  # candidates may follow them
-    return trainer.student.encode_texts(batch["input_ids"][captions], batch["attention_mask"][captions])
+    return trainer.student.encode_texts(batch["input_ids"], batch["attention_mask"])
 
 
 def _warm_up(trainer: SDSCLIPTrainer) -> None:

@@ -30,7 +30,7 @@ class SDSCLIPOutput(ModelOutput):
 
     Args:
         image_embeds: f_phi(x), unit length, (B, D).
-        text_embeds: g(c), unit length, (M, D): the B images' captions, and what candidates follow them.
+        text_embeds: g(c), unit length, (M, D): of the M texts that were given, whether captions or candidates.
         logit_scale: the exponentiated factor on cosines, scalar.
         latents: z0 = h_w(f_phi(x)), (B, C, h, w); None without a mapper.
     """

@@ -1,5 +1,7 @@
 """The terms that the trainer adds to the contrastive one, each with the figures that tell whether it is healthy."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -67,8 +69,8 @@ class DistillationTerm:
     def draw(self, latents: Tensor, number: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """t and eps for this process's rows.
 
-        They are drawn for the batch of all processes by the seed and ``number`` (step, call), so that neither the number of processes nor
-        a resumed run changes them.
+        They are drawn for the batch of all processes by the seed and ``number`` (step, call), so that neither the
+        number of processes nor a resumed run changes them.
         """
         generator = torch.Generator().manual_seed(_seed_of(self.args.seed, *number))
         rows, world, rank = len(latents), self.args.world_size, self.args.process_index
@@ -94,25 +96,26 @@ class RankingTerm:
             self.temperature = scores.temperature(args.ranking_temperature_share) if scores.ranked.any() else 1.0
 
     def __call__(
-        self, images: Tensor, texts: Tensor, logit_scale: Tensor, batch: dict[str, Tensor]
+        self, images: Tensor, candidates: Tensor, logit_scale: Tensor, batch: dict[str, Tensor], identities: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The term and its figures.
 
         Args:
             images: unit-length f(x), (B, D).
-            texts: unit-length g(c) of the batch's captions and candidates, (M, D).
+            candidates: unit-length g(c_k), (B, K, D).
             logit_scale: the student's, scalar.
             batch: from [`~data.ImageCaptionCollator`].
+            identities: a number for each distinct candidate, (B, K), by which images that share one are found.
 
         Returns:
             L_rank, scalar: the mean over the images, zero for those without two scored candidates; and
             ``ranking_agreement`` (how often the student's first choice is the one to learn) and
             ``ranking_confident_items`` (the share of images on which the teacher's confidence is above one half).
         """
-        rows, errors, confidence = batch["candidate_rows"], self._errors(batch), batch["candidate_confidence"]
+        errors, confidence = self._errors(batch), batch["candidate_confidence"]
         scale = logit_scale if self.args.ranking_logit_scale is None else self.args.ranking_logit_scale
         ranked = (~errors.isnan()).sum(1) >= 2
-        cosines = torch.einsum("bd,bkd->bk", images, texts[rows])
+        cosines = torch.einsum("bd,bkd->bk", images, candidates)
         divergence = ranking_loss(cosines[ranked], errors[ranked], self.temperature, scale)
         weight = confidence[ranked] if self.args.ranking_confidence else 1.0
         term = (weight * divergence).sum() / len(images)
@@ -123,7 +126,7 @@ class RankingTerm:
             "ranking_confident_items": (confidence > CONFIDENT).float().mean(),
         }
         if self.args.ranking_symmetric:
-            over_images, shared = self._over_images(images, texts, rows, errors, scale)
+            over_images, shared = self._over_images(images, candidates, errors, scale, identities)
             term, figures = (term + over_images) / 2, figures | {"ranking_shared_captions": shared}
         return term, figures
 
@@ -132,22 +135,53 @@ class RankingTerm:
         if self.args.ranking_targets == "teacher":
             return batch["candidate_errors"]
         by_label = torch.where(batch["candidate_is_own"], 0.0, CERTAIN * self.temperature)
-        return by_label.masked_fill(batch["candidate_rows"] < 0, torch.nan)
+        return by_label.masked_fill(~batch["candidate_attention_mask"].any(-1), torch.nan)
 
     def _over_images(
-        self, images: Tensor, texts: Tensor, rows: Tensor, errors: Tensor, scale: Tensor | float
+        self, images: Tensor, candidates: Tensor, errors: Tensor, scale: Tensor | float, identities: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The same over the images of each caption that two or more images have as a candidate; and how many such.
 
         Errors of different pictures differ in level, whatever the caption: each picture's own mean is taken off first.
         """
         relative = errors - errors.nanmean(1, keepdim=True)
-        table = torch.full((len(images), len(texts)), torch.nan, device=images.device)
-        image, place = (~errors.isnan()).nonzero(as_tuple=True)
-        table[image, rows[image, place]] = relative[image, place]
-        shared = (~table.isnan()).sum(0) >= 2
-        divergence = ranking_loss((texts @ images.T)[shared], table.T[shared], self.temperature, scale)
+        known = ~errors.isnan()
+        distinct, caption = identities[known].unique(return_inverse=True)  # (M,), and (P,) for the P known pairs
+        table = torch.full((len(distinct), len(images)), torch.nan, device=images.device)
+        table[caption, known.nonzero()[:, 0]] = relative[known]
+        embeds = images.new_zeros(len(distinct), images.shape[1]).index_put((caption,), candidates[known])
+        shared = (~table.isnan()).sum(1) >= 2
+        divergence = ranking_loss((embeds @ images.T)[shared], table[shared], self.temperature, scale)
         return divergence.sum() / len(images), shared.sum().float()
+
+
+class Texts(NamedTuple):
+    """The texts of a batch, each once.
+
+    Args:
+        input_ids, attention_mask: the M distinct texts, (M, L).
+        captions: which of them each image's caption is, (B,).
+        candidates: which of them each candidate is, (B, K), any where there is none; None without candidates.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    captions: Tensor
+    candidates: Tensor | None
+
+
+def distinct_texts(batch: dict[str, Tensor]) -> Texts:
+    """The captions and candidates of a batch from [`~data.ImageCaptionCollator`], so that none is encoded twice."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    if "candidate_input_ids" not in batch:
+        return Texts(ids, mask, torch.arange(len(ids), device=ids.device), None)
+    exists = batch["candidate_attention_mask"].any(-1)  # (B, K)
+    ids = torch.cat([ids, batch["candidate_input_ids"][exists]])
+    mask = torch.cat([mask, batch["candidate_attention_mask"][exists]])
+    both, numbers = torch.stack([ids, mask], dim=1).unique(dim=0, return_inverse=True)  # (M, 2, L)
+    count = len(batch["input_ids"])
+    candidates = numbers.new_zeros(exists.shape).masked_scatter(exists, numbers[count:])
+    return Texts(both[:, 0], both[:, 1], numbers[:count], candidates)
 
 
 def _seed_of(*words: int) -> int:

@@ -33,7 +33,7 @@ from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import LatentMapper, SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
-from sdsclip_hf.terms import DistillationTerm, RankingTerm
+from sdsclip_hf.terms import DistillationTerm, RankingTerm, Texts, distinct_texts
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -49,7 +49,8 @@ class SDSCLIPTrainer(Trainer):
         args: every knob, ``ranking_scores`` among them.
         teacher: a [`DiffusionTeacher`], a folder or a Hub id; needed when ``lambda_sds`` is above 0.
         train_dataset, eval_dataset: ``datasets`` datasets with the columns that ``args`` name, or
-            [`data.CaptionedImages`]. ``eval_dataset`` may be a dict of them.
+            [`data.CaptionedImages`]. ``eval_dataset`` may be a dict of them; it needs no scores, and L_rank is not
+            measured on it.
         processing_class: the CLIPProcessor; default: the one beside the model.
         peft_config: the whole PEFT configuration for ``trainable="lora"``.
         kwargs: what else Trainer takes: ``callbacks``, ``optimizers``, ``data_collator``, …
@@ -110,7 +111,7 @@ class SDSCLIPTrainer(Trainer):
         super().__init__(
             model=student,
             args=args,
-            train_dataset=as_data(train_dataset, shuffle=True),
+            train_dataset=as_data(train_dataset, training=True),
             eval_dataset=(
                 {name: as_data(part) for name, part in eval_dataset.items()}
                 if isinstance(eval_dataset, dict)
@@ -134,6 +135,7 @@ class SDSCLIPTrainer(Trainer):
         self.add_callback(ClampLogitScale())
         if isinstance(self.train_dataset, ImageCaptionDataset):
             self.add_callback(TellEpoch(self.train_dataset))
+            self.train_dataset.check_scores()
 
     @property
     def student(self) -> SDSCLIPModel:
@@ -146,10 +148,12 @@ class SDSCLIPTrainer(Trainer):
         Raises:
             FloatingPointError: a term is NaN or infinite.
         """
-        of_student = ("pixel_values", "input_ids", "attention_mask")
-        output = model(**{name: inputs[name] for name in of_student if name in inputs})
+        texts = distinct_texts(inputs)
+        output = model(
+            pixel_values=inputs["pixel_values"], input_ids=texts.input_ids, attention_mask=texts.attention_mask
+        )
         with torch.autocast(self.args.device.type, enabled=False):
-            terms = self.loss_terms(output, inputs)
+            terms = self.loss_terms(output, texts, inputs)
         loss = sum(self.term_weights[name] * term for name, term in terms.items())
         self.check_finite(terms)
         self.note({name: term.detach() for name, term in terms.items()})
@@ -162,37 +166,44 @@ class SDSCLIPTrainer(Trainer):
         self._calls += 1
         return (loss, output) if return_outputs else loss
 
-    def loss_terms(self, output: SDSCLIPOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss_terms(self, output: SDSCLIPOutput, texts: Texts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms that are switched on, each a scalar before its weight."""
-        images, texts = output.image_embeds.float(), output.text_embeds.float()
-        captions = texts[: len(images)]
-        terms = {"contrastive": self._contrastive_term(images, captions, output.logit_scale, texts, batch)}
+        images, embeds = output.image_embeds.float(), output.text_embeds.float()
+        captions = embeds[texts.captions]
+        candidates = None if texts.candidates is None else embeds[texts.candidates]  # (B, K, D)
+        negatives = candidates if self.args.hard_negatives else None
+        terms = {"contrastive": self._contrastive_term(images, captions, output.logit_scale, negatives, batch)}
         if "sds" in self.term_weights:
             with_gap = self._is_due(self.args.health_steps)
             terms["sds"], figures = self.distillation(
                 output.latents, batch["teacher_input_ids"], self._draw_number(), with_gap
             )
             self.note(figures)
-        if "ranking" in self.term_weights:
-            terms["ranking"], figures = self.ranking(images, texts, output.logit_scale, batch)
+        if "ranking" in self.term_weights and candidates is not None:  # evaluation data is not scored
+            terms["ranking"], figures = self.ranking(images, candidates, output.logit_scale, batch, texts.candidates)
             self.note(figures)
         if "cosine" in self.term_weights:
             terms["cosine"] = 1 - (images * captions).sum(-1).mean()
         return terms
 
     def _contrastive_term(
-        self, images: Tensor, captions: Tensor, logit_scale: Tensor, texts: Tensor, batch: dict[str, Tensor]
+        self,
+        images: Tensor,
+        captions: Tensor,
+        logit_scale: Tensor,
+        candidates: Tensor | None,
+        batch: dict[str, Tensor],
     ) -> Tensor:
-        """L_CLIP with the negatives of all processes, and with the candidates among them if these are asked for."""
-        is_negative = negatives = None
-        if self.args.hard_negatives:
-            is_negative = (batch["candidate_rows"] >= 0) & ~batch["candidate_is_own"]  # (B, K)
-            negatives = texts[batch["candidate_rows"]]  # (B, K, D)
+        """L_CLIP with the negatives of all processes; candidates (B, K, D), where given, are negatives by their labels."""
+        is_negative = None
+        if candidates is not None:
+            is_negative = batch["candidate_attention_mask"].any(-1) & ~batch["candidate_is_own"]  # (B, K)
         if self.args.world_size == 1:
-            negatives = None if negatives is None else negatives[is_negative]
+            negatives = None if candidates is None else candidates[is_negative]
             return contrastive_loss(images, captions, logit_scale, negative_embeds=negatives)
-        if negatives is not None:
-            negatives = _gather_with_gradient(negatives)[self.accelerator.gather(is_negative)]
+        negatives = None
+        if candidates is not None:
+            negatives = _gather_with_gradient(candidates)[self.accelerator.gather(is_negative)]
         all_images, all_captions = _gather_with_gradient(images), _gather_with_gradient(captions)
         offset = self.args.process_index * len(images)
         return contrastive_loss(images, captions, logit_scale, all_images, all_captions, offset, negatives)
@@ -389,10 +400,10 @@ class _DatasetMaker:
     def __init__(self, args: SDSCLIPConfig, scores: CandidateScores | None, with_candidates: bool):
         self.args, self.scores, self.with_candidates = args, scores, with_candidates
 
-    def __call__(self, dataset, shuffle: bool = False):
+    def __call__(self, dataset, training: bool = False):
         if dataset is None or isinstance(dataset, CaptionedImages):
             return dataset
-        if isinstance(dataset, datasets.IterableDataset) and shuffle and self.args.shuffle_buffer_size:
+        if isinstance(dataset, datasets.IterableDataset) and training and self.args.shuffle_buffer_size:
             dataset = dataset.shuffle(seed=self.args.seed, buffer_size=self.args.shuffle_buffer_size)
         return as_training_data(
             dataset,
@@ -400,7 +411,7 @@ class _DatasetMaker:
             caption_column=self.args.caption_column,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             bad_images=BadImages(self.args.max_bad_images, Path(self.args.output_dir) / BAD_IMAGES_FILE),
-            scores=self.scores,
+            scores=self.scores if training else None,
             with_candidates=self.with_candidates,
             num_candidates=self.args.ranking_candidates,
         )

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,6 +26,10 @@ from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
 )
+
+from sdsclip_hf.checkpoints import write_json
+from sdsclip_hf.data import picture_digest
+from sdsclip_hf.ranking import FEATURES, SCORES_FILE, content_fingerprint
 
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
@@ -163,6 +168,29 @@ def pairs() -> datasets.Dataset:
     """24 captioned pictures."""
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
     return datasets.Dataset.from_list(make_rows(24), features=features)
+
+
+def make_scores(folder: Path, items: list[tuple[str, str, list[str], list[list[float]]]], **settings) -> Path:
+    """A folder of scores with the given items: picture's digest, caption, candidates, errors of each draw."""
+    columns = dict(zip(FEATURES, map(list, zip(*items, strict=True)), strict=True))
+    data = datasets.Dataset.from_dict(columns, features=FEATURES)
+    settings = {"teacher": None, "num_draws": 2} | settings
+    (folder / "data").mkdir(parents=True)
+    data.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    write_json(folder / SCORES_FILE, settings | {"fingerprint": content_fingerprint(data, settings)})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scores_folder(tmp_path_factory, pairs):
+    """Scores of the 24 captioned pictures: the captions of the next two beside their own, the own one best."""
+    rng = np.random.default_rng(0)
+    captions, items = pairs["caption"], []
+    for number, image in enumerate(pairs["image"]):
+        places = [(number + offset) % len(captions) for offset in rng.permutation(3)]
+        errors = [[float(rng.uniform(0, 0.1)) + 0.2 * (place != number) for _ in range(3)] for place in places]
+        items.append((picture_digest(image), captions[number], [captions[place] for place in places], errors))
+    return str(make_scores(tmp_path_factory.mktemp("scores") / "pairs", items))
 
 
 def hub_env(server: HubServer, **settings: str) -> dict[str, str]:

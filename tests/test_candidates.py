@@ -34,6 +34,11 @@ def tagger():
         ("an orange circle left of a red circle", {"a red circle left of an orange circle"}),  # all three swaps are one
         ("an old horse sees two dogs", {"an old dogs sees two horse", "two dogs sees an old horse"}),
         ("a horse is eating the grass", {"a grass is eating the horse", "the grass is eating a horse"}),
+        (
+            "a photo of a green cat and a red mat",
+            {"a photo of a red cat and a green mat", "a photo of a green mat and a red cat"},
+        ),
+        ("a star is right of a cross", {"a cross is right of a star"}),  # neither "photo" nor "right" is a thing here
         ("a dog", set()),
         ("running fast", set()),
         ("", set()),
