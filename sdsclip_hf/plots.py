@@ -45,7 +45,7 @@ def plot_losses(log_history: list[dict], path: Path) -> None:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_scores(runs: dict[str, dict], path: Path) -> None:
@@ -85,42 +85,14 @@ def plot_scores(runs: dict[str, dict], path: Path) -> None:
     columns = len(runs) if sum(map(len, runs)) < 60 else 1
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, ncols=columns, loc="outside upper right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _row_name(row: dict) -> str:
     return row["score"] if row["subset"] == "all" else f"{row['subset']}: {row['score']}"
 
 
-def _save(figure, path: Path) -> None:
+def save_figure(figure, path: Path) -> None:
+    """Write a figure and let it go."""
     figure.savefig(path, dpi=130)
     plt.close(figure)
-
-
-def plot_study(summary: dict, path: Path) -> None:
-    """Group score of each arm, one panel a tag: the mean with its interval, and a dot for each seed.
-
-    Args:
-        summary: from [`study.Study.summarize`].
-        path: the PNG to write.
-    """
-    arms = list(summary["arms"])
-    tags = list(summary["arms"][arms[0]])
-    figure, axes = plt.subplots(
-        1, len(tags), figsize=(4 * len(tags), 0.42 * len(arms) + 1.3), sharey=True, squeeze=False
-    )
-    for axis, tag in zip(axes[0], tags, strict=True):
-        for place, arm in enumerate(arms):
-            row = summary["arms"][arm][tag]
-            low, high = row["interval"]
-            axis.plot([low, high], [place, place], color="tab:blue", linewidth=5, alpha=0.3, solid_capstyle="butt")
-            axis.plot(row["seeds"], [place] * len(row["seeds"]), ".", color="tab:grey", markersize=4)
-            axis.plot(row["group"], place, "o", color="tab:blue")
-        axis.set_title(f"{tag} ({row['items']} items)", fontsize=10)
-        axis.set_xlim(-2, 102)
-        axis.set_xlabel("group score, %")
-        axis.grid(alpha=0.3)
-    axes[0][0].set_yticks(range(len(arms)), arms)
-    axes[0][0].invert_yaxis()
-    figure.tight_layout()
-    _save(figure, path)

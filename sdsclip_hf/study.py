@@ -1,199 +1,361 @@
-"""A study: arms x seeds from one start at equal steps, with paired differences and intervals over seeds and items."""
+"""A study: arms x seeds from the same starts at equal steps, with paired differences and intervals over seeds and items."""
 
 import argparse
 import json
+import multiprocessing
+import os
 import re
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
+import datasets
 import numpy as np
 import yaml
 from transformers.utils import logging as transformers_logging
 
-from sdsclip_hf import plots, shapes
+from sdsclip_hf import score_captions, shapes, study_plots
+from sdsclip_hf.benchmarks.items import picture_key, read_picture
 from sdsclip_hf.checkpoints import write_json
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data import load_image_captions
-from sdsclip_hf.evaluation import cached_benchmark
+from sdsclip_hf.evaluation import cached_benchmark, evaluate_benchmarks, flatten
 from sdsclip_hf.metrics.install import install_quietly
-from sdsclip_hf.metrics.winoground_group_score import winoground
 from sdsclip_hf.resources import find_config
-from sdsclip_hf.scorers import ClipScorer
+from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
+from sdsclip_hf.scoring import ScoringArguments
 from sdsclip_hf.student import load_clip
+from sdsclip_hf.study_summary import BEFORE, summarize, table
 from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.trainer import SDSCLIPTrainer
 
-BEFORE = "before"
+DECODED = 8
+SETTINGS = (
+    "model_name_or_path",
+    "teacher_name_or_path",
+    "worlds",
+    "dataset_name",
+    "train_split_name",
+    "benchmark",
+    "retained",
+    "skill_benchmark",
+    "seeds",
+    "baseline",
+    "scoring",
+    "scores",
+    "common",
+    "arms",
+    "curves",
+    "quick",
+)
+
+_cached_clip = cache(load_clip)
+_cached_data = cache(load_image_captions)
 
 
 class Study:
     """Runs what is missing of a study and sums it up.
 
     Args:
-        settings: ``model_name_or_path``, ``teacher_name_or_path``, ``dataset_name``, ``benchmark``, ``seeds``,
-            ``baseline`` (the arm that the others are compared with), ``common`` (options of [`SDSCLIPConfig`] for all
-            arms) and ``arms`` (name -> options that differ).
-        folder: receives one folder an arm with a file of scores a seed, ``results.json`` and the plot.
+        settings: ``dataset_name`` to train on; ``benchmark`` of 2 x 2 items, whose group score is compared, and
+            ``retained``, benchmarks that shall not fall; ``seeds``; ``arms`` (name -> options of [`SDSCLIPConfig`]) with
+            ``common`` options, and ``baseline``, the arm that the others are compared with. The students and teachers
+            are ``model_name_or_path`` and ``teacher_name_or_path``, or those of ``worlds`` (each with ``student``,
+            ``teacher`` and any names that options may refer to as ``{name}``), which the seeds take in turn.
+            ``scores`` (name -> options of ``sdsclip score-captions`` that differ from ``scoring``) are made once a
+            world, and an arm takes those that its ``scores`` names. ``curves`` (name -> options) become an arm with each
+            of the scores, to be drawn against the skill of their teachers.
+        folder: receives one folder an arm with a file of scores a seed, ``results.json``, the tables and the plots.
+        workers: how many processes run at once.
     """
 
-    def __init__(self, settings: dict, folder: Path):
+    def __init__(self, settings: dict, folder: Path, workers: int = 1):
         _check(settings)
-        self.settings, self.folder = settings, folder
-        self.data = load_image_captions(settings["dataset_name"], split=settings.get("train_split_name", "train"))
+        self.settings, self.folder, self.workers = settings, folder, workers
+        self.worlds = settings.get("worlds") or [
+            {"student": settings["model_name_or_path"], "teacher": settings["teacher_name_or_path"]}
+        ]
+        self.arms = dict(settings["arms"])
+        for curve, options in (settings.get("curves") or {}).items():
+            self.arms |= {f"{curve}, {name}": {**options, "scores": name} for name in settings["scores"]}
+        _cached_data(settings["dataset_name"], split=settings.get("train_split_name", "train"))
         self.teachers: dict[str, DiffusionTeacher] = {}
 
     def run(self) -> dict:
-        """Every arm and seed, then the summary; runs that are on disk already are not repeated."""
-        self._score_start()
-        for seed in self.settings["seeds"]:
-            for arm, options in self.settings["arms"].items():
-                path = self._path(arm, seed)
-                options = {**(self.settings.get("common") or {}), **(options or {}), "seed": seed}
-                if path.exists():
-                    self._check_same(path, options)
-                else:
-                    self._run_once(path, options)
-        summary = self.summarize()
+        """Every arm and seed, then the summary; what is on disk already is not made again."""
+        names, worlds = self.settings.get("scores") or {}, range(len(self.worlds))
+        stages = [
+            [("make_scores", name, world) for name in names for world in worlds],
+            [("score_start", world) for world in worlds],
+            [("measure_skill", name, world) for name in names for world in worlds if self.settings.get("curves")],
+            [("train", arm, seed) for seed in self.settings["seeds"] for arm in self.arms],
+        ]
+        with self._pool() as pool:
+            for stage in stages:
+                self._do([task for task in stage if not self._is_done(*task)], pool)
+        return self.sum_up()
+
+    def _pool(self) -> ProcessPoolExecutor | nullcontext:
+        if self.workers == 1:
+            return nullcontext()
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.workers))  # of the workers
+        return ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
+
+    def sum_up(self) -> dict:
+        """The summary of finished runs, written with its tables and plots."""
+        summary = summarize(self)
         write_json(self.folder / "results.json", summary)
-        plots.plot_study(summary, self.folder / "study.png")
+        (self.folder / "tables.md").write_text(table(summary) + "\n", encoding="utf-8")
+        study_plots.plot_all(summary, self.folder)
         return summary
 
-    def _path(self, arm: str, seed: int) -> Path:
-        return self.folder / re.sub(r"\W+", "_", arm).strip("_") / f"seed-{seed}.npz"
+    def _do(self, tasks: list[tuple], pool: ProcessPoolExecutor | None) -> None:
+        """Each task is the name of a method and its arguments; what it makes is in a file that is known beforehand."""
+        if pool is None:
+            for method, *arguments in tasks:
+                getattr(self, method)(*arguments)
+            return
+        running = [pool.submit(_do_in_worker, json.dumps(self.settings), str(self.folder), task) for task in tasks]
+        try:
+            for number, future in enumerate(as_completed(running), 1):
+                future.result()
+                print(f"{tasks[0][0]}: {number} of {len(tasks)} done", flush=True)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+    def _is_done(self, method: str, name, number: int = 0) -> bool:
+        if method == "train":
+            return self._is_same(self.run_path(name, number), self._origin(self.options(name, number)))
+        if method == "make_scores":
+            return (self.scores_folder(name, number) / score_captions.SCORES_FILE).exists()
+        return (self.skill_path(name, number) if method == "measure_skill" else self.run_path(BEFORE, name)).exists()
+
+    def _is_same(self, path: Path, origin: str) -> bool:
+        if not path.exists():
+            return False
+        if np.load(path)["origin"].item() != origin:
+            raise ValueError(f"{path} comes from other settings; delete it, or give another --output_dir.")
+        return True
+
+    def run_path(self, arm: str, number: int) -> Path:
+        """The file of a run's scores: of an arm's seed, or of the untrained student of a world."""
+        return self.folder / _slug(arm) / f"{'world' if arm == BEFORE else 'seed'}-{number}.npz"
+
+    def scores_folder(self, name: str, world: int) -> Path:
+        """Where scores stand."""
+        return self.folder / "scores" / f"{_slug(name)}-{world}"
+
+    def skill_path(self, name: str, world: int) -> Path:
+        """Where the skill of the teacher that made scores is written."""
+        return self.folder / "skill" / f"{_slug(name)}-{world}.json"
+
+    def world_of(self, seed: int) -> int:
+        """Which world a seed begins in."""
+        return self.settings["seeds"].index(seed) % len(self.worlds)
+
+    def options(self, arm: str, seed: int) -> dict:
+        """All options of a run, with the names of its world filled in."""
+        number = self.world_of(seed)
+        world = self.worlds[number]
+        given = {**(self.settings.get("common") or {}), **(self.arms[arm] or {}), "seed": seed}
+        options = {"teacher_name_or_path": world["teacher"], "model_name_or_path": world["student"]}
+        options |= _fill_in(given, world)
+        scores = options.pop("scores", None)
+        return options | ({"ranking_scores": str(self.scores_folder(scores, number))} if scores else {})
 
     def _origin(self, options: dict) -> str:
         """What decides a run's scores, as text."""
-        names = ("model_name_or_path", "teacher_name_or_path", "dataset_name", "train_split_name", "benchmark")
-        return json.dumps({**{name: self.settings.get(name) for name in names}, **options}, sort_keys=True)
+        names = ("dataset_name", "train_split_name", "benchmark", "scoring", "scores")
+        decisive = {name: self.settings.get(name) for name in names} | options
+        decisive["ranking_scores"] = Path(options.get("ranking_scores", "")).name  # the folder may be moved
+        return json.dumps(decisive, sort_keys=True)
 
-    def _check_same(self, path: Path, options: dict) -> None:
-        file = np.load(path)
-        if "origin" in file and file["origin"].item() != self._origin(options):
-            raise ValueError(f"{path} comes from other settings; delete it, or give another --output_dir.")
+    def _scoring_options(self, name: str, world: int) -> dict:
+        given = {**(self.settings.get("scoring") or {}), **(self.settings["scores"][name] or {})}
+        return {"teacher_name_or_path": self.worlds[world]["teacher"]} | _fill_in(given, self.worlds[world])
 
-    def _run_once(self, path: Path, options: dict) -> None:
+    def make_scores(self, name: str, world: int) -> None:
+        """Score the candidates of the training pictures, see [`score_captions`]."""
+        options = self._scoring_options(name, world) | {
+            "dataset_name": self.settings["dataset_name"],
+            "split": self.settings.get("train_split_name", "train"),
+            "output_dir": str(self.scores_folder(name, world)),
+        }
+        words = []
+        for option, value in options.items():
+            words += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+        score_captions.main(words)
+
+    def measure_skill(self, name: str, world: int) -> None:
+        """How well the teacher that made some scores tells captions apart on ``skill_benchmark``: text scores by tag."""
+        options = self._scoring_options(name, world)
+        draws = {key: options[key] for key in ("num_draws", "timestep_range", "weighting") if key in options}
+        scorer = DiffusionScorer(self._teacher(options["teacher_name_or_path"]), **draws)
+        rows = evaluate_benchmarks(scorer, [self.settings["skill_benchmark"]])[self.settings["skill_benchmark"]]
+        path = self.skill_path(name, world)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {row["subset"]: row["value"] for row in rows if row["score"] == "text"})
+
+    def score_start(self, world: int) -> None:
+        """Score a world's student as it is before any training."""
+        scorer = ClipScorer(*_cached_clip(shapes.resolve(self.worlds[world]["student"])))
+        self._save(self.run_path(BEFORE, world), scorer, {"history": []})
+
+    def train(self, arm: str, seed: int) -> None:
+        """One run and its scores."""
+        path, options = self.run_path(arm, seed), self.options(arm, seed)
         origin = self._origin(options)
-        teacher_name = options.pop("teacher_name_or_path", self.settings["teacher_name_or_path"])
+        model, teacher = options.pop("model_name_or_path"), options.pop("teacher_name_or_path")
         config = SDSCLIPConfig(
             output_dir=str(path.with_suffix("")), save_strategy="no", disable_tqdm=True, report_to="none", **options
         )
         trainer = SDSCLIPTrainer(
-            model=self.settings["model_name_or_path"],
-            teacher=self._teacher(teacher_name) if config.lambda_sds else None,
+            model=model,
+            teacher=self._teacher(teacher) if config.lambda_sds else None,
             args=config,
-            train_dataset=self.data,
+            train_dataset=_cached_data(
+                self.settings["dataset_name"], split=self.settings.get("train_split_name", "train")
+            ),
         )
         trainer.train()
         scorer = ClipScorer(trainer.student.base_clip, trainer.processing_class)
-        self._save(path, scorer, trainer.state.log_history, origin)
+        start = ClipScorer(*_cached_clip(shapes.resolve(model)))
+        told = {"history": trainer.state.log_history, "drift": self._drift(start, scorer)}
+        self._save(path, scorer, told, origin, self._decode(trainer) if seed == self.settings["seeds"][0] else {})
 
-    def _score_start(self) -> None:
-        path = self._path(BEFORE, 0)
-        if not path.exists():
-            scorer = ClipScorer(*load_clip(shapes.resolve(self.settings["model_name_or_path"])))
-            self._save(path, scorer, [])
-
-    def _save(self, path: Path, scorer: ClipScorer, history: list[dict], origin: str = "") -> None:
+    def _save(self, path: Path, scorer: ClipScorer, told: dict, origin: str = "", arrays: dict | None = None) -> None:
         items = cached_benchmark(self.settings["benchmark"]).items
         scores, tags = np.stack(scorer.score(items)), [item.tag for item in items]
+        told["retained"] = flatten(evaluate_benchmarks(scorer, self.settings.get("retained") or []))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".json").write_text(json.dumps(history))
+        write_json(path.with_suffix(".json"), told)
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, scores=scores, tags=np.array(tags), origin=np.array(origin))
+        np.savez(partial, scores=scores, tags=np.array(tags), origin=np.array(origin), **(arrays or {}))
         partial.replace(path)
+
+    def _drift(self, start: ClipScorer, end: ClipScorer) -> dict[str, float]:
+        """How far training has moved each tower: 1 - the mean cosine of an embedding before and after it."""
+        items = cached_benchmark(self.settings["benchmark"]).items
+        pictures = list({picture_key(image): image for item in items for image in item.images}.values())
+        captions = list(dict.fromkeys(caption for item in items for caption in item.captions))
+        pairs = {
+            "images": (start.embed_images(pictures), end.embed_images(pictures)),
+            "captions": (start.embed_captions(captions), end.embed_captions(captions)),
+        }
+        return {kind: 1 - (before * after).sum(-1).mean().item() for kind, (before, after) in pairs.items()}
+
+    def _decode(self, trainer: SDSCLIPTrainer) -> dict[str, np.ndarray]:
+        """Some pictures, what the teacher's autoencoder makes of them, and what of h_w(f(x)): (N, H, W, 3) bytes each."""
+        if trainer.student.mapper is None or trainer.teacher.vae is None:
+            return {}
+        items = cached_benchmark(self.settings["benchmark"]).items
+        images = [read_picture(item.images[0]) for item in items[:: max(1, len(items) // DECODED)][:DECODED]]
+        pixels = trainer.processing_class.image_processor(images, return_tensors="pt").pixel_values
+        latents = trainer.student.mapper(trainer.student.encode_images(pixels.to(trainer.args.device)))
+        found = {"pictures": trainer.teacher.encode_images(images), "decoded": latents}
+        return {name: _bytes(trainer.teacher.decode(z)) for name, z in found.items()}
 
     def _teacher(self, name: str) -> DiffusionTeacher:
         if name not in self.teachers:
-            self.teachers[name] = DiffusionTeacher.from_pretrained(shapes.resolve(name))
+            self.teachers[name] = DiffusionTeacher.from_pretrained(shapes.resolve(name), load_vae=True)
         return self.teachers[name]
 
-    def summarize(self) -> dict:
-        """arm -> tag -> group score, its interval, the difference to the baseline and its interval, in per cent."""
-        seeds = self.settings["seeds"]
-        right = {arm: [self._right(arm, seed) for seed in seeds] for arm in self.settings["arms"]}
-        right[BEFORE] = [self._right(BEFORE, 0)] * len(seeds)
-        tags = np.load(self._path(BEFORE, 0))["tags"]
-        baseline = np.stack(right[self.settings["baseline"]])
-        summary = {}
-        for arm in [BEFORE, *self.settings["arms"]]:
-            rows = np.stack(right[arm])  # (seeds, items)
-            summary[arm] = {}
-            for tag in dict.fromkeys(tags.tolist()):
-                chosen, base = rows[:, tags == tag], baseline[:, tags == tag]
-                summary[arm][tag] = {
-                    "group": 100 * chosen.mean(),
-                    "interval": _interval(chosen),
-                    "gain": 100 * (chosen.mean() - base.mean()),
-                    "gain_interval": _interval(chosen - base),
-                    "seeds": [100 * row.mean() for row in chosen],
-                    "items": int(chosen.shape[1]),
-                }
-        return {"settings": self.settings, "arms": summary}
 
-    def _right(self, arm: str, seed: int) -> np.ndarray:
-        return winoground.right_items(np.load(self._path(arm, seed))["scores"])["group"].astype(float)
+def _bytes(pictures) -> np.ndarray:
+    return ((pictures.permute(0, 2, 3, 1) + 1) * 127.5).round().byte().cpu().numpy()
+
+
+@cache
+def _study_in_worker(settings: str, folder: str) -> Study:
+    return Study(json.loads(settings), Path(folder))
+
+
+def _do_in_worker(settings: str, folder: str, task: tuple) -> None:
+    _be_quiet()
+    method, *arguments = task
+    getattr(_study_in_worker(settings, folder), method)(*arguments)
+
+
+def _be_quiet() -> None:
+    transformers_logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"\W+", "_", name).strip("_")
+
+
+def _fill_in(options: dict, world: dict) -> dict:
+    return {key: value.format(**world) if isinstance(value, str) else value for key, value in options.items()}
 
 
 def _check(settings: dict) -> None:
     """Raise ValueError for what would otherwise fail after hours: a missing part, a name that is no option."""
-    needed = ("model_name_or_path", "teacher_name_or_path", "dataset_name", "benchmark", "seeds", "baseline", "arms")
-    missing = [name for name in needed if not settings.get(name)]
+    models = () if settings.get("worlds") else ("model_name_or_path", "teacher_name_or_path")
+    missing = [n for n in (*models, "dataset_name", "benchmark", "seeds", "baseline", "arms") if not settings.get(n)]
     if missing:
         raise ValueError(f"the study's settings lack {', '.join(missing)}.")
-    arms = settings["arms"]
+    strange = sorted(set(settings) - set(SETTINGS))
+    if strange:
+        raise ValueError(f"the study has no settings {', '.join(strange)}; choose from {', '.join(SETTINGS)}.")
+    arms, curves, scores = settings["arms"], settings.get("curves") or {}, settings.get("scores") or {}
     if settings["baseline"] not in arms:
         raise ValueError(f"the baseline {settings['baseline']!r} is no arm; choose from {', '.join(arms)}.")
-    known = {entry.name for entry in fields(SDSCLIPConfig) if entry.init} | {"teacher_name_or_path"}
-    for arm, options in {"common": settings.get("common"), **arms}.items():
+    if curves and not (scores and settings.get("skill_benchmark")):
+        raise ValueError("the study's curves need scores, and a skill_benchmark to measure their teachers on.")
+    known = {entry.name for entry in fields(SDSCLIPConfig) if entry.init}
+    known |= {"teacher_name_or_path", "model_name_or_path", "scores"}
+    for arm, options in {"common": settings.get("common"), **arms, **curves}.items():
         unknown = sorted(set(options or {}) - known)
         if unknown:
             raise ValueError(f"unknown options {', '.join(unknown)} of {arm}; see `sdsclip finetune --help`.")
-
-
-def _interval(values: np.ndarray, resamples: int = 4000) -> tuple[float, float]:
-    """95 % percentile interval, in per cent, of the mean of (seeds, items), resampling both."""
-    rng = np.random.default_rng(0)
-    seeds, items = values.shape
-    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    of_items = rng.multinomial(items, np.full(items, 1 / items), size=resamples) / items
-    means = np.einsum("bs,si,bi->b", of_seeds, values, of_items, optimize=True)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return 100 * float(low), 100 * float(high)
-
-
-def table(summary: dict) -> str:
-    """The summary as a Markdown table: group score and gain over the baseline, each with its 95 % interval."""
-    baseline = summary["settings"]["baseline"]
-    tags = list(next(iter(summary["arms"].values())))
-    lines = ["| arm | " + " | ".join(f"{tag}: group | gain" for tag in tags) + " |", "|---" * (1 + 2 * len(tags)) + "|"]
-    for arm, by_tag in summary["arms"].items():
-        cells = []
-        for tag in tags:
-            row = by_tag[tag]
-            cells.append(f"{row['group']:.1f} [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]")
-            same = arm == baseline
-            cells.append(
-                "" if same else f"{row['gain']:+.1f} [{row['gain_interval'][0]:+.1f}, {row['gain_interval'][1]:+.1f}]"
+        asked = (options or {}).get("scores")
+        if asked and asked not in scores:
+            raise ValueError(
+                f"{arm} asks for the scores {asked!r}, which there are not; choose from {', '.join(scores)}."
             )
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    known = {entry.name for entry in fields(ScoringArguments)}
+    for name, options in {"scoring": settings.get("scoring"), **scores}.items():
+        unknown = sorted(set(options or {}) - known)
+        if unknown:
+            raise ValueError(f"unknown options {', '.join(unknown)} of {name}; see `sdsclip score-captions --help`.")
+
+
+def quick(settings: dict) -> dict:
+    """The settings with those under ``quick`` in their place: a small form of the study, to see that it runs."""
+    changes = settings.get("quick")
+    if not changes:
+        raise ValueError("the study's settings have no quick form; leave --quick out.")
+    merged = {name: value for name, value in settings.items() if name != "quick"}
+    for name, value in changes.items():
+        merged[name] = {**merged.get(name, {}), **value} if isinstance(value, dict) else value
+    return merged
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """``recipes/study.py`` and ``sdsclip study``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="study_sds", help="a yaml file, or the name of one in recipes/configs")
+    parser.add_argument("--config", default="study_ranking", help="a yaml file, or the name of one in recipes/configs")
     parser.add_argument("--output_dir", type=Path, help="default: outputs/ and the name of the configuration")
+    parser.add_argument("--quick", action="store_true", help="the configuration's small form")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that run at once, each with a share of the cores"
+    )
     args = parser.parse_args(argv)
     install_quietly()
-    transformers_logging.set_verbosity_error()
+    _be_quiet()
     try:
         path = find_config(args.config)
-        folder = args.output_dir or Path("outputs") / path.stem
-        summary = Study(yaml.safe_load(path.read_text(encoding="utf-8")), folder).run()
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        name = f"{path.stem}_quick" if args.quick else path.stem
+        folder = args.output_dir or Path("outputs") / name
+        summary = Study(quick(settings) if args.quick else settings, folder, args.workers).run()
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     print(table(summary))
-    print(f"\nScores of every run, results.json and study.png are in {folder}.")
+    print(f"\nScores of every run, results.json, tables.md and the plots are in {folder}.")

@@ -10,7 +10,8 @@ from sdsclip_hf import study
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import load_clip
-from sdsclip_hf.study import Study, _interval, main, table
+from sdsclip_hf.study import Study, main, quick
+from sdsclip_hf.study_summary import interval, table
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TAGS = ["attribute", "attribute in relation", "relation"]
@@ -48,19 +49,19 @@ def test_every_arm_and_seed_is_run_and_kept(done):
     _, folder = done
     files = {str(path.relative_to(folder)) for path in folder.rglob("*.npz")}
     assert files == {
-        "before/seed-0.npz",
+        "before/world-0.npz",
         *(f"{arm}/seed-{seed}.npz" for arm in ("contrastive", "sds") for seed in (0, 1)),
     }
     assert (folder / "study.png").stat().st_size > 1000
-    history = json.loads((folder / "sds/seed-1.json").read_text())
+    history = json.loads((folder / "sds/seed-1.json").read_text())["history"]
     assert [row["step"] for row in history if "sds" in row] == [1, 2]
-    assert not any("sds" in row for row in json.loads((folder / "contrastive/seed-1.json").read_text()))
+    assert not any("sds" in row for row in json.loads((folder / "contrastive/seed-1.json").read_text())["history"])
 
 
 def test_arms_and_seeds_give_different_scores_from_one_start(done, settings):
     _, folder = done
     start = ClipScorer(*load_clip(settings["model_name_or_path"])).score(load_benchmark("shapes:validation").items)
-    before = np.load(folder / "before/seed-0.npz")["scores"]
+    before = np.load(folder / "before/world-0.npz")["scores"]
     np.testing.assert_allclose(before, np.stack(start), atol=1e-6)
     runs = [np.load(folder / arm / f"seed-{seed}.npz")["scores"] for arm in ("contrastive", "sds") for seed in (0, 1)]
     for number, one in enumerate(runs):
@@ -76,7 +77,7 @@ def test_summary_equals_the_group_score_counted_by_hand(done):
         for tag in TAGS:
             shares = []
             for seed in seeds:
-                file = np.load(folder / arm / f"seed-{seed}.npz")
+                file = np.load(folder / arm / f"{'world' if arm == 'before' else 'seed'}-{seed}.npz")
                 right = [
                     s[0, 0] > s[1, 0] and s[1, 1] > s[0, 1] and s[0, 0] > s[0, 1] and s[1, 1] > s[1, 0]
                     for s, of in zip(file["scores"], file["tags"], strict=True)
@@ -98,7 +99,7 @@ def test_summary_is_written_as_it_is_returned(done):
 def test_second_run_repeats_nothing_and_gives_the_same_summary(done, settings, monkeypatch):
     summary, folder = done
     monkeypatch.setattr(study, "SDSCLIPTrainer", lambda **_: pytest.fail("an arm was run again"))
-    monkeypatch.setattr(study, "load_clip", lambda *_: pytest.fail("the start was scored again"))
+    monkeypatch.setattr(study, "ClipScorer", lambda *_: pytest.fail("the start was scored again"))
     assert Study(settings, folder).run() == summary
 
 
@@ -129,7 +130,84 @@ def test_arm_may_name_its_own_teacher(settings, velocity_teacher_folder, tmp_pat
     assert list(one.teachers) == [velocity_teacher_folder]
 
 
-def plain_interval(values: np.ndarray, resamples: int = 4000) -> tuple[float, float]:
+@pytest.fixture(scope="module")
+def ranked(settings, velocity_teacher_folder, teacher_folder, clip_folder, tmp_path_factory):
+    """A study with two worlds, scores that it makes itself, a curve, and two processes."""
+    folder = tmp_path_factory.mktemp("ranked")
+    world = {"student": clip_folder, "teacher": teacher_folder}
+    changes = {
+        "worlds": [world, {"student": clip_folder, "teacher": velocity_teacher_folder}],
+        "retained": ["shapes_classes:validation"],
+        "skill_benchmark": "shapes:validation",
+        "seeds": [0, 1, 2],
+        "scoring": {"candidates": ["batch:2"], "num_draws": 2, "timestep_range": [100, 900]},
+        "scores": {"teacher": {}, "other": {"teacher_name_or_path": velocity_teacher_folder}},
+        "common": settings["common"] | {"lambda_sds": 0.0, "trainable": "full", "scores": "teacher"},
+        "arms": {"contrastive": {}, "sds": {"lambda_sds": 1.0}},
+        "curves": {"ranking": {"lambda_rank": 1.0}},
+    }
+    kept = {name: value for name, value in settings.items() if not name.endswith("name_or_path")}
+    one = Study(kept | changes, folder, workers=2)
+    return one, one.run(), folder
+
+
+def test_arms_begin_in_the_worlds_in_turn_with_the_scores_of_their_own(ranked, velocity_teacher_folder, teacher_folder):
+    one, _, folder = ranked
+    assert [one.options("ranking, teacher", seed)["ranking_scores"] for seed in (0, 1, 2)] == [
+        str(folder / f"scores/teacher-{world}") for world in (0, 1, 0)
+    ]
+    assert one.options("sds", 1)["teacher_name_or_path"] == velocity_teacher_folder
+    assert one.options("sds", 2)["teacher_name_or_path"] == teacher_folder
+    names = {
+        json.loads((folder / f"scores/teacher-{w}/scores.json").read_text())["teacher"]["fingerprint"] for w in (0, 1)
+    }
+    assert len(names) == 2
+
+
+def test_curves_become_an_arm_with_each_of_the_scores_and_their_teachers_are_measured(ranked):
+    _, summary, folder = ranked
+    assert list(summary["arms"]) == ["before", "contrastive", "sds", "ranking, teacher", "ranking, other"]
+    for name in ("teacher", "other"):
+        measured = [json.loads((folder / f"skill/{name}-{world}.json").read_text()) for world in (0, 1)]
+        for tag in TAGS:
+            assert summary["skill"][name][tag] == pytest.approx(50 * (measured[0][tag] + measured[1][tag]))
+    assert all((folder / f"{plot}.png").stat().st_size > 5000 for plot in ("study", "skill", "health", "decoded"))
+
+
+def test_what_is_retained_and_how_far_the_towers_moved_is_told(ranked):
+    _, summary, folder = ranked
+    told = [json.loads((folder / f"sds/seed-{seed}.json").read_text()) for seed in (0, 1, 2)]
+    (name,) = [name for name in told[0]["retained"] if name.endswith("accuracy@1")]
+    row = summary["retained"]["sds"][name]
+    assert row["group"] == pytest.approx(100 * np.mean([one["retained"][name] for one in told]))
+    base = [json.loads((folder / f"contrastive/seed-{seed}.json").read_text())["retained"][name] for seed in (0, 1, 2)]
+    assert row["gain"] == pytest.approx(row["group"] - 100 * np.mean(base))
+    assert summary["drift"]["sds"]["images"] == pytest.approx(np.mean([one["drift"]["images"] for one in told]))
+    assert summary["drift"]["sds"]["images"] > 0
+    steps = [step for step, _ in summary["health"]["sds"]["sds_gap"]]
+    assert steps == sorted(set(steps)) and set(summary["health"]["contrastive"]) == {"contrastive"}
+
+
+def test_a_run_in_a_worker_equals_one_in_this_process(ranked, tmp_path):
+    one, _, folder = ranked
+    again = Study(one.settings, tmp_path)
+    (tmp_path / "scores").symlink_to(folder / "scores")
+    again.train("ranking, teacher", 1)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "ranking_teacher/seed-1.npz")["scores"],
+        np.load(folder / "ranking_teacher/seed-1.npz")["scores"],
+        atol=1e-4,
+    )
+
+
+def test_quick_form_puts_its_settings_in_the_place_of_the_others():
+    settings = {"seeds": [0, 1], "common": {"a": 1, "b": 2}, "quick": {"seeds": [0], "common": {"b": 3}}}
+    assert quick(settings) == {"seeds": [0], "common": {"a": 1, "b": 3}}
+    with pytest.raises(ValueError, match="no quick form"):
+        quick({"seeds": [0]})
+
+
+def plain_bootstrap(values: np.ndarray, resamples: int = 4000) -> tuple[float, float]:
     rng = np.random.default_rng(1)
     seeds, items = values.shape
     means = []
@@ -144,17 +222,17 @@ def plain_interval(values: np.ndarray, resamples: int = 4000) -> tuple[float, fl
 def test_interval_agrees_with_a_plain_bootstrap(shape, scale):
     rng = np.random.default_rng(3)
     values = (rng.random(shape) < rng.random((shape[0], 1))).astype(float) * scale
-    np.testing.assert_allclose(_interval(values), plain_interval(values), atol=2.5)
+    np.testing.assert_allclose(interval(values), plain_bootstrap(values), atol=2.5)
 
 
 def test_interval_of_values_that_do_not_differ_has_no_width():
-    assert _interval(np.full((3, 7), 0.25)) == pytest.approx((25.0, 25.0))
+    assert interval(np.full((3, 7), 0.25)) == pytest.approx((25.0, 25.0))
 
 
 def test_interval_of_a_paired_difference_is_narrow_where_the_arms_err_on_the_same_items():
     rng = np.random.default_rng(0)
     base = (rng.random((4, 100)) < 0.5).astype(float)
-    low, high = _interval(base - base)
+    low, high = interval(base - base)
     assert (low, high) == (0.0, 0.0)
 
 
@@ -164,7 +242,8 @@ def row(group, gain):
 
 def test_table_is_markdown_with_a_line_for_each_arm_and_no_gain_of_the_baseline():
     arms = {"before": {"rel": row(5.0, -2.0)}, "plain": {"rel": row(7.0, 0.0)}, "sds": {"rel": row(9.25, 2.25)}}
-    lines = table({"settings": {"baseline": "plain"}, "arms": arms}).splitlines()
+    summary = {"settings": {"baseline": "plain"}, "arms": arms, "retained": {}, "drift": {}}
+    lines = table(summary).splitlines()
     assert lines == [
         "| arm | rel: group | gain |",
         "|---|---|---|",
@@ -191,6 +270,10 @@ def test_command_prints_the_table_and_names_the_folder(done, settings, tmp_path,
         ({"model_name_or_path": "nobody/nothing"}, "nobody/nothing"),
         ({"dataset_name": None}, "dataset_name"),
         ({"seeds": []}, "seeds"),
+        ({"arm": {}}, "no settings arm"),
+        ({"common": {"scores": "mine"}}, "asks for the scores 'mine'"),
+        ({"scoring": {"draws": 3}}, "unknown options draws of scoring"),
+        ({"curves": {"ranking": {"lambda_rank": 1.0}}}, "curves need scores"),
     ],
     ids=str,
 )

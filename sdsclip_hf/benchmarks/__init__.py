@@ -20,6 +20,7 @@ BENCHMARKS = {
     "aro_flickr30k_order": aro.load_flickr30k_order,
     "sugarcrepe": sugarcrepe.load,
     "shapes": shapes.load,
+    "shapes_classes": shapes.load_classes,
     "classification": classification.load,
     "retrieval": retrieval.load,
 }
@@ -50,7 +51,7 @@ def expand(specs: Sequence[str], data: str | None = None) -> list[str]:
 
 def _placed(spec: str, data: Path) -> str:
     name, _, source = parse(spec)
-    if source or name == "shapes":
+    if source or name.startswith("shapes"):
         return spec
     return f"{spec}={data / name if (data / name).exists() else data}"
 
