@@ -4,7 +4,7 @@
 # [tool.uv.sources]
 # sdsclip_hf = { path = "..", editable = true }
 # ///
-"""Print OPTIONS.md, the table of every option of recipes/finetune.py: ``python recipes/options.py > OPTIONS.md``."""
+"""Print OPTIONS.md, every option of the recipes finetune and score_captions: ``python recipes/options.py > OPTIONS.md``."""
 
 from dataclasses import fields
 
@@ -13,15 +13,16 @@ from transformers import TrainingArguments
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.finetune import DataArguments, ModelArguments
 from sdsclip_hf.metrics.install import install_quietly
+from sdsclip_hf.scoring import ScoringArguments
 
 
 def options_page() -> str:
     """The page as Markdown, from the dataclasses themselves."""
     lines = [
-        "# Options of recipes/finetune.py",
+        "# Options of recipes/finetune.py and recipes/score_captions.py",
         "",
-        "Made by `python recipes/options.py > OPTIONS.md`. Beside these, every option of",
-        "[`transformers.TrainingArguments`](https://huggingface.co/docs/transformers/main_classes/trainer) is there.",
+        "Made by `python recipes/options.py > OPTIONS.md`. Beside its own, recipes/finetune.py has every option of",
+        "[`transformers.TrainingArguments`](https://huggingface.co/docs/transformers/main_classes/trainer).",
     ]
     inherited = {entry.name: entry for entry in fields(TrainingArguments)}
     own = [entry for entry in fields(SDSCLIPConfig) if entry.name not in inherited]
@@ -35,6 +36,7 @@ def options_page() -> str:
         ("TrainingArguments with another default", changed),
         ("Model", fields(ModelArguments)),
         ("Data and run", fields(DataArguments)),
+        ("recipes/score_captions.py", fields(ScoringArguments)),
     ):
         lines += ["", f"## {title}", "", "| option | default | what it does |", "|---|---|---|"]
         lines += [f"| `--{entry.name}` | {_default(entry)} | {entry.metadata['help']} |" for entry in entries]

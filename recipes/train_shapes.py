@@ -133,9 +133,9 @@ class Stage:
             "scheduler": self.scheduler.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
         }
-        partial = self.state_file.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.state_file)
+        unfinished = self.state_file.with_suffix(".partial")
+        torch.save(state, unfinished)
+        unfinished.replace(self.state_file)
 
     def _restore(self) -> tuple[int, float]:
         if not self.state_file.exists():
@@ -600,6 +600,7 @@ def main() -> None:
     bag, seconds["bag"] = train_bag_of_words(states, tokenizer, pictures, seed, args.bag_of_words_steps)
     for name, clip in (("student", student), ("student_bag_of_words", bag)):
         clip.logit_scale.data.fill_(math.log(100))  # where OpenAI's CLIPs stand
+        clip = clip.half() if clip is bag else clip  # half the size, to be part of the package
         clip.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
     report(folder, seconds)

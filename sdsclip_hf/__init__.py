@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 _WHERE = {
+    "CandidateScores": "ranking",
     "ClipScorer": "scorers",
     "DiffusionScorer": "scorers",
     "DiffusionTeacher": "teacher",
@@ -14,13 +15,15 @@ _WHERE = {
     "contrastive_loss": "losses",
     "distillation_loss": "losses",
     "load_image_captions": "data",
+    "ranking_loss": "losses",
 }
 __all__ = list(_WHERE)
 
 if TYPE_CHECKING:
     from sdsclip_hf.config import SDSCLIPConfig
     from sdsclip_hf.data import load_image_captions
-    from sdsclip_hf.losses import contrastive_loss, distillation_loss
+    from sdsclip_hf.losses import contrastive_loss, distillation_loss, ranking_loss
+    from sdsclip_hf.ranking import CandidateScores
     from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
     from sdsclip_hf.student import LatentMapper, SDSCLIPModel
     from sdsclip_hf.teacher import DiffusionTeacher

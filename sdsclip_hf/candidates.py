@@ -240,7 +240,7 @@ def mix_candidates(
     """
     offers = {
         "column": lambda count: given,
-        "swap": lambda count: [_swaps(text, tagger, [seed, number]) for number, text in enumerate(corpus.captions)],
+        "swap": lambda count: [_swaps(text, tagger, [seed, number, 4]) for number, text in enumerate(corpus.captions)],
         "nearest": lambda count: corpus.nearest(embeds, count),
         "batch": lambda count: corpus.random(count, seed),
     }

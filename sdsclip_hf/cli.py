@@ -7,6 +7,7 @@ COMMANDS = {
     "finetune": ("finetune", "fine-tune a CLIP with the distillation term"),
     "evaluate": ("evaluate", "score models on benchmarks, with intervals and paired differences"),
     "study": ("study", "compare arms over seeds, with intervals"),
+    "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),
     "metrics": ("metrics.command", "let evaluate.load find the metrics by their names"),
 }
 
@@ -15,7 +16,7 @@ def main() -> None:
     """Hand the rest of the command line to the command that is named first."""
     name, *rest = sys.argv[1:] or [""]
     if name not in COMMANDS:
-        lines = [f"  {command:<10} {text}" for command, (_, text) in COMMANDS.items()]
+        lines = [f"  {command:<15} {text}" for command, (_, text) in COMMANDS.items()]
         print("usage: sdsclip COMMAND [options]; sdsclip COMMAND --help tells the options\n\n" + "\n".join(lines))
         sys.exit(0 if name in ("-h", "--help") else f"error: unknown command {name!r}" if name else 2)
     sys.argv = [f"sdsclip {name}", *rest]

@@ -3,12 +3,13 @@
 import argparse
 import json
 import logging
+import re
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import yaml
@@ -47,7 +48,11 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which pictures and captions, and what is scored before and after."""
+    """Which pictures and captions, what is scored before and after, and what the run is compared with.
+
+    Raises:
+        ValueError: ``compare`` is no mapping of names to options.
+    """
 
     dataset_name: str = knob(
         "shapes",
@@ -66,6 +71,22 @@ class DataArguments:
     early_stopping_patience: int | None = knob(
         None, "Stop after so many evaluations without a better metric_for_best_model; default: never."
     )
+    compare: dict | str | None = knob(
+        None,
+        "Further runs from the same start, made before this one and only scored: name -> options that differ, as yaml "
+        "or json.",
+    )
+    label: str = knob("after", "What to call this run in tables and plots.")
+
+    def __post_init__(self):
+        if isinstance(self.compare, str):
+            self.compare = yaml.safe_load(self.compare)
+        named = self.compare is None or isinstance(self.compare, dict)
+        if not named or not all(isinstance(options or {}, dict) for options in (self.compare or {}).values()):
+            raise ValueError(
+                f"compare is {self.compare!r}; it must map names of runs to options, as in "
+                "--compare '{contrastive only: {lambda_rank: 0}}'."
+            )
 
 
 Arguments = tuple[ModelArguments, DataArguments, SDSCLIPConfig]
@@ -90,7 +111,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     names_own = bool(given & {"model_name_or_path", "dataset_name"})
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, SDSCLIPConfig),
-        description="Fine-tune CLIP with the diffusion distillation term (arXiv 2307.09233).",
+        description="Fine-tune CLIP by diffusion distillation (arXiv 2307.09233) and ranking distillation.",
     )
     parser.add_argument(
         "--config",
@@ -205,6 +226,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     try:
         for benchmark in expand([*data.test_benchmarks, *(config.benchmarks or [])]):
             cached_benchmark(benchmark)
+        to_compare = {name: _config_of(name, options, config) for name, options in (data.compare or {}).items()}
         trainer = _make_trainer(model, data, config)
         next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
         set_seed(config.seed)
@@ -217,9 +239,10 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
             shutil.rmtree(folder)
             folder.mkdir(parents=True)
         write_arguments(folder / RUN_ARGUMENTS_FILE, arguments)
-    results = {"command": command, "versions": versions(), "output_dir": str(folder)}
+    results = {"command": command, "versions": versions(), "output_dir": str(folder), "label": data.label}
 
     results["before"] = _score_before(trainer, data, folder)
+    results["compared"] = _compare(model, data, to_compare, config)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     results["train_seconds"] = round(time.perf_counter() - started, 1)
@@ -236,7 +259,9 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     return results
 
 
-def _make_trainer(model: ModelArguments, data: DataArguments, config: SDSCLIPConfig) -> SDSCLIPTrainer:
+def _make_trainer(
+    model: ModelArguments, data: DataArguments, config: SDSCLIPConfig, eval_data: bool = True
+) -> SDSCLIPTrainer:
     source = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
     train = load_image_captions(
         data.dataset_name,
@@ -246,12 +271,12 @@ def _make_trainer(model: ModelArguments, data: DataArguments, config: SDSCLIPCon
         **source,
     )
     evaluation = None
-    if data.eval_split_name:
+    if data.eval_split_name and eval_data:
         evaluation = load_image_captions(
             data.dataset_name, split=data.eval_split_name, max_samples=data.max_eval_samples, **source
         )
     callbacks = []
-    if data.early_stopping_patience is not None:
+    if data.early_stopping_patience is not None and eval_data:
         if config.metric_for_best_model is None or config.eval_strategy == "no":
             raise ValueError(
                 "--early_stopping_patience needs to know what to watch and when; set, for instance, "
@@ -285,8 +310,39 @@ def _score_before(trainer: SDSCLIPTrainer, data: DataArguments, folder: Path) ->
     return scores
 
 
+def _compare(
+    model: ModelArguments, data: DataArguments, configs: dict[str, SDSCLIPConfig], main: SDSCLIPConfig
+) -> dict:
+    """The scores of the runs that this one is compared with; a resumed run keeps those that it has."""
+    path, scores = Path(main.output_dir) / "compared.json", {}
+    if main.resume_from_checkpoint and path.exists():
+        scores = json.loads(path.read_text())
+    for name, config in configs.items():
+        if name in scores:
+            continue
+        trainer = _make_trainer(model, data, config, eval_data=False)
+        trainer.train()
+        scores[name] = _score(trainer, data)
+        if trainer.is_world_process_zero():
+            write_json(path, scores)
+            print(f"{name}:\n" + table({name: scores[name]}), flush=True)
+            plots.plot_losses(trainer.state.log_history, Path(trainer.args.output_dir) / "losses.png")
+    return scores
+
+
+def _config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIPConfig:
+    """The configuration of a run to compare with: nothing of it is kept but its scores."""
+    unknown = sorted(set(options or {}) - {entry.name for entry in fields(SDSCLIPConfig) if entry.init})
+    if unknown:
+        raise ValueError(f"compare: unknown options {', '.join(unknown)} of {name!r}; see --help for those there are.")
+    kept = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
+    kept |= {"resume_from_checkpoint": None, "push_to_hub": False, "report_to": "none"}
+    kept["output_dir"] = str(Path(config.output_dir) / "compared" / re.sub(r"\W+", "_", name).strip("_"))
+    return replace(config, **kept, **(options or {}))
+
+
 def _report(trainer: SDSCLIPTrainer, results: dict, folder: Path) -> None:
-    runs = {"before": results["before"], "after": results["after"]}
+    runs = {"before": results["before"], **results["compared"], results["label"]: results["after"]}
     if results["after"]:
         print(f"\nScores in % with 95 % intervals:\n{table(runs)}\n")
         plots.plot_scores(runs, folder / "scores.png")
@@ -312,7 +368,7 @@ def write_arguments(path: Path, arguments: Arguments) -> None:
             default = entry.default_factory() if callable(entry.default_factory) else entry.default
             if entry.init and value != default and "token" not in entry.name and not entry.name.startswith("_"):
                 settings[entry.name] = getattr(value, "value", value)
-    simple = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, list))}
+    simple = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, list, dict))}
     path.write_text(yaml.safe_dump(simple, sort_keys=True), encoding="utf-8")
 
 

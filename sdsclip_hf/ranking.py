@@ -93,8 +93,11 @@ class CandidateScores:
             else:
                 file = hf_hub_download(name, SCORES_FILE, repo_type="dataset", revision=revision)
                 settings = json.loads(Path(file).read_text(encoding="utf-8"))
-            source = str(path.resolve()) if path.is_dir() else name
-            data = datasets.load_dataset(source, split="train", revision=revision)
+            if path.is_dir():
+                files = sorted(str(file) for file in path.resolve().glob("data/*.parquet"))
+                data = datasets.load_dataset("parquet", data_files=files, split="train")
+            else:
+                data = datasets.load_dataset(name, split="train", revision=revision)
         found = content_fingerprint(data, settings)
         if found != settings["fingerprint"]:
             raise ValueError(
@@ -146,7 +149,7 @@ class CandidateScores:
         return self._numbers[picture]
 
     def check_ranked(self, sure: float = 0.9) -> None:
-        """Refuse scores that order nothing, and warn of a teacher that is hardly ever sure.
+        """Refuse scores that order nothing, and warn of a teacher that is hardly ever sure, or no better than chance.
 
         Raises:
             ValueError: no item has two scored candidates.
@@ -157,14 +160,27 @@ class CandidateScores:
                 "sdsclip score-captions --teacher_name_or_path TEACHER, with candidates that the captions have."
             )
         share = float((self.confidence[self.ranked] > sure).mean())
-        if share < LITTLE:
+        own, chance, deviation = self._own_first()
+        if share < LITTLE or own < chance + 2 * deviation:
             logger.warning(
-                "the teacher of the scores %r is sure (confidence above %s) of its first choice on %.0f %% of the items: "
-                "its scores carry little or no signal on this data.",
+                "the scores %r carry little or no signal on this data: their teacher is sure (confidence above %s) of its "
+                "first choice on %.0f %% of the items, and puts the image's own caption first on %.0f %% (by chance "
+                "%.0f %%).",
                 self.name,
                 sure,
                 100 * share,
+                100 * own,
+                100 * chance,
             )
+
+    def _own_first(self) -> tuple[float, float, float]:
+        """How often the own caption comes first, how often it would by chance, and the latter's standard error."""
+        numbers = np.flatnonzero(self.ranked)
+        best = np.where(np.isnan(self.mean_errors[numbers]), np.inf, self.mean_errors[numbers]).argmin(1)
+        rows = self.data.select_columns(["caption", "candidates"]).select(numbers)
+        own = np.mean([row["candidates"][place] == row["caption"] for row, place in zip(rows, best, strict=True)])
+        chance = float(np.mean(1 / (~np.isnan(self.mean_errors[numbers])).sum(1)))
+        return float(own), chance, (chance * (1 - chance) / len(numbers)) ** 0.5
 
     def check_captions(self, captions: Iterable[str | Sequence[str]]) -> None:
         """Raise ValueError unless each row's captions hold one that was scored: a quick check before a long run."""

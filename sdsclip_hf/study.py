@@ -65,10 +65,10 @@ class Study:
             ``retained``, benchmarks that shall not fall; ``seeds``; ``arms`` (name -> options of [`SDSCLIPConfig`]) with
             ``common`` options, and ``baseline``, the arm that the others are compared with. The students and teachers
             are ``model_name_or_path`` and ``teacher_name_or_path``, or those of ``worlds`` (each with ``student``,
-            ``teacher`` and any names that options may refer to as ``{name}``), which the seeds take in turn.
-            ``scores`` (name -> options of ``sdsclip score-captions`` that differ from ``scoring``) are made once a
-            world, and an arm takes those that its ``scores`` names. ``curves`` (name -> options) become an arm with each
-            of the scores, to be drawn against the skill of their teachers.
+            ``teacher`` and any names that options may refer to as ``{name}``), which the seeds take in turn. An arm may
+            have fewer ``seeds``, a number of them. ``scores`` (name -> options of ``sdsclip score-captions`` that differ
+            from ``scoring``) are made once a world, and an arm takes those that its ``scores`` names. ``curves`` (name ->
+            options) become an arm with each of the scores, to be drawn against the skill of their teachers.
         folder: receives one folder an arm with a file of scores a seed, ``results.json``, the tables and the plots.
         workers: how many processes run at once.
     """
@@ -92,7 +92,12 @@ class Study:
             [("make_scores", name, world) for name in names for world in worlds],
             [("score_start", world) for world in worlds],
             [("measure_skill", name, world) for name in names for world in worlds if self.settings.get("curves")],
-            [("train", arm, seed) for seed in self.settings["seeds"] for arm in self.arms],
+            [
+                ("train", arm, seed)
+                for seed in self.settings["seeds"]
+                for arm in self.arms
+                if seed in self.seeds_of(arm)
+            ],
         ]
         with self._pool() as pool:
             for stage in stages:
@@ -154,6 +159,10 @@ class Study:
         """Where the skill of the teacher that made scores is written."""
         return self.folder / "skill" / f"{_slug(name)}-{world}.json"
 
+    def seeds_of(self, arm: str) -> list[int]:
+        """The seeds that an arm is run with: all, or the first so many that its ``seeds`` tells."""
+        return self.settings["seeds"][: (self.arms.get(arm) or {}).get("seeds")]
+
     def world_of(self, seed: int) -> int:
         """Which world a seed begins in."""
         return self.settings["seeds"].index(seed) % len(self.worlds)
@@ -165,7 +174,7 @@ class Study:
         given = {**(self.settings.get("common") or {}), **(self.arms[arm] or {}), "seed": seed}
         options = {"teacher_name_or_path": world["teacher"], "model_name_or_path": world["student"]}
         options |= _fill_in(given, world)
-        scores = options.pop("scores", None)
+        scores, _ = options.pop("scores", None), options.pop("seeds", None)
         return options | ({"ranking_scores": str(self.scores_folder(scores, number))} if scores else {})
 
     def _origin(self, options: dict) -> str:
@@ -192,14 +201,17 @@ class Study:
         score_captions.main(words)
 
     def measure_skill(self, name: str, world: int) -> None:
-        """How well the teacher that made some scores tells captions apart on ``skill_benchmark``: text scores by tag."""
+        """How often the teacher that made some scores takes the right one of two captions, by ``skill_benchmark``'s tags."""
         options = self._scoring_options(name, world)
         draws = {key: options[key] for key in ("num_draws", "timestep_range", "weighting") if key in options}
         scorer = DiffusionScorer(self._teacher(options["teacher_name_or_path"]), **draws)
-        rows = evaluate_benchmarks(scorer, [self.settings["skill_benchmark"]])[self.settings["skill_benchmark"]]
+        items = cached_benchmark(self.settings["skill_benchmark"]).items
+        right: dict[str, list[bool]] = {}
+        for item, scores in zip(items, scorer.score(items), strict=True):
+            right.setdefault(item.tag, []).extend([scores[0, 0] > scores[1, 0], scores[1, 1] > scores[0, 1]])
         path = self.skill_path(name, world)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {row["subset"]: row["value"] for row in rows if row["score"] == "text"})
+        write_json(path, {tag: float(np.mean(values)) for tag, values in right.items()})
 
     def score_start(self, world: int) -> None:
         """Score a world's student as it is before any training."""
@@ -309,7 +321,7 @@ def _check(settings: dict) -> None:
     if curves and not (scores and settings.get("skill_benchmark")):
         raise ValueError("the study's curves need scores, and a skill_benchmark to measure their teachers on.")
     known = {entry.name for entry in fields(SDSCLIPConfig) if entry.init}
-    known |= {"teacher_name_or_path", "model_name_or_path", "scores"}
+    known |= {"teacher_name_or_path", "model_name_or_path", "scores", "seeds"}
     for arm, options in {"common": settings.get("common"), **arms, **curves}.items():
         unknown = sorted(set(options or {}) - known)
         if unknown:
@@ -327,13 +339,13 @@ def _check(settings: dict) -> None:
 
 
 def quick(settings: dict) -> dict:
-    """The settings with those under ``quick`` in their place: a small form of the study, to see that it runs."""
+    """The small form: settings under ``quick`` take the place of the others, in ``common`` and ``scoring`` one by one."""
     changes = settings.get("quick")
     if not changes:
         raise ValueError("the study's settings have no quick form; leave --quick out.")
     merged = {name: value for name, value in settings.items() if name != "quick"}
     for name, value in changes.items():
-        merged[name] = {**merged.get(name, {}), **value} if isinstance(value, dict) else value
+        merged[name] = {**merged.get(name, {}), **value} if name in ("common", "scoring") else value
     return merged
 
 

@@ -77,7 +77,7 @@ def plot_skill(summary: dict, path: Path) -> None:
             axis.fill_between(x, *bounds, alpha=0.15, color=line.get_color())
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_title(tag, fontsize=10)
-        axis.set_xlabel("teacher's accuracy (text score), %")
+        axis.set_xlabel("teacher takes the right one of two captions, %")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("gain in group score over\n" + summary["settings"]["baseline"])
     axes[0][0].legend(frameon=False, fontsize=8)

@@ -22,12 +22,14 @@ def summarize(study: Study) -> dict:
     Returns:
         ``arms``: arm -> tag -> group score, its interval, the difference to the baseline and its interval, in per cent.
         ``retained``: arm -> benchmark -> the same, intervals over seeds alone. ``drift``: arm -> how far each tower
-        moved. ``skill``: scores -> tag -> their teacher's text score, in per cent, the mean over the worlds. ``health``:
-        arm -> figure -> (step, mean over the seeds). ``settings``: the study's.
+        moved. ``skill``: scores -> tag -> how often their teacher takes the right one of two captions, in per cent, the
+        mean over the worlds. ``health``: arm -> figure -> (step, mean over the seeds). ``decoded``: arm -> file of
+        decoded latents. ``settings``: the study's.
     """
-    seeds, arms = study.settings["seeds"], [BEFORE, *study.arms]
+    arms = [BEFORE, *study.arms]
     paths = {
-        arm: [study.run_path(arm, study.world_of(seed) if arm == BEFORE else seed) for seed in seeds] for arm in arms
+        arm: [study.run_path(arm, study.world_of(seed) if arm == BEFORE else seed) for seed in study.seeds_of(arm)]
+        for arm in arms
     }
     tags = np.load(paths[BEFORE][0])["tags"]
     right = {arm: np.stack([_right(path) for path in paths[arm]]) for arm in arms}  # (seeds, items)
@@ -36,11 +38,12 @@ def summarize(study: Study) -> dict:
     summary = {"settings": study.settings, "arms": {}, "retained": {}, "drift": {}, "health": {}}
     for arm in arms:
         summary["arms"][arm] = {
-            tag: _row(right[arm][:, tags == tag], right[baseline][:, tags == tag])
+            tag: _row(right[arm][:, tags == tag], right[baseline][: len(right[arm]), tags == tag])
             for tag in dict.fromkeys(tags.tolist())
         }
         summary["retained"][arm] = {
-            name: _row(_column(told[arm], name), _column(told[baseline], name)) for name in told[arm][0]["retained"]
+            name: _row(_column(told[arm], name), _column(told[baseline][: len(told[arm])], name))
+            for name in told[arm][0]["retained"]
         }
         if arm != BEFORE:
             drift = [run["drift"] for run in told[arm]]

@@ -162,9 +162,11 @@ class DiffusionTeacher(nn.Module):
             mask = (input_ids != self.tokenizer.pad_token_id).long()
         return self.text_encoder(input_ids, attention_mask=mask).last_hidden_state
 
-    def encode_captions(self, captions: Sequence[str]) -> Tensor:
-        """Prompts (N, L, D) of N captions, in the teacher's dtype."""
-        return self.encode_tokens(self.tokenize(captions))
+    def encode_captions(self, captions: Sequence[str], batch_size: int | None = None) -> Tensor:
+        """Prompts (N, L, D) of N captions, in the teacher's dtype, encoded ``batch_size`` at a time; default: all."""
+        return torch.cat(
+            [self.encode_tokens(ids) for ids in self.tokenize(captions).split(batch_size or len(captions))]
+        )
 
     def predict_noise(self, noisy_latents: Tensor, timesteps: Tensor, prompts: Tensor) -> Tensor:
         """eps_theta: the noise in ``noisy_latents``, converted from velocity where the checkpoint predicts that.
@@ -278,33 +280,76 @@ class DiffusionTeacher(nn.Module):
                 f"{len(latents)} images need {len(latents)} lists of captions of one length; got "
                 f"{len(per_image)} lists of lengths {sorted({len(row) for row in per_image})}."
             )
-        timestep_range = timestep_range or (0, self.num_timesteps - 1)
-        self.check_timestep_range(timestep_range)
         distinct = {caption: None for row in per_image for caption in row}
-        prompts = self._encode_in_batches(list(distinct), batch_size)
+        timesteps, noises = self.draws(num_draws, timestep_range, seed, latents.shape[1:])
+        prompts = self.encode_captions(list(distinct), batch_size)
         row_of = {caption: row for row, caption in enumerate(distinct)}
         prompt_rows = torch.tensor([row_of[caption] for row in per_image for caption in row])
         image_rows = torch.arange(len(latents)).repeat_interleave(candidates)
-        generator = torch.Generator().manual_seed(seed)
-        noises = torch.randn((num_draws, *latents.shape[1:]), generator=generator).to(self.device)
-        timesteps = torch.from_numpy(np.linspace(*timestep_range, num_draws).round().astype(np.int64)).to(self.device)
-        scores = torch.zeros(len(prompt_rows))
-        for noise, timestep in zip(noises, timesteps, strict=True):
-            for start in range(0, len(prompt_rows), batch_size):
-                rows = slice(start, start + batch_size)
-                batch = latents[image_rows[rows]]
-                scores[rows] += self.denoising_error(
-                    batch,
-                    prompts[prompt_rows[rows]],
-                    timestep.expand(len(batch)),
-                    noise.expand_as(batch),
-                    weighting=weighting,
-                ).cpu()
+        options = {"weighting": weighting, "batch_size": batch_size}
+        scores = sum(
+            self.draw_errors(latents, prompts, image_rows, prompt_rows, timestep, noise, **options)
+            for timestep, noise in zip(timesteps, noises, strict=True)
+        )
         return (scores / num_draws).view(len(latents), candidates)
 
-    def _encode_in_batches(self, captions: list[str], batch_size: int) -> Tensor:
-        starts = range(0, len(captions), batch_size)
-        return torch.cat([self.encode_captions(captions[start : start + batch_size]) for start in starts])
+    def draws(
+        self,
+        num_draws: int,
+        timestep_range: Sequence[int] | None = None,
+        seed: int = 0,
+        latent_shape: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The draws of (t, eps) that d(x, c) is averaged over, see [`diffusion_score`].
+
+        Returns:
+            Timesteps (R,), rising, and noise (R, C, h, w), on the teacher's device.
+
+        Raises:
+            ValueError: the range does not fit the schedule.
+        """
+        timestep_range = timestep_range or (0, self.num_timesteps - 1)
+        self.check_timestep_range(timestep_range)
+        timesteps = torch.from_numpy(np.linspace(*timestep_range, num_draws).round().astype(np.int64))
+        noises = torch.randn(
+            (num_draws, *(latent_shape or self.latent_shape)), generator=torch.Generator().manual_seed(seed)
+        )
+        return timesteps.to(self.device), noises.to(self.device)
+
+    @torch.no_grad()
+    def draw_errors(
+        self,
+        latents: Tensor,
+        prompts: Tensor,
+        latent_rows: Tensor,
+        prompt_rows: Tensor,
+        timestep: Tensor,
+        noise: Tensor,
+        *,
+        weighting: str = "constant",
+        batch_size: int = 64,
+    ) -> Tensor:
+        """The error of one draw of (t, eps) on N pairs of a latent and a prompt.
+
+        Args:
+            latents: z0, (I, C, h, w).
+            prompts: from [`encode_captions`], (P, L, D).
+            latent_rows, prompt_rows: which of them make the pairs, (N,) each.
+            timestep: t, scalar.
+            noise: eps, (C, h, w).
+            weighting: w(t), see [`~losses.noise_weight`].
+            batch_size: how many denoiser inputs go through at once.
+
+        Returns:
+            (N,) float32 on the CPU.
+        """
+        errors = []
+        for rows, captions in zip(latent_rows.split(batch_size), prompt_rows.split(batch_size), strict=True):
+            batch = latents[rows.to(latents.device)]
+            shared = timestep.expand(len(batch)), noise.expand_as(batch)
+            error = self.denoising_error(batch, prompts[captions.to(prompts.device)], *shared, weighting=weighting)
+            errors.append(error.cpu())
+        return torch.cat(errors)
 
     def _require_vae(self, purpose: str) -> AutoencoderKL:
         if self.vae is None:

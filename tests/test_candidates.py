@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sdsclip_hf import candidates
-from sdsclip_hf.candidates import Corpus, load_tagger, swapped_captions
+from sdsclip_hf.candidates import Corpus, load_tagger, mix_candidates, parse_sources, swapped_captions
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +119,67 @@ def test_every_other_caption_can_be_drawn(corpus):
 def test_a_corpus_that_is_too_small_raises(corpus, kind):
     with pytest.raises(ValueError, match=r"'a cat' has only 5 others .* not 6"):
         corpus.random(6) if kind == "random" else corpus.nearest(F.normalize(torch.randn(9, 4), dim=-1), 6)
+
+
+def test_what_is_true_of_an_image_beside_its_caption_is_not_taken(corpus):
+    more = Corpus(CAPTIONS, OWNERS, {0: ["A bird!", "a tree"], 7: ["a dog"]})
+    for seed in range(20):
+        assert not {"a bird", "a tree"} & set(more.random(3, seed)[0])
+    with pytest.raises(ValueError, match=r"only 3 others .* not 4"):
+        more.random(4)
+    assert "a dog" in {text for seed in range(20) for text in more.random(3, seed)[0]}
+
+
+# Several sources
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["swap"], {"swap": 3}),
+        (["nearest:1", "swap:12"], {"nearest": 1, "swap": 12}),
+        (["column", "batch:2"], {"column": 3, "batch": 2}),
+    ],
+)
+def test_sources_are_read_in_their_order(texts, expected):
+    assert list(parse_sources(texts).items()) == list(expected.items())
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["words"], r"unknown source of candidates 'words'; choose from column, swap, nearest, batch"),
+        (["swap:2", "swap"], "'swap' is named twice"),
+        (["batch:-1"], "the count of candidates is '-1'"),
+        (["batch:"], "the count of candidates is ''"),
+        (["batch:1.5"], "the count of candidates is '1.5'"),
+        ([], "no source of candidates is given"),
+    ],
+)
+def test_sources_that_cannot_be_read_raise(texts, said):
+    with pytest.raises(ValueError, match=said):
+        parse_sources(texts)
+
+
+def test_given_candidates_come_first_and_repeat_nothing(corpus):
+    given = [["A cat!", "a lion", "a DOG", "a lion", "a wolf", "a fox"]] * len(CAPTIONS)
+    embeds = F.normalize(torch.randn(len(CAPTIONS), 5), dim=-1)
+    found = mix_candidates(corpus, {"column": 3, "nearest": 2, "batch": 3}, given=given, embeds=embeds, seed=4)
+    nearest, batch = corpus.nearest(embeds, 2), corpus.random(3, seed=4)
+    for number, chosen in enumerate(found):
+        true = {plain(text) for text, owner in zip(CAPTIONS, OWNERS, strict=True) if owner == OWNERS[number]}
+        first = [text for text in ["A cat!", "a lion", "a DOG", "a wolf"] if plain(text.rstrip("!")) not in true][:3]
+        expected = {plain(text.rstrip("!")): text for text in first}
+        for text in nearest[number] + batch[number]:
+            expected.setdefault(plain(text), text)
+        assert chosen == list(expected.values())
+
+
+def test_swaps_are_drawn_by_seed_and_caption(tagger):
+    caption = "a red cat on a blue mat by a green tree"
+    every = set(swapped_captions(caption, tagger))
+    corpus = Corpus([caption] * 40, range(40))
+    first, again = (mix_candidates(corpus, {"swap": 2}, tagger=tagger, seed=1) for _ in range(2))
+    assert first == again != mix_candidates(corpus, {"swap": 2}, tagger=tagger, seed=2)
+    assert all(len(set(chosen)) == 2 for chosen in first)
+    assert {text for chosen in first for text in chosen} == every

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor, HfArgumentParser, TrainingArguments
 
 from sdsclip_hf import SDSCLIPConfig
+from sdsclip_hf import finetune as finetune_module
 from sdsclip_hf.evaluation import evaluate_benchmarks
 from sdsclip_hf.finetune import DataArguments, ModelArguments, main, parse_arguments
 from sdsclip_hf.scorers import ClipScorer
@@ -136,6 +138,44 @@ def test_benchmarks_are_scored_before_and_after(words, clip_folder, capsys):
     assert Path("out/scores.png").stat().st_size > 1000
     printed = capsys.readouterr().out
     assert "Before:" in printed and "Scores in % with 95 % intervals" in printed
+
+
+def test_runs_to_compare_with_are_scored_from_the_same_start_and_only_scored(words, capsys):
+    compare = "{contrastive only: {lambda_sds: 0}, + L_SDS 9: {lambda_sds: 9.0, max_steps: 3}}"
+    main(words(test_benchmarks=["shapes:validation"], compare=compare, label="mine", learning_rate=0.05))
+    results = json.loads(Path("out/results.json").read_text())
+    assert list(results["compared"]) == ["contrastive only", "+ L_SDS 9"]
+    main(words(test_benchmarks=["shapes:validation"], lambda_sds=0, learning_rate=0.05, output_dir="alone"))
+    assert json.loads(Path("alone/results.json").read_text())["after"] == results["compared"]["contrastive only"]
+    head = [line for line in capsys.readouterr().out.splitlines() if line.startswith("benchmark")]
+    assert any(re.search(r"before +contrastive only +\+ L_SDS 9 +mine$", line) for line in head)
+    assert not list(Path("out/compared").rglob("*.safetensors"))
+    assert (Path("out/compared/contrastive_only/losses.png")).stat().st_size > 1000
+
+
+def test_resumed_run_keeps_the_scores_that_it_compares_with(words, monkeypatch):
+    options = {"compare": "{contrastive only: {lambda_sds: 0}}", "save_strategy": "steps", "save_steps": 1}
+    main(words(test_benchmarks=["shapes:validation"], **options))
+    first = json.loads(Path("out/results.json").read_text())["compared"]
+    trained, make = [], finetune_module._make_trainer
+    monkeypatch.setattr(
+        finetune_module, "_make_trainer", lambda *parts, **more: trained.append(parts) or make(*parts, **more)
+    )
+    main(words(test_benchmarks=["shapes:validation"], resume_from_checkpoint="last", **options))
+    assert json.loads(Path("out/results.json").read_text())["compared"] == first
+    assert len(trained) == 1
+
+
+@pytest.mark.parametrize(
+    ("compare", "said"),
+    [
+        ("contrastive", "it must map names of runs to options"),
+        ("{a: {lambda_sd: 0}}", "unknown options lambda_sd of 'a'"),
+        ("{a: 3}", "it must map names of runs to options"),
+    ],
+)
+def test_mistakes_in_what_to_compare_with_are_named(words, compare, said):
+    assert said in error_of(words(compare=compare))
 
 
 def test_run_without_teacher_needs_none(words):

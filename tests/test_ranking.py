@@ -113,14 +113,19 @@ def test_unscored_candidates_order_nothing(tmp_path):
         CandidateScores.load(folder).check_ranked()
 
 
-def test_a_teacher_at_chance_is_warned_of_with_the_share_of_sure_items(tmp_path, caplog):
+def test_a_teacher_without_signal_is_warned_of_with_the_shares(tmp_path, caplog):
     rng = np.random.default_rng(0)
     noise = [(f"{n}", "a cat", ["a cat", "a dog"], rng.normal(size=(2, 4)).tolist()) for n in range(50)]
-    CandidateScores.load(make_scores(tmp_path / "noise", noise)).check_ranked()
-    assert re.search(r"sure \(confidence above 0.9\) of its first choice on \d+ %", caplog.text)
+    # sure of a caption whatever the picture: the own one comes first on every second
+    likes = [(f"{n}", ("a cat", "a dog")[n % 2], ["a cat", "a dog"], [[0.1, 0.2], [1.1, 1.3]]) for n in range(50)]
+    for name, items in (("noise", noise), ("likes", likes)):
+        caplog.clear()
+        CandidateScores.load(make_scores(tmp_path / name, items)).check_ranked()
+        assert re.search(r"sure \(confidence above 0.9\) of its first choice on \d+ %", caplog.text), name
+    assert "on 100 % of the items, and puts the image's own caption first on 50 % (by chance 50 %)" in caplog.text
     caplog.clear()
-    sure = [(f"{n}", "a cat", ["a cat", "a dog"], [[0.1, 0.2], [1.1, 1.3]]) for n in range(50)]
-    CandidateScores.load(make_scores(tmp_path / "sure", sure)).check_ranked()
+    good = [(f"{n}", "a cat", ["a cat", "a dog"], [[0.1, 0.2], [1.1, 1.3]]) for n in range(50)]
+    CandidateScores.load(make_scores(tmp_path / "good", good)).check_ranked()
     assert not caplog.text
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.finetune import parse_arguments
 from sdsclip_hf.resources import find_config, recipes_dir
+from sdsclip_hf.study import Study, quick
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path for path in (ROOT / "recipes/configs").glob("*.yaml") if not path.stem.startswith("study"))
@@ -25,6 +27,18 @@ def test_every_configuration_parses(path):
     assert data.dataset_name == settings["dataset_name"]
     assert config.lambda_sds == settings["lambda_sds"]
     assert config.learning_rate == settings["learning_rate"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes/configs").glob("study_*.yaml")), ids=lambda path: path.stem)
+def test_every_study_names_options_that_there_are_in_both_its_forms(path, tmp_path):
+    settings = yaml.safe_load(path.read_text())
+    for form in (settings, quick(settings)):
+        study = Study(form, tmp_path)
+        for arm in study.arms:
+            for seed in study.seeds_of(arm):
+                options = study.options(arm, seed)
+                options = {name: value for name, value in options.items() if not name.endswith("name_or_path")}
+                SDSCLIPConfig(output_dir=str(tmp_path), **options)
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "coco" in path.stem], ids=lambda path: path.stem)

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from sdsclip_hf import shapes
+from sdsclip_hf.benchmarks import load_benchmark
+from sdsclip_hf.checkpoints import fingerprint
+from sdsclip_hf.data import picture_digest
+from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.shapes.scenes import (
+    COLORS,
     RELATION_TEMPLATES,
     SPLITS,
     Placement,
@@ -21,6 +26,7 @@ from sdsclip_hf.shapes.scenes import (
     scenes,
     swapped_pairs,
 )
+from sdsclip_hf.teacher import DiffusionTeacher
 
 SHAPE_NAMES = ("circle", "square", "triangle", "cross", "star")
 HUES = {"red": 0, "yellow": 50, "green": 120, "blue": 225, "purple": 285}  # degrees
@@ -289,3 +295,38 @@ def test_names_of_bundled_models_become_folders_and_others_stay():
     assert shapes.resolve("shapes/nothing") == "shapes/nothing"
     with pytest.raises(ValueError, match=r"'nothing'.*teacher, student"):
         shapes.model_path("nothing")
+
+
+@pytest.mark.parametrize("kind", ["shape", "color"])
+def test_zero_shot_classes_are_the_pairs_that_the_pictures_show(kind):
+    benchmark = load_benchmark(f"shapes_classes:validation={kind}")
+    words = SHAPE_NAMES if kind == "shape" else tuple(COLORS)
+    assert len(benchmark.classes) == 10 and len(benchmark.items) == 2 * len(scenes("validation"))
+    for name, captions in benchmark.classes.items():
+        assert len(set(captions)) == 20  # ten pairs of the other property, bound both ways
+        for caption in captions:
+            assert {word for word in caption.split() if word in words} == set(name.split(" and "))
+    rows = list(captioned_images("validation", per_scene=2))
+    for item, row in zip(benchmark.items, rows, strict=True):
+        assert set(item.tag.split(" and ")) == {word for word in row["scene"].split() if word in words}
+        assert item.images[0].tobytes() == row["image"].tobytes()
+    with pytest.raises(ValueError, match="not of 'size'"):
+        load_benchmark("shapes_classes:validation=size")
+
+
+def test_bundled_scores_are_of_the_bundled_teacher_and_pictures():
+    scores = CandidateScores.load("shapes/scores")
+    teacher = DiffusionTeacher.from_pretrained(shapes.model_path("teacher"), load_vae=True)
+    assert scores.settings["teacher"]["fingerprint"] == fingerprint(teacher.denoiser)
+    data = shapes.load_shapes("train")
+    scores.check_captions(data["caption"])
+    for number in range(0, len(data), 211):
+        (place,) = scores.numbers_of(picture_digest(data[number]["image"]))
+        item = scores.item(place)
+        assert item.caption in data[number]["caption"] and item.caption in item.candidates
+        if number % 2:
+            continue
+        again = teacher.diffusion_score(
+            [data[number]["image"]], item.candidates, num_draws=8, timestep_range=(100, 990), weighting="velocity"
+        )
+        np.testing.assert_allclose(again[0], item.errors, rtol=1e-4)

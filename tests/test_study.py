@@ -201,8 +201,9 @@ def test_a_run_in_a_worker_equals_one_in_this_process(ranked, tmp_path):
 
 
 def test_quick_form_puts_its_settings_in_the_place_of_the_others():
-    settings = {"seeds": [0, 1], "common": {"a": 1, "b": 2}, "quick": {"seeds": [0], "common": {"b": 3}}}
-    assert quick(settings) == {"seeds": [0], "common": {"a": 1, "b": 3}}
+    settings = {"seeds": [0, 1], "common": {"a": 1, "b": 2}, "arms": {"one": {}, "two": {}}}
+    settings["quick"] = {"seeds": [0], "common": {"b": 3}, "arms": {"two": {}}}
+    assert quick(settings) == {"seeds": [0], "common": {"a": 1, "b": 3}, "arms": {"two": {}}}
     with pytest.raises(ValueError, match="no quick form"):
         quick({"seeds": [0]})
 

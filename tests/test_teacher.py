@@ -341,6 +341,30 @@ def test_captions_of_each_image_are_scored_against_that_image(teacher, pipeline)
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_draws_are_the_score_s_own(teacher):
+    timesteps, noises = teacher.draws(4, (100, 700), seed=7)
+    assert timesteps.tolist() == [100, 300, 500, 700]
+    assert torch.equal(noises, torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(7)))
+    assert teacher.draws(3)[0].tolist() == [0, 500, 999]
+    with pytest.raises(ValueError, match="timestep_range 0 to 1000"):
+        teacher.draws(3, (0, 1000))
+
+
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_errors_of_a_draw_are_those_of_each_pair(teacher, case, batch_size):
+    latents, noise, timesteps, prompts = case
+    rows = torch.tensor([0, 2, 2, 1, 0]), torch.tensor([2, 2, 0, 1, 1])
+    options = {"weighting": "velocity", "batch_size": batch_size}
+    errors = teacher.draw_errors(latents, prompts, *rows, timesteps[1], noise[0], **options)
+    for error, image, caption in zip(errors, *rows, strict=True):
+        one = latents[image][None], prompts[caption][None], timesteps[1:2], noise[:1]
+        torch.testing.assert_close(error, teacher.denoising_error(*one, weighting="velocity")[0], rtol=1e-5, atol=0)
+
+
+def test_captions_may_be_encoded_in_batches(teacher):
+    torch.testing.assert_close(teacher.encode_captions(CAPTIONS, 2), teacher.encode_captions(CAPTIONS))
+
+
 def test_weighting_reaches_the_diffusion_score(teacher, pipeline):
     images, t = pictures(2), 300
     options = {"num_draws": 1, "timestep_range": (t, t)}

@@ -6,25 +6,30 @@ import datasets
 
 from sdsclip_hf.shapes.scenes import SPLITS, captioned_images
 
-MODELS = ("teacher", "student")
+MODELS = ("teacher", "student", "student_bag_of_words")
+SCORES = "scores"
 PICTURES_PER_SCENE = 8
 
 
 def model_path(name: str) -> str:
-    """The folder of one of the bundled models: teacher or student.
+    """The folder of one of the bundled models, or of the teacher's scores of the training pictures.
+
+    Args:
+        name: ``teacher``; ``student``, whose text tower knows word order and whose image tower does not;
+            ``student_bag_of_words``, of which neither does; or ``scores``.
 
     Raises:
-        ValueError: there is no bundled model of that name.
+        ValueError: nothing of that name is bundled.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown bundled model {name!r}; choose from {', '.join(MODELS)}.")
+    if name not in (*MODELS, SCORES):
+        raise ValueError(f"unknown bundled model {name!r}; choose from {', '.join([*MODELS, SCORES])}.")
     return str(Path(__file__).parent / name)
 
 
 def resolve(name_or_path: str) -> str:
     """``shapes/teacher`` and the like to the bundled folder; any other name as it is."""
     world, _, model = str(name_or_path).partition("/")
-    return model_path(model) if world == "shapes" and model in MODELS else str(name_or_path)
+    return model_path(model) if world == "shapes" and model in (*MODELS, SCORES) else str(name_or_path)
 
 
 def load_shapes(split: str = "train", per_scene: int = PICTURES_PER_SCENE, seed: int = 0) -> datasets.Dataset:

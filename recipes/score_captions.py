@@ -1,0 +1,12 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["sdsclip_hf[candidates]"]
+# [tool.uv.sources]
+# sdsclip_hf = { path = "..", editable = true }
+# ///
+"""Score candidate captions with a diffusion model, once, for training with --ranking_scores."""
+
+from sdsclip_hf.score_captions import main
+
+if __name__ == "__main__":
+    main()
