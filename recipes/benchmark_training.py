@@ -24,7 +24,9 @@ from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.checkpoints import write_json
+from sdsclip_hf.data import picture_digest
 from sdsclip_hf.metrics.install import install_quietly
+from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.shapes import load_shapes, resolve
 from sdsclip_hf.student import load_clip
 
@@ -37,6 +39,15 @@ def vit_b32(folder: Path) -> str:
     CLIPModel(CLIPConfig(text_config=special)).save_pretrained(folder)
     CLIPProcessor(CLIPImageProcessorPil(), tokenizer).save_pretrained(folder)
     return str(folder)
+
+
+def three_others(data: datasets.Dataset) -> datasets.Dataset:
+    """The pictures whose caption was scored among three others, captioned with it alone."""
+    scores = CandidateScores.load("shapes/scores")
+    items = [scores.item(scores.numbers_of(picture_digest(image))[0]) for image in data["image"]]
+    kept = [number for number, item in enumerate(items) if len(item.candidates) == 4]
+    captions = [items[number].caption for number in kept]
+    return data.select(kept).remove_columns("caption").add_column("caption", captions)
 
 
 def seconds_a_step(model: str, data: datasets.Dataset, steps: int, **options) -> float:
@@ -54,7 +65,6 @@ def seconds_a_step(model: str, data: datasets.Dataset, steps: int, **options) ->
             lambda_sds=0.0,
             trainable="full",
             learning_rate=1e-6,
-            ranking_scores="shapes/scores",
             **options,
         )
         trainer = SDSCLIPTrainer(clip, config, train_dataset=data, processing_class=processor)
@@ -74,7 +84,7 @@ def main() -> None:
     args = parser.parse_args()
     install_quietly()
     transformers_logging.set_verbosity_error()
-    data = load_shapes("train")
+    data = three_others(load_shapes("train"))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         students = {
@@ -86,7 +96,8 @@ def main() -> None:
                 pairs = []
                 for _ in range(args.pairs):
                     plain = seconds_a_step(model, data, steps)
-                    ranking = seconds_a_step(model, data, steps, lambda_rank=1.0, ranking_candidates=candidates)
+                    terms = {"lambda_rank": 1.0, "ranking_scores": "shapes/scores", "ranking_candidates": candidates}
+                    ranking = seconds_a_step(model, data, steps, **terms)
                     pairs.append((plain, ranking))
                 ratios = [ranking / plain for plain, ranking in pairs]
                 row = {"student": name, "K": candidates, "ratio": statistics.median(ratios), "ratios": ratios}

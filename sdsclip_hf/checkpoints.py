@@ -56,6 +56,11 @@ def check_same_run(checkpoint: Path, identity: dict) -> None:
             f"the checkpoint {checkpoint} belongs to a run with the teacher {then['teacher']!r}, whose weights differ "
             f"from those of {now['teacher']!r}. Give that --teacher_name_or_path, or another --resume_from_checkpoint."
         )
+    if then.get("scores_fingerprint") != now.get("scores_fingerprint"):
+        raise ValueError(
+            f"the checkpoint {checkpoint} belongs to a run with other ranking scores. Give those --ranking_scores, or start "
+            "anew in another --output_dir."
+        )
     changed = [
         f"--{name} was {then['settings'].get(name)!r} and is now {value!r}"
         for name, value in now["settings"].items()

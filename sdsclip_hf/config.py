@@ -73,7 +73,9 @@ class SDSCLIPConfig(TrainingArguments):
     )
     ranking_scores_revision: str | None = knob(None, "Branch, tag or commit of the scores on the Hub.")
     ranking_candidates: int | None = knob(
-        None, "Candidates drawn anew each time beside an image's own caption (K); default: all that were scored."
+        None,
+        "Candidates drawn anew each time beside an image's own caption (K); default: all that were scored. The temperature "
+        "and the confidence are those of all.",
     )
     ranking_targets: Literal[RANKING_TARGETS] = knob(
         "teacher", "Whether the student learns the teacher's order, or (baseline) that the own caption comes first."
@@ -92,8 +94,8 @@ class SDSCLIPConfig(TrainingArguments):
     )
     ranking_symmetric: bool = knob(
         False,
-        "Also rank images for a caption, where images of a batch share scored candidates; each image's own level of d "
-        "is taken off first. L_rank is then the mean of both.",
+        "Also rank images for a caption, where images of a process's batch share scored candidates; each image's own level "
+        "of d is taken off first. L_rank is then the mean of both.",
     )
     hard_negatives: bool = knob(
         False, "Baseline: the candidates are further negatives of the contrastive loss, by their labels (NegCLIP)."

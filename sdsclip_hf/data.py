@@ -150,7 +150,7 @@ def read_image(source: dict | str | os.PathLike | bytes | Image.Image) -> Image.
         raise OSError(str(error) or repr(error)) from error
 
 
-def picture_digest(source: dict | str | os.PathLike | bytes | Image.Image) -> str:
+def picture_digest(source: dict | str | os.PathLike | bytes | Image.Image, image: Image.Image | None = None) -> str:
     """A name for a picture that is the same wherever it is stored: 16 hex digits of a hash of its content.
 
     Of a file in a lossless format (PNG), and of a picture that is in no file, the pixels are hashed, since such files
@@ -158,13 +158,14 @@ def picture_digest(source: dict | str | os.PathLike | bytes | Image.Image) -> st
 
     Args:
         source: see [`read_image`].
+        image: the same, read already.
 
     Raises:
         OSError: it cannot be read.
     """
     encoded = _encoded_bytes(source)
     if encoded is None or encoded.startswith(PNG_SIGNATURE):
-        image = read_image(source)
+        image = image or read_image(source)
         encoded = f"{image.size}".encode() + image.tobytes()
     return hashlib.blake2b(encoded, digest_size=8).hexdigest()
 
@@ -283,7 +284,14 @@ class CaptionedImages:
             return None
         if self.scores is None:
             return {"image": image, "caption": self._draw_caption(row[self.caption_column], number)}
-        item = self.scores.draw(picture_digest(row[self.image_column]), self._rng(number), self.num_candidates)
+        item = self.scores.draw(picture_digest(row[self.image_column], image), self._rng(number), self.num_candidates)
+        if item.caption not in (
+            [row[self.caption_column]] if isinstance(row[self.caption_column], str) else row[self.caption_column]
+        ):
+            raise ValueError(
+                f"row {number}: the scores {self.scores.name!r} hold {item.caption!r:.100} for its picture, which is none "
+                f"of its captions {row[self.caption_column]!r:.200}. Give scores that were made from this dataset."
+            )
         example = {"image": image, "caption": item.caption}
         return example | {"item": item} if self.with_candidates else example
 
@@ -325,13 +333,21 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         """Raise ValueError if the scores miss the captions of any row, or the pictures of a sample of the rows."""
         if self.scores is None:
             return
-        self.scores.check_captions(self.source[self.caption_column])
+        self.scores.check_captions(self.source[self.caption_column], unless=self._is_unreadable)
         for number in np.linspace(0, len(self) - 1, min(len(self), CHECKED_PICTURES)).astype(int).tolist():
             cell = self.source[number][self.image_column]
             try:
                 self.scores.numbers_of(picture_digest(cell))
             except OSError:  # an unreadable one is dealt with when its turn comes
                 continue
+
+    def _is_unreadable(self, number: int) -> bool:
+        """Whether a row's picture cannot be read, and was therefore left out when captions were scored."""
+        try:
+            read_image(self.source[number][self.image_column])
+        except OSError:
+            return True
+        return False
 
     def __getitem__(self, number: int) -> dict:
         if not -len(self) <= number < len(self):

@@ -243,6 +243,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
 
     results["before"] = _score_before(trainer, data, folder)
     results["compared"] = _compare(model, data, to_compare, config)
+    set_seed(config.seed)  # whatever was compared with
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     results["train_seconds"] = round(time.perf_counter() - started, 1)
@@ -332,13 +333,31 @@ def _compare(
 
 def _config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIPConfig:
     """The configuration of a run to compare with: nothing of it is kept but its scores."""
+    actions = {action.dest: action for action in HfArgumentParser(SDSCLIPConfig)._actions}
     unknown = sorted(set(options or {}) - {entry.name for entry in fields(SDSCLIPConfig) if entry.init})
     if unknown:
         raise ValueError(f"compare: unknown options {', '.join(unknown)} of {name!r}; see --help for those there are.")
+    options = {option: _converted(name, actions[option], value) for option, value in (options or {}).items()}
     kept = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
     kept |= {"resume_from_checkpoint": None, "push_to_hub": False, "report_to": "none"}
     kept["output_dir"] = str(Path(config.output_dir) / "compared" / re.sub(r"\W+", "_", name).strip("_"))
-    return replace(config, **kept, **(options or {}))
+    taken = sorted(set(kept) & set(options))
+    if taken:
+        raise ValueError(
+            f"compare: {', '.join(taken)} of {name!r} cannot be set; what is compared with is only scored."
+        )
+    return replace(config, **kept, **options)
+
+
+def _converted(name: str, action: argparse.Action, value):
+    """A value of ``compare`` as argparse would have it on the command line."""
+    value = _as_typed(Path(f"compare, {name}"), action, value)
+    try:
+        return action.type(value) if isinstance(value, str) and action.type else value
+    except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+        raise ValueError(
+            f"compare: {action.dest} of {name!r} is {value!r}; it takes {action.type.__name__} values."
+        ) from error
 
 
 def _report(trainer: SDSCLIPTrainer, results: dict, folder: Path) -> None:

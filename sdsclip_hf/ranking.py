@@ -7,7 +7,7 @@ row an item, and ``scores.json`` with what they were made by and a fingerprint o
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +65,10 @@ class CandidateScores:
         for number, picture in enumerate(data["picture"]):
             self._numbers.setdefault(picture, []).append(number)
         self.errors, draws = _per_draw(data)  # (N, K, R), NaN where there is no candidate or draw
+        if np.isinf(self.errors).any():
+            raise ValueError(
+                f"the scores {name!r} hold infinite errors; have them made anew by sdsclip score-captions."
+            )
         mean = np.full(self.errors.shape[:2], np.nan, np.float32)
         if draws:
             counts = (~np.isnan(self.errors)).sum(-1)
@@ -95,6 +99,8 @@ class CandidateScores:
                 settings = json.loads(Path(file).read_text(encoding="utf-8"))
             if path.is_dir():
                 files = sorted(str(file) for file in path.resolve().glob("data/*.parquet"))
+                if not files:
+                    raise OSError("it has no data/*.parquet")
                 data = datasets.load_dataset("parquet", data_files=files, split="train")
             else:
                 data = datasets.load_dataset(name, split="train", revision=revision)
@@ -182,11 +188,50 @@ class CandidateScores:
         chance = float(np.mean(1 / (~np.isnan(self.mean_errors[numbers])).sum(1)))
         return float(own), chance, (chance * (1 - chance) / len(numbers)) ** 0.5
 
-    def check_captions(self, captions: Iterable[str | Sequence[str]]) -> None:
-        """Raise ValueError unless each row's captions hold one that was scored: a quick check before a long run."""
+    def check_teacher(self, name: str, weights: str | None = None, dtype: str | None = None) -> None:
+        """Refuse scores of another teacher.
+
+        Args:
+            name: the teacher's, as the user knows it.
+            weights, dtype: its [`~checkpoints.fingerprint`] and number format; without them the names must agree.
+
+        Raises:
+            ValueError: another teacher made the scores.
+        """
+        by = self.settings.get("teacher")
+        if by is None:
+            return
+        remedy = "Give scores of this teacher, or that --teacher_name_or_path"
+        if weights is None and portable_name(name) != by["name"]:
+            raise ValueError(
+                f"the scores {self.name!r} were made by the teacher {by['name']!r}, not by {name!r}. {remedy}, or leave "
+                "--teacher_name_or_path out, since L_rank needs none."
+            )
+        if weights is not None and weights != by["fingerprint"]:
+            made_in = by.get("dtype")
+            hint = (
+                f" (they were made in {made_in}; is --teacher_dtype the same?)" if f"torch.{made_in}" != dtype else ""
+            )
+            raise ValueError(
+                f"the scores {self.name!r} were made by another teacher than {name!r}: by {by['name']!r}, whose weights "
+                f"differ{hint}. {remedy}."
+            )
+
+    def check_captions(
+        self, captions: Iterable[str | Sequence[str]], unless: Callable[[int], bool] = lambda number: False
+    ) -> None:
+        """Check before a long run that each row's captions hold one that was scored; a quick check, by no picture.
+
+        Args:
+            captions: the caption or captions of each row.
+            unless: tells whether a row, by its number, needs none.
+
+        Raises:
+            ValueError: a row has none.
+        """
         scored = set(self.data["caption"])
         for number, cell in enumerate(captions):
-            if not scored.intersection([cell] if isinstance(cell, str) else cell):
+            if not scored.intersection([cell] if isinstance(cell, str) else cell) and not unless(number):
                 raise ValueError(
                     f"the scores {self.name!r} miss row {number} of the dataset, captioned {cell!r:.100}. Give scores "
                     "that were made from this dataset (sdsclip score-captions), or leave --ranking_scores out."
@@ -195,6 +240,12 @@ class CandidateScores:
     def temperature(self, share: float) -> float:
         """tau that fits the spread of d, see [`~losses.ranking_temperature`]."""
         return ranking_temperature(torch.from_numpy(self.mean_errors[self.ranked]), share)
+
+
+def portable_name(name: str) -> str:
+    """A name that tells nothing of the machine: of a folder or file its last part."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() else name
 
 
 def content_fingerprint(data: datasets.Dataset, settings: dict) -> str:

@@ -87,7 +87,7 @@ def _load_and_run(arguments: ScoringArguments) -> dict:
     return Scoring(arguments, teacher, dataset, embedder).run()
 
 
-def _report(scores: dict, folder: Path) -> None:
+def _report(scores: dict, folder: Path, dataset: str) -> None:
     print(
         f"{scores['items']:,} items, {scores['ranked_share']:.1%} of them with two or more candidates, are in {folder}."
     )
@@ -95,7 +95,10 @@ def _report(scores: dict, folder: Path) -> None:
         calls, saved = scores["denoiser_calls"], scores["denoiser_calls_saved"]
         print(f"Denoiser calls: {calls:,} made, {saved:,} ({saved / (calls + saved):.0%}) saved by stopping early.")
         _tell_signal(scores)
-    print(f"Next: sdsclip finetune --ranking_scores {folder}")
+    print(
+        f"Next: sdsclip finetune --dataset_name {dataset} --ranking_scores {folder} --lambda_rank 1 --lambda_sds 0\n"
+        "with the model to fine-tune as --model_name_or_path."
+    )
 
 
 def _tell_signal(scores: dict) -> None:
@@ -125,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if processes().is_main_process:
             if was_finished:
                 print(f"{folder} is finished: it holds the scores of these settings.")
-            _report(scores, folder)
+            _report(scores, folder, arguments.dataset_name)
             if arguments.push_to_hub:
                 print(f"On the Hub: {push(folder, arguments.hub_dataset_id, arguments.private)}")
     except (ValueError, OSError, ImportError) as error:

@@ -26,7 +26,7 @@ captions in random order, the caption among them) and `errors` (K lists{errors})
 To train by them, with the Python package `sdsclip_hf`:
 
 ```bash
-sdsclip finetune --dataset_name DATASET --ranking_scores FOLDER_OR_HUB_ID
+sdsclip finetune --dataset_name DATASET --ranking_scores FOLDER_OR_HUB_ID --lambda_rank 1 --lambda_sds 0
 ```
 
 In Python: `sdsclip_hf.ranking.CandidateScores.load("FOLDER_OR_HUB_ID")`.

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal
 
 import datasets
@@ -21,6 +20,7 @@ from sdsclip_hf.checkpoints import fingerprint
 from sdsclip_hf.config import knob
 from sdsclip_hf.data import BAD_IMAGES_FILE, BadImages
 from sdsclip_hf.losses import WEIGHTINGS
+from sdsclip_hf.ranking import portable_name
 from sdsclip_hf.score_files import ScoreFolder
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.teacher import DiffusionTeacher
@@ -253,7 +253,7 @@ class Scoring:
         arguments, teacher, clip = self.arguments, None, None
         if self.teacher is not None:
             teacher = {
-                "name": _portable(arguments.teacher_name_or_path or self.teacher.name_or_path),
+                "name": portable_name(arguments.teacher_name_or_path or self.teacher.name_or_path),
                 "revision": arguments.teacher_revision,
                 "fingerprint": fingerprint(self.teacher.denoiser),
                 "dtype": str(self.teacher.dtype).removeprefix("torch."),
@@ -261,11 +261,11 @@ class Scoring:
             }
         if self.embedder is not None:
             clip = {
-                "name": _portable(arguments.model_name_or_path),
+                "name": portable_name(arguments.model_name_or_path),
                 "fingerprint": self.embedder.encoder.fingerprint(),
             }
         data = {
-            "name": _portable(arguments.dataset_name),
+            "name": portable_name(arguments.dataset_name),
             "config": arguments.dataset_config_name,
             "split": arguments.split,
             "revision": arguments.dataset_revision,
@@ -291,9 +291,3 @@ class Scoring:
             "control": "wrong_images" if arguments.wrong_images else None,
             "chunk_size": arguments.chunk_size,
         }
-
-
-def _portable(name: str) -> str:
-    """A name that tells nothing of the machine: of a folder or file its last part."""
-    path = Path(name).expanduser()
-    return path.resolve().name if path.exists() else name

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import torch
 import yaml
 from transformers.utils import logging as transformers_logging
 
@@ -81,7 +82,10 @@ class Study:
         ]
         self.arms = dict(settings["arms"])
         for curve, options in (settings.get("curves") or {}).items():
-            self.arms |= {f"{curve}, {name}": {**options, "scores": name} for name in settings["scores"]}
+            self.arms |= {f"{curve}, {name}": {**(options or {}), "scores": name} for name in settings["scores"]}
+        for arm in self.arms:
+            for seed in self.seeds_of(arm):
+                self._origin(arm, seed)  # what cannot be filled in shows now
         _cached_data(settings["dataset_name"], split=settings.get("train_split_name", "train"))
         self.teachers: dict[str, DiffusionTeacher] = {}
 
@@ -107,8 +111,9 @@ class Study:
     def _pool(self) -> ProcessPoolExecutor | nullcontext:
         if self.workers == 1:
             return nullcontext()
-        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.workers))  # of the workers
-        return ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
+        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.workers, context, initializer=torch.set_num_threads, initargs=(threads,))
 
     def sum_up(self) -> dict:
         """The summary of finished runs, written with its tables and plots."""
@@ -134,16 +139,18 @@ class Study:
             raise
 
     def _is_done(self, method: str, name, number: int = 0) -> bool:
-        if method == "train":
-            return self._is_same(self.run_path(name, number), self._origin(self.options(name, number)))
         if method == "make_scores":
-            return (self.scores_folder(name, number) / score_captions.SCORES_FILE).exists()
-        return (self.skill_path(name, number) if method == "measure_skill" else self.run_path(BEFORE, name)).exists()
-
-    def _is_same(self, path: Path, origin: str) -> bool:
+            return False  # scoring itself knows what is finished, and refuses other settings
+        if method == "train":
+            path, origin = self.run_path(name, number), self._origin(name, number)
+        elif method == "score_start":
+            path, origin = self.run_path(BEFORE, name), self._start_origin(name)
+        else:
+            path, origin = self.skill_path(name, number), self._skill_origin(name, number)
         if not path.exists():
             return False
-        if np.load(path)["origin"].item() != origin:
+        told = json.loads(path.with_suffix(".json").read_text())["origin"]
+        if told != json.loads(json.dumps(origin)):
             raise ValueError(f"{path} comes from other settings; delete it, or give another --output_dir.")
         return True
 
@@ -174,15 +181,26 @@ class Study:
         given = {**(self.settings.get("common") or {}), **(self.arms[arm] or {}), "seed": seed}
         options = {"teacher_name_or_path": world["teacher"], "model_name_or_path": world["student"]}
         options |= _fill_in(given, world)
-        scores, _ = options.pop("scores", None), options.pop("seeds", None)
+        options = {name: value for name, value in options.items() if name not in ("scores", "seeds")}
+        scores = self._scores_of(arm)
         return options | ({"ranking_scores": str(self.scores_folder(scores, number))} if scores else {})
 
-    def _origin(self, options: dict) -> str:
-        """What decides a run's scores, as text."""
-        names = ("dataset_name", "train_split_name", "benchmark", "scoring", "scores")
-        decisive = {name: self.settings.get(name) for name in names} | options
-        decisive["ranking_scores"] = Path(options.get("ranking_scores", "")).name  # the folder may be moved
-        return json.dumps(decisive, sort_keys=True)
+    def _origin(self, arm: str, seed: int) -> dict:
+        """What decides a run's scores."""
+        options, scores = self.options(arm, seed), self._scores_of(arm)
+        if scores:
+            options["ranking_scores"] = self._scoring_options(scores, self.world_of(seed))  # the folder may be moved
+        return self._start_origin(self.world_of(seed)) | {"options": options}
+
+    def _start_origin(self, world: int) -> dict:
+        names = ("dataset_name", "train_split_name", "benchmark", "retained")
+        return {name: self.settings.get(name) for name in names} | {"student": self.worlds[world]["student"]}
+
+    def _skill_origin(self, name: str, world: int) -> dict:
+        return {"benchmark": self.settings["skill_benchmark"], "scoring": self._scoring_options(name, world)}
+
+    def _scores_of(self, arm: str) -> str | None:
+        return {**(self.settings.get("common") or {}), **(self.arms[arm] or {})}.get("scores")
 
     def _scoring_options(self, name: str, world: int) -> dict:
         given = {**(self.settings.get("scoring") or {}), **(self.settings["scores"][name] or {})}
@@ -211,17 +229,17 @@ class Study:
             right.setdefault(item.tag, []).extend([scores[0, 0] > scores[1, 0], scores[1, 1] > scores[0, 1]])
         path = self.skill_path(name, world)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {tag: float(np.mean(values)) for tag, values in right.items()})
+        skill = {tag: float(np.mean(values)) for tag, values in right.items()}
+        write_json(path, {"origin": self._skill_origin(name, world), "skill": skill})
 
     def score_start(self, world: int) -> None:
         """Score a world's student as it is before any training."""
         scorer = ClipScorer(*_cached_clip(shapes.resolve(self.worlds[world]["student"])))
-        self._save(self.run_path(BEFORE, world), scorer, {"history": []})
+        self._save(self.run_path(BEFORE, world), scorer, {"origin": self._start_origin(world), "history": []})
 
     def train(self, arm: str, seed: int) -> None:
         """One run and its scores."""
         path, options = self.run_path(arm, seed), self.options(arm, seed)
-        origin = self._origin(options)
         model, teacher = options.pop("model_name_or_path"), options.pop("teacher_name_or_path")
         config = SDSCLIPConfig(
             output_dir=str(path.with_suffix("")), save_strategy="no", disable_tqdm=True, report_to="none", **options
@@ -237,17 +255,18 @@ class Study:
         trainer.train()
         scorer = ClipScorer(trainer.student.base_clip, trainer.processing_class)
         start = ClipScorer(*_cached_clip(shapes.resolve(model)))
-        told = {"history": trainer.state.log_history, "drift": self._drift(start, scorer)}
-        self._save(path, scorer, told, origin, self._decode(trainer) if seed == self.settings["seeds"][0] else {})
+        told = {"origin": self._origin(arm, seed), "history": trainer.state.log_history}
+        told["drift"] = self._drift(start, scorer)
+        self._save(path, scorer, told, self._decode(trainer) if seed == self.settings["seeds"][0] else {})
 
-    def _save(self, path: Path, scorer: ClipScorer, told: dict, origin: str = "", arrays: dict | None = None) -> None:
+    def _save(self, path: Path, scorer: ClipScorer, told: dict, arrays: dict | None = None) -> None:
         items = cached_benchmark(self.settings["benchmark"]).items
         scores, tags = np.stack(scorer.score(items)), [item.tag for item in items]
         told["retained"] = flatten(evaluate_benchmarks(scorer, self.settings.get("retained") or []))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path.with_suffix(".json"), told)
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, scores=scores, tags=np.array(tags), origin=np.array(origin), **(arrays or {}))
+        np.savez(partial, scores=scores, tags=np.array(tags), **(arrays or {}))
         partial.replace(path)
 
     def _drift(self, start: ClipScorer, end: ClipScorer) -> dict[str, float]:
@@ -303,7 +322,12 @@ def _slug(name: str) -> str:
 
 
 def _fill_in(options: dict, world: dict) -> dict:
-    return {key: value.format(**world) if isinstance(value, str) else value for key, value in options.items()}
+    try:
+        return {key: value.format(**world) if isinstance(value, str) else value for key, value in options.items()}
+    except KeyError as error:
+        raise ValueError(
+            f"an option names {{{error.args[0]}}}, which its world has not; it has {', '.join(world)}."
+        ) from error
 
 
 def _check(settings: dict) -> None:
@@ -321,11 +345,15 @@ def _check(settings: dict) -> None:
     if curves and not (scores and settings.get("skill_benchmark")):
         raise ValueError("the study's curves need scores, and a skill_benchmark to measure their teachers on.")
     known = {entry.name for entry in fields(SDSCLIPConfig) if entry.init}
-    known |= {"teacher_name_or_path", "model_name_or_path", "scores", "seeds"}
-    for arm, options in {"common": settings.get("common"), **arms, **curves}.items():
-        unknown = sorted(set(options or {}) - known)
+    known |= {"teacher_name_or_path", "model_name_or_path", "scores"}
+    everything = {"common": settings.get("common"), **arms, **curves}
+    for arm, options in everything.items():
+        unknown = sorted(set(options or {}) - (known if arm == "common" else known | {"seeds"}))
         if unknown:
             raise ValueError(f"unknown options {', '.join(unknown)} of {arm}; see `sdsclip finetune --help`.")
+        numbers = [name for name, value in (options or {}).items() if _looks_like_number(value)]
+        if numbers:
+            raise ValueError(f"{numbers[0]} of {arm} is text to yaml: {options[numbers[0]]!r}; write it as in 1.0e-3.")
         asked = (options or {}).get("scores")
         if asked and asked not in scores:
             raise ValueError(
@@ -336,6 +364,19 @@ def _check(settings: dict) -> None:
         unknown = sorted(set(options or {}) - known)
         if unknown:
             raise ValueError(f"unknown options {', '.join(unknown)} of {name}; see `sdsclip score-captions --help`.")
+    slugs = [_slug(arm) for arm in [*arms, *(f"{curve}, {name}" for curve in curves for name in scores)]]
+    taken = sorted({slug for slug in slugs if slugs.count(slug) > 1 or slug in (BEFORE, "scores", "skill")})
+    if taken:
+        raise ValueError(
+            f"two arms, or an arm and the study's own files, would share the folder {', '.join(taken)}; rename."
+        )
+
+
+def _looks_like_number(value) -> bool:
+    try:
+        return isinstance(value, str) and float(value) is not None
+    except ValueError:
+        return False
 
 
 def quick(settings: dict) -> dict:

@@ -90,7 +90,7 @@ def _health(histories: list[list[dict]]) -> dict[str, list[tuple[int, float]]]:
 
 
 def _skill(study: Study, name: str) -> dict[str, float]:
-    found = [json.loads(study.skill_path(name, world).read_text()) for world in range(len(study.worlds))]
+    found = [json.loads(study.skill_path(name, world).read_text())["skill"] for world in range(len(study.worlds))]
     return {tag: 100 * float(np.mean([one[tag] for one in found])) for tag in found[0]}
 
 

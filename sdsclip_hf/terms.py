@@ -87,13 +87,22 @@ class RankingTerm:
     Args:
         scores: where the candidates come from; the temperature is fitted to them where none is given.
         args: temperatures, targets, weighting and form.
+
+    Raises:
+        ValueError: the weighting or the fit needs what the scores do not tell.
     """
 
     def __init__(self, scores: CandidateScores, args: SDSCLIPConfig):
         self.args = args
         self.temperature = args.ranking_temperature
         if self.temperature is None:
-            self.temperature = scores.temperature(args.ranking_temperature_share) if scores.ranked.any() else 1.0
+            by_teacher = args.ranking_targets == "teacher"
+            self.temperature = scores.temperature(args.ranking_temperature_share) if by_teacher else 1.0
+        if args.ranking_confidence and not scores.confidence.any():
+            raise ValueError(
+                f"--ranking_confidence weighs by the teacher's confidence, which the scores {scores.name!r} do not tell; "
+                "give scores of two or more draws (sdsclip score-captions --num_draws), or leave it out."
+            )
 
     def __call__(
         self, images: Tensor, candidates: Tensor, logit_scale: Tensor, batch: dict[str, Tensor], identities: Tensor
@@ -149,10 +158,19 @@ class RankingTerm:
         distinct, caption = identities[known].unique(return_inverse=True)  # (M,), and (P,) for the P known pairs
         table = torch.full((len(distinct), len(images)), torch.nan, device=images.device)
         table[caption, known.nonzero()[:, 0]] = relative[known]
-        embeds = images.new_zeros(len(distinct), images.shape[1]).index_put((caption,), candidates[known])
+        first = torch.full_like(distinct, len(caption)).scatter_reduce(
+            0, caption, torch.arange(len(caption), device=caption.device), "amin"
+        )  # any place of a caption will do, but only one, or its gradient would come several times
+        embeds = candidates[known][first]  # (M, D)
         shared = (~table.isnan()).sum(1) >= 2
         divergence = ranking_loss((embeds @ images.T)[shared], table[shared], self.temperature, scale)
         return divergence.sum() / len(images), shared.sum().float()
+
+
+def hard_negatives(batch: dict[str, Tensor], texts: "Texts") -> Tensor:
+    """Which candidates are wrong by their labels, (B, K): not those that the tokenizer cuts to the own caption's tokens."""
+    same = texts.candidates == texts.captions[:, None]
+    return batch["candidate_attention_mask"].any(-1) & ~batch["candidate_is_own"] & ~same
 
 
 class Texts(NamedTuple):

@@ -1,5 +1,6 @@
 """Trainer for L = L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,9 @@ from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import LatentMapper, SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
-from sdsclip_hf.terms import DistillationTerm, RankingTerm, Texts, distinct_texts
+from sdsclip_hf.terms import DistillationTerm, RankingTerm, Texts, distinct_texts, hard_negatives
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -99,9 +102,9 @@ class SDSCLIPTrainer(Trainer):
             raise ValueError("processing_class is missing; give the CLIPProcessor that goes with the model.")
         self.base_fingerprint = fingerprint(model)
         self.peft_settings = str(peft_config and sorted(peft_config.to_dict().items(), key=str))
-        teacher = _load_teacher(teacher, args)
+        given_teacher, teacher = teacher, _load_teacher(teacher, args)
         student = _make_student(model, teacher, args, peft_config)
-        self.scores = _load_scores(teacher, args)
+        self.scores = _load_scores(teacher, given_teacher, args)
         needs_candidates = bool(args.lambda_rank or args.hard_negatives)
         as_data = _DatasetMaker(args, self.scores, needs_candidates)
         max_candidates = self.scores.max_candidates if needs_candidates else 0
@@ -171,8 +174,14 @@ class SDSCLIPTrainer(Trainer):
         images, embeds = output.image_embeds.float(), output.text_embeds.float()
         captions = embeds[texts.captions]
         candidates = None if texts.candidates is None else embeds[texts.candidates]  # (B, K, D)
+        if candidates is None and self.model.training and (self.ranking or self.args.hard_negatives):
+            raise ValueError(
+                "the batch has no candidates, which lambda_rank and hard_negatives need; give train_dataset as a datasets "
+                "dataset and leave data_collator to the trainer, or have yours give what ImageCaptionCollator does."
+            )
         negatives = candidates if self.args.hard_negatives else None
-        terms = {"contrastive": self._contrastive_term(images, captions, output.logit_scale, negatives, batch)}
+        is_negative = None if negatives is None else hard_negatives(batch, texts)
+        terms = {"contrastive": self._contrastive_term(images, captions, output.logit_scale, negatives, is_negative)}
         if "sds" in self.term_weights:
             with_gap = self._is_due(self.args.health_steps)
             terms["sds"], figures = self.distillation(
@@ -192,12 +201,9 @@ class SDSCLIPTrainer(Trainer):
         captions: Tensor,
         logit_scale: Tensor,
         candidates: Tensor | None,
-        batch: dict[str, Tensor],
+        is_negative: Tensor | None,
     ) -> Tensor:
-        """L_CLIP with the negatives of all processes; candidates (B, K, D), where given, are negatives by their labels."""
-        is_negative = None
-        if candidates is not None:
-            is_negative = batch["candidate_attention_mask"].any(-1) & ~batch["candidate_is_own"]  # (B, K)
+        """L_CLIP with the negatives of all processes; of candidates (B, K, D), where given, those that are (B, K) too."""
         if self.args.world_size == 1:
             negatives = None if candidates is None else candidates[is_negative]
             return contrastive_loss(images, captions, logit_scale, negative_embeds=negatives)
@@ -442,18 +448,21 @@ def _load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) -
     return teacher
 
 
-def _load_scores(teacher: DiffusionTeacher | None, args: SDSCLIPConfig) -> CandidateScores | None:
+def _load_scores(teacher: DiffusionTeacher | None, given, args: SDSCLIPConfig) -> CandidateScores | None:
+    """The scores that ``args`` name; ``teacher`` is the one in memory, if any, and ``given`` what the caller gave."""
     if args.ranking_scores is None:
         return None
     scores = CandidateScores.load(args.ranking_scores, args.ranking_scores_revision)
-    by = scores.settings.get("teacher")
-    if teacher is not None and by and by["fingerprint"] != fingerprint(teacher.denoiser):
-        raise ValueError(
-            f"the scores {args.ranking_scores!r} were made by another teacher than {teacher.name_or_path!r}: by "
-            f"{by['name']!r}, whose weights differ. Give scores of this teacher, or that --teacher_name_or_path."
+    if not (args.lambda_rank or args.hard_negatives):
+        logger.warning(
+            "--ranking_scores is given, but --lambda_rank is 0 and --hard_negatives off: the scores choose captions alone."
         )
     if args.lambda_rank and args.ranking_targets == "teacher":
         scores.check_ranked()
+        if teacher is not None:
+            scores.check_teacher(teacher.name_or_path, fingerprint(teacher.denoiser), str(teacher.dtype))
+        elif isinstance(given, (str, Path)):
+            scores.check_teacher(str(given))  # it is not loaded, so that its name must do
     return scores
 
 

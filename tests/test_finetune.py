@@ -141,7 +141,7 @@ def test_benchmarks_are_scored_before_and_after(words, clip_folder, capsys):
 
 
 def test_runs_to_compare_with_are_scored_from_the_same_start_and_only_scored(words, capsys):
-    compare = "{contrastive only: {lambda_sds: 0}, + L_SDS 9: {lambda_sds: 9.0, max_steps: 3}}"
+    compare = "{contrastive only: {lambda_sds: 0}, + L_SDS 9: {lambda_sds: 9e0, max_steps: 3}}"
     main(words(test_benchmarks=["shapes:validation"], compare=compare, label="mine", learning_rate=0.05))
     results = json.loads(Path("out/results.json").read_text())
     assert list(results["compared"]) == ["contrastive only", "+ L_SDS 9"]
@@ -172,6 +172,8 @@ def test_resumed_run_keeps_the_scores_that_it_compares_with(words, monkeypatch):
         ("contrastive", "it must map names of runs to options"),
         ("{a: {lambda_sd: 0}}", "unknown options lambda_sd of 'a'"),
         ("{a: 3}", "it must map names of runs to options"),
+        ("{a: {lambda_sds: much}}", "lambda_sds of 'a' is 'much'; it takes float values"),
+        ("{a: {output_dir: elsewhere}}", "output_dir of 'a' cannot be set"),
     ],
 )
 def test_mistakes_in_what_to_compare_with_are_named(words, compare, said):

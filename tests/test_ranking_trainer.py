@@ -1,23 +1,26 @@
 """The ranking term and its baselines in the trainer: against plain re-derivations, and what is refused."""
 
-import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import make_scores
 from transformers import CLIPModel
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.checkpoints import fingerprint
-from sdsclip_hf.data import picture_digest
+from sdsclip_hf.data import ImageCaptionDataset, picture_digest
 from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.teacher import DiffusionTeacher
+from sdsclip_hf.terms import RankingTerm, distinct_texts, hard_negatives
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCH = 4
@@ -258,7 +261,7 @@ def test_resumed_run_ends_bit_identical_to_the_uninterrupted_one(make_trainer, t
 def test_streaming_reads_the_same_scores(make_trainer, pairs):
     trainer = make_trainer(data=pairs.to_iterable_dataset())
     trainer.train()
-    assert trainer.state.global_step == 2
+    assert all(row["ranking"] > 0 for row in trainer.state.log_history if "loss" in row)
 
 
 TWO_PROCESSES = """
@@ -353,11 +356,122 @@ def test_scores_of_another_teacher_are_refused(make_trainer, teacher_folder, sco
         make_trainer(ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0)
 
 
-def test_resuming_with_other_scores_is_refused(make_trainer, scores_folder, tmp_path):
-    make_trainer("stopped", save_strategy="steps", save_steps=2).train()
+def test_resuming_with_other_scores_in_the_same_place_is_refused(make_trainer, scores_folder, tmp_path):
     items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
-    moved = [(*item[:3], [[error + 1 for error in row] for row in item[3]]) for item in items]
-    other = make_trainer(max_steps=4, ranking_scores=str(make_scores(tmp_path / "moved", moved)))
-    with pytest.raises(ValueError, match="ranking_scores"):
+    folder = make_scores(tmp_path / "mine", items)
+    make_trainer("stopped", save_strategy="steps", save_steps=2, ranking_scores=str(folder)).train()
+    shutil.rmtree(folder)
+    moved = [(*item[:3], [[1 - error for error in row] for row in item[3]]) for item in items]
+    other = make_trainer(max_steps=4, ranking_scores=str(make_scores(folder, moved)))
+    with pytest.raises(ValueError, match=r"other ranking scores.*--ranking_scores"):
         other.train(resume_from_checkpoint=str(tmp_path / "stopped/checkpoint-2"))
-    assert json.loads((tmp_path / "stopped/checkpoint-2/sdsclip_run.json").read_text())["scores_fingerprint"]
+
+
+def test_a_teacher_of_another_name_is_refused_although_it_is_not_loaded(make_trainer, scores_folder, tmp_path):
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    folder = str(make_scores(tmp_path / "marked", items, teacher={"name": "org/one", "fingerprint": "00"}))
+    make_trainer(ranking_scores=folder, teacher="org/one")
+    make_trainer(ranking_scores=folder)
+    with pytest.raises(ValueError, match=r"made by the teacher 'org/one', not by 'org/other'.*leave --teacher_name"):
+        make_trainer(ranking_scores=folder, teacher="org/other")
+
+
+def test_the_same_teacher_in_another_number_format_is_told_apart_with_the_remedy(
+    make_trainer, teacher_folder, scores_folder, tmp_path
+):
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    half = fingerprint(DiffusionTeacher.from_pretrained(teacher_folder, dtype="float16").denoiser)
+    mark = {"name": "tiny", "fingerprint": half, "dtype": "float16"}
+    folder = str(make_scores(tmp_path / "half", items, teacher=mark))
+    with pytest.raises(ValueError, match="they were made in float16; is --teacher_dtype the same"):
+        make_trainer(ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0)
+    make_trainer(ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0, teacher_dtype="float16")
+    make_trainer(
+        ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0, lambda_rank=0.0
+    )  # only for the captions
+
+
+def test_batches_without_candidates_are_refused_in_training(make_trainer, pairs):
+    trainer = make_trainer(data=ImageCaptionDataset(pairs))
+    with pytest.raises(ValueError, match="the batch has no candidates, which lambda_rank"):
+        trainer.train()
+
+
+def test_weighing_by_confidence_needs_scores_that_tell_it(make_trainer, scores_folder, tmp_path):
+    items = [(*row.values(),) for row in CandidateScores.load(scores_folder).data]
+    unscored = [(*item[:3], [[] for _ in item[3]]) for item in items]
+    folder = str(make_scores(tmp_path / "unscored", unscored))
+    with pytest.raises(ValueError, match=r"which the scores .* do not tell.*--num_draws"):
+        make_trainer(ranking_scores=folder, ranking_confidence=True, ranking_targets="labels")
+    make_trainer(ranking_scores=folder, ranking_targets="labels", max_steps=1).train()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_scores_of_the_same_pictures_with_other_captions_are_refused(make_trainer, pairs, streaming):
+    other = pairs.map(lambda row, number: {"caption": pairs["caption"][(number + 1) % 24]}, with_indices=True)
+    trainer = make_trainer(data=other.to_iterable_dataset() if streaming else other)
+    with pytest.raises(ValueError, match="which is none of its captions"):
+        trainer.train()
+
+
+def test_a_picture_that_was_left_out_of_the_scores_as_unreadable_is_passed_over(
+    make_trainer, pairs, scores_folder, tmp_path
+):
+    cells = [
+        {"bytes": row["bytes"], "path": None}
+        for row in pairs.cast_column("image", datasets.Image(decode=False))["image"]
+    ]
+    cells[5]["bytes"] = cells[5]["bytes"][:60]
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    broken = datasets.Dataset.from_dict({"image": cells, "caption": pairs["caption"]}, features=features)
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    kept = [item for item in items if item[1] != pairs["caption"][5]]
+    folder = str(make_scores(tmp_path / "fewer", kept))
+    make_trainer(data=broken, ranking_scores=folder, max_bad_images=1, max_steps=8).train()
+    with pytest.raises(ValueError, match="miss row 5"):
+        make_trainer("other", ranking_scores=folder)
+
+
+def test_a_candidate_that_is_cut_to_the_caption_itself_is_no_negative(make_trainer, pairs, tmp_path):
+    long = " ".join(["red", "cat", "on", "a", "blue", "mat"] * 4)
+    digest, other = picture_digest(pairs[0]["image"]), picture_digest(pairs[1]["image"])
+    items = [
+        (digest, long + " dog", [long + " dog", long + " chair", "a dog"], [[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]]),
+        (other, "a mat", ["a mat", "a cat"], [[0.1, 0.1], [0.2, 0.2]]),
+    ]
+    data = pairs.select([0, 1]).remove_columns("caption").add_column("caption", [items[0][1], items[1][1]])
+    folder = str(make_scores(tmp_path / "long", items))
+    trainer = make_trainer(
+        data=data, ranking_scores=folder, lambda_rank=0.0, hard_negatives=True, per_device_train_batch_size=2
+    )
+    batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
+    found = hard_negatives(batch, distinct_texts(batch))
+    assert found.tolist() == [[False, False, True], [False, True, False]]
+
+
+def test_gradient_of_the_symmetric_form_equals_finite_differences():
+    torch.manual_seed(0)
+    vectors = torch.randn(4, 5, dtype=torch.float64)  # of four distinct captions
+    images = F.normalize(torch.randn(3, 5, dtype=torch.float64), dim=-1)
+    identities = torch.tensor([[0, 1, 2], [1, 0, 3], [2, 3, 0]])
+    batch = {"candidate_errors": torch.rand(3, 3), "candidate_confidence": torch.ones(3)}
+    args = SDSCLIPConfig(
+        output_dir="x",
+        use_cpu=True,
+        lambda_rank=1.0,
+        ranking_scores="x",
+        ranking_temperature=0.3,
+        ranking_symmetric=True,
+    )
+    term = RankingTerm(None, args)
+
+    def loss(vectors):
+        return term(images, vectors[identities], torch.tensor(3.0), batch, identities)[0]
+
+    leaf = vectors.clone().requires_grad_(True)
+    loss(leaf).backward()
+    for place in [(0, 0), (1, 3), (2, 2), (3, 4)]:
+        step = torch.zeros_like(vectors)
+        step[place] = 1e-2  # the divergence itself is in float32
+        slope = (loss(vectors + step) - loss(vectors - step)).item() / 2e-2
+        assert leaf.grad[place].item() == pytest.approx(slope, rel=2e-2, abs=2e-3)

@@ -168,7 +168,7 @@ def test_curves_become_an_arm_with_each_of_the_scores_and_their_teachers_are_mea
     _, summary, folder = ranked
     assert list(summary["arms"]) == ["before", "contrastive", "sds", "ranking, teacher", "ranking, other"]
     for name in ("teacher", "other"):
-        measured = [json.loads((folder / f"skill/{name}-{world}.json").read_text()) for world in (0, 1)]
+        measured = [json.loads((folder / f"skill/{name}-{world}.json").read_text())["skill"] for world in (0, 1)]
         for tag in TAGS:
             assert summary["skill"][name][tag] == pytest.approx(50 * (measured[0][tag] + measured[1][tag]))
     assert all((folder / f"{plot}.png").stat().st_size > 5000 for plot in ("study", "skill", "health", "decoded"))
@@ -275,6 +275,11 @@ def test_command_prints_the_table_and_names_the_folder(done, settings, tmp_path,
         ({"common": {"scores": "mine"}}, "asks for the scores 'mine'"),
         ({"scoring": {"draws": 3}}, "unknown options draws of scoring"),
         ({"curves": {"ranking": {"lambda_rank": 1.0}}}, "curves need scores"),
+        ({"arms": {"contrastive": {"teacher_name_or_path": "{stages}/x"}}}, "names {stages}, which its world has not"),
+        ({"arms": {"contrastive": {"learning_rate": "1e-3"}}}, "learning_rate of contrastive is text to yaml"),
+        ({"arms": {"contrastive": {}, "+ contrastive": {}}}, "would share the folder contrastive"),
+        ({"arms": {"contrastive": {}, "before": {}}}, "would share the folder before"),
+        ({"common": {"seeds": 3}}, "unknown options seeds of common"),
     ],
     ids=str,
 )
