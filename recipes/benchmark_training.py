@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.checkpoints import write_json
-from sdsclip_hf.data import picture_digest
+from sdsclip_hf.images import picture_digest
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.shapes import load_shapes, resolve

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from sdsclip_hf.candidates import Corpus, load_tagger, mix_candidates, plain_words
-from sdsclip_hf.data import ImageCaptionDataset, picture_digest, read_image
+from sdsclip_hf.data import ImageCaptionDataset
+from sdsclip_hf.images import picture_digest, read_image
 from sdsclip_hf.scorers import ClipScorer
 
 
@@ -17,7 +18,7 @@ class CaptionItem(NamedTuple):
     """A picture and the captions to be scored against it.
 
     Args:
-        picture: its [`~data.picture_digest`].
+        picture: its [`~images.picture_digest`].
         row: of the dataset, whose picture is scored: its own, or in the control experiment another's.
         caption: the picture's own.
         candidates: K captions in random order, ``caption`` among them.
@@ -49,7 +50,7 @@ class CaptionedRows(ImageCaptionDataset):
         return self._read(read_image, number)
 
     def digest(self, number: int) -> str | None:
-        """The [`~data.picture_digest`] of a row, or None where it cannot be read; that is noted."""
+        """The [`~images.picture_digest`] of a row, or None where it cannot be read; that is noted."""
         return self._read(picture_digest, number)
 
     def _read(self, reader, number: int):

@@ -21,8 +21,9 @@ from sdsclip_hf import plots
 from sdsclip_hf.benchmarks import expand
 from sdsclip_hf.checkpoints import last_checkpoint, write_json
 from sdsclip_hf.config import SDSCLIPConfig, knob
-from sdsclip_hf.data import BAD_IMAGES_FILE, load_image_captions
+from sdsclip_hf.data import load_image_captions
 from sdsclip_hf.evaluation import cached_benchmark, evaluate_benchmarks, table
+from sdsclip_hf.images import BAD_IMAGES_FILE
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.resources import find_config, versions
 from sdsclip_hf.scorers import ClipScorer

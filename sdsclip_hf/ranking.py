@@ -26,7 +26,7 @@ SCORES_FILE = "scores.json"
 LITTLE = 0.3  # at chance, some 10 to 20 % of the items look sure
 FEATURES = datasets.Features(
     {
-        "picture": datasets.Value("string"),  # data.picture_digest
+        "picture": datasets.Value("string"),  # images.picture_digest
         "caption": datasets.Value("string"),  # the picture's own
         "candidates": datasets.List(datasets.Value("string")),  # K captions in random order, the own one among them
         "errors": datasets.List(datasets.List(datasets.Value("float32"))),  # (K, R): d of each draw; (K, 0) if unscored
@@ -142,7 +142,7 @@ class CandidateScores:
         return item._replace(candidates=[item.candidates[place] for place in kept], errors=item.errors[kept])
 
     def numbers_of(self, picture: str) -> Sequence[int]:
-        """The numbers of a picture's items, by its [`~data.picture_digest`].
+        """The numbers of a picture's items, by its [`~images.picture_digest`].
 
         Raises:
             ValueError: it has none.

@@ -18,7 +18,7 @@ from sdsclip_hf.caption_errors import SETTLED, Candidates, CaptionErrors
 from sdsclip_hf.caption_items import CaptionedRows, CaptionItem, caption_items, given_candidates
 from sdsclip_hf.checkpoints import fingerprint
 from sdsclip_hf.config import knob
-from sdsclip_hf.data import BAD_IMAGES_FILE, BadImages
+from sdsclip_hf.images import BAD_IMAGES_FILE, BadImages
 from sdsclip_hf.losses import WEIGHTINGS
 from sdsclip_hf.ranking import portable_name
 from sdsclip_hf.score_files import ScoreFolder

@@ -1,6 +1,5 @@
 """The teacher: a frozen text-to-image diffusion model in Stable Diffusion's layout."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,16 +7,13 @@ import numpy as np
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from huggingface_hub import hf_hub_download
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from sdsclip_hf.errors import expand, explain_loading
 from sdsclip_hf.losses import distillation_loss
-
-PREDICTION_TYPES = ("epsilon", "v_prediction")
-PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")
+from sdsclip_hf.pipeline_layout import check_layout, check_parts_fit, model_index
 
 
 class DiffusionTeacher(nn.Module):
@@ -48,7 +44,7 @@ class DiffusionTeacher(nn.Module):
         latent_size: int | None = None,
     ):
         super().__init__()
-        _check_parts_fit(denoiser, text_encoder, scheduler, vae)
+        check_parts_fit(denoiser, text_encoder, scheduler, vae)
         self.denoiser, self.text_encoder, self.vae = denoiser, text_encoder, vae
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.prediction_type = scheduler.config.prediction_type
@@ -99,8 +95,8 @@ class DiffusionTeacher(nn.Module):
         name = expand(name_or_path)
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         with explain_loading("the teacher", name, "--teacher_name_or_path"):
-            index = _model_index(name, revision)
-            _check_layout(name, index)
+            index = model_index(name, revision)
+            check_layout(name, index)
             hub = {"revision": revision}
             weights = {**hub, "variant": variant, "torch_dtype": dtype}
             encoder_class = getattr(transformers, index["text_encoder"][1])
@@ -367,61 +363,3 @@ class DiffusionTeacher(nn.Module):
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
         return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
-
-
-def _model_index(name: str, revision: str | None) -> dict:
-    folder = Path(name)
-    if folder.is_dir():
-        path = folder / "model_index.json"
-        if not path.is_file():
-            raise OSError("it has no model_index.json, so it is not a folder that diffusers wrote")
-    else:
-        path = Path(hf_hub_download(name, "model_index.json", revision=revision))
-    index = json.loads(path.read_text())
-    if folder.is_dir():
-        absent = [part for part in PARTS if part in index and not (folder / part).is_dir()]
-        if absent:
-            raise OSError(f"it has no folder {', '.join(absent)}")
-    return index
-
-
-def _check_layout(name: str, index: dict) -> None:
-    missing = [part for part in PARTS if not (index.get(part) or [None])[0]]
-    if missing or "text_encoder_2" in index:
-        why = f"it has no {', '.join(missing)}" if missing else "it has a second text encoder"
-        raise ValueError(
-            f"the teacher {name!r} is a {index.get('_class_name', 'pipeline')} and not in Stable Diffusion's layout: "
-            f"{why}. Give a text-to-image checkpoint with unet, text_encoder, tokenizer and scheduler."
-        )
-
-
-def _check_parts_fit(denoiser, text_encoder, scheduler, vae) -> None:
-    config = denoiser.config
-    if config.in_channels != config.out_channels:
-        raise ValueError(
-            f"the teacher's denoiser takes {config.in_channels} channels and gives {config.out_channels}: it needs more "
-            "than a latent and a caption (an inpainting or editing model?). Give a text-to-image checkpoint."
-        )
-    if vae is not None and vae.config.latent_channels != config.in_channels:
-        raise ValueError(
-            f"the teacher's autoencoder makes latents of {vae.config.latent_channels} channels, but its denoiser takes "
-            f"{config.in_channels}; give parts of one checkpoint."
-        )
-    for condition in ("addition_embed_type", "class_embed_type"):
-        if getattr(config, condition, None):
-            raise ValueError(
-                f"the teacher's denoiser wants a condition beside the caption ({condition}={config[condition]!r}); "
-                "give a Stable Diffusion 1.x or 2.x checkpoint."
-            )
-    width = config.encoder_hid_dim or config.cross_attention_dim
-    hidden = text_encoder.config.hidden_size
-    if hidden != width:
-        raise ValueError(
-            f"the teacher's caption encoder is {hidden} wide, but its denoiser expects prompts {width} wide; "
-            "give the text encoder of the same checkpoint."
-        )
-    if scheduler.config.prediction_type not in PREDICTION_TYPES:
-        raise ValueError(
-            f"the teacher's prediction_type {scheduler.config.prediction_type!r} is not supported; "
-            f"choose a checkpoint that predicts {' or '.join(PREDICTION_TYPES)}."
-        )

@@ -1,11 +1,9 @@
 """Trainer for L = L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank."""
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import datasets
 import torch
 import torch.distributed.nn
 from safetensors.torch import save_file
@@ -18,25 +16,15 @@ from sdsclip_hf import shapes
 from sdsclip_hf.callbacks import ClampLogitScale, TellEpoch
 from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint, seal, unseal
 from sdsclip_hf.config import SDSCLIPConfig
-from sdsclip_hf.data import (
-    BAD_IMAGES_FILE,
-    BadImages,
-    CaptionedImages,
-    EndlessStream,
-    ImageCaptionCollator,
-    ImageCaptionDataset,
-    as_training_data,
-)
+from sdsclip_hf.data import EndlessStream, ImageCaptionCollator, ImageCaptionDataset
 from sdsclip_hf.evaluation import Results, evaluate_benchmarks, flatten
 from sdsclip_hf.losses import contrastive_loss, gradient_norms
 from sdsclip_hf.mapper_warmup import prepare_mapper
-from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.scorers import ClipScorer
-from sdsclip_hf.student import LatentMapper, SDSCLIPModel, SDSCLIPOutput, load_clip
+from sdsclip_hf.student import SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.terms import DistillationTerm, RankingTerm, Texts, distinct_texts, hard_negatives
-
-logger = logging.getLogger(__name__)
+from sdsclip_hf.trainer_parts import DatasetMaker, load_scores, load_teacher, make_student
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -102,11 +90,11 @@ class SDSCLIPTrainer(Trainer):
             raise ValueError("processing_class is missing; give the CLIPProcessor that goes with the model.")
         self.base_fingerprint = fingerprint(model)
         self.peft_settings = str(peft_config and sorted(peft_config.to_dict().items(), key=str))
-        given_teacher, teacher = teacher, _load_teacher(teacher, args)
-        student = _make_student(model, teacher, args, peft_config)
-        self.scores = _load_scores(teacher, given_teacher, args)
+        given_teacher, teacher = teacher, load_teacher(teacher, args)
+        student = make_student(model, teacher, args, peft_config)
+        self.scores = load_scores(teacher, given_teacher, args)
         needs_candidates = bool(args.lambda_rank or args.hard_negatives)
-        as_data = _DatasetMaker(args, self.scores, needs_candidates)
+        as_data = DatasetMaker(args, self.scores, needs_candidates)
         max_candidates = self.scores.max_candidates if needs_candidates else 0
         kwargs.setdefault(
             "data_collator", ImageCaptionCollator(processing_class, teacher and teacher.tokenize, max_candidates)
@@ -400,94 +388,6 @@ class SDSCLIPTrainer(Trainer):
         }
 
 
-class _DatasetMaker:
-    """Wraps ``datasets`` datasets by the columns that the arguments name; leaves what is wrapped already."""
-
-    def __init__(self, args: SDSCLIPConfig, scores: CandidateScores | None, with_candidates: bool):
-        self.args, self.scores, self.with_candidates = args, scores, with_candidates
-
-    def __call__(self, dataset, training: bool = False):
-        if dataset is None or isinstance(dataset, CaptionedImages):
-            return dataset
-        if isinstance(dataset, datasets.IterableDataset) and training and self.args.shuffle_buffer_size:
-            dataset = dataset.shuffle(seed=self.args.seed, buffer_size=self.args.shuffle_buffer_size)
-        return as_training_data(
-            dataset,
-            image_column=self.args.image_column,
-            caption_column=self.args.caption_column,
-            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            bad_images=BadImages(self.args.max_bad_images, Path(self.args.output_dir) / BAD_IMAGES_FILE),
-            scores=self.scores if training else None,
-            with_candidates=self.with_candidates,
-            num_candidates=self.args.ranking_candidates,
-        )
-
-
-def _load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) -> DiffusionTeacher | None:
-    if args.lambda_sds == 0:
-        return None
-    if teacher is None:
-        raise ValueError(
-            "lambda_sds is above 0, but there is no teacher; give --teacher_name_or_path or --lambda_sds 0."
-        )
-    if isinstance(teacher, (str, Path)):
-        teacher = DiffusionTeacher.from_pretrained(
-            shapes.resolve(teacher),
-            dtype=args.teacher_dtype,
-            latent_size=args.latent_size,
-            revision=args.teacher_revision,
-            variant=args.teacher_variant,
-        )
-    if args.latent_size not in (None, teacher.latent_shape[1]):
-        raise ValueError(
-            f"latent_size {args.latent_size} differs from the given teacher's {teacher.latent_shape[1]}; pass it to "
-            "DiffusionTeacher.from_pretrained instead."
-        )
-    if args.timestep_range is not None:
-        teacher.check_timestep_range(args.timestep_range)
-    return teacher
-
-
-def _load_scores(teacher: DiffusionTeacher | None, given, args: SDSCLIPConfig) -> CandidateScores | None:
-    """The scores that ``args`` name; ``teacher`` is the one in memory, if any, and ``given`` what the caller gave."""
-    if args.ranking_scores is None:
-        return None
-    scores = CandidateScores.load(args.ranking_scores, args.ranking_scores_revision)
-    if not (args.lambda_rank or args.hard_negatives):
-        logger.warning(
-            "--ranking_scores is given, but --lambda_rank is 0 and --hard_negatives off: the scores choose captions alone."
-        )
-    if args.lambda_rank and args.ranking_targets == "teacher":
-        scores.check_ranked()
-        if teacher is not None:
-            scores.check_teacher(teacher.name_or_path, fingerprint(teacher.denoiser), str(teacher.dtype))
-        elif isinstance(given, (str, Path)):
-            scores.check_teacher(str(given))  # it is not loaded, so that its name must do
-    return scores
-
-
 def _gather_with_gradient(embeds: Tensor) -> Tensor:
     """The rows of all processes, (B, ...); the gradient reaches each process's own."""
     return torch.cat(torch.distributed.nn.all_gather(embeds.contiguous()))
-
-
-def _make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLIPConfig, peft_config) -> SDSCLIPModel:
-    mapper = None
-    if teacher is not None:
-        mapper = LatentMapper(
-            clip.config.projection_dim, teacher.latent_shape, unit_rms=args.mapper_unit_rms, scale=args.mapper_scale
-        )
-    return SDSCLIPModel(
-        clip,
-        mapper,
-        trainable=args.trainable,
-        train_vision=args.train_vision,
-        train_text=args.train_text,
-        train_projections=args.train_projections,
-        train_logit_scale=args.train_logit_scale,
-        peft_config=peft_config,
-        lora_r=args.lora_r,
-        lora_alpha=args.lora_alpha,
-        lora_dropout=args.lora_dropout,
-        lora_target_modules=tuple(args.lora_target_modules),
-    )

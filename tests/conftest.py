@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from sdsclip_hf.checkpoints import write_json
-from sdsclip_hf.data import picture_digest
+from sdsclip_hf.images import picture_digest
 from sdsclip_hf.ranking import FEATURES, SCORES_FILE, content_fingerprint
 
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)

@@ -19,16 +19,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sdsclip_hf.data import (
-    BadImageError,
-    BadImages,
     ImageCaptionCollator,
     ImageCaptionDataset,
     StreamingImageCaptionDataset,
     as_training_data,
     load_image_captions,
-    read_image,
-    to_rgb,
 )
+from sdsclip_hf.images import BadImageError, BadImages, read_image, to_rgb
 from sdsclip_hf.teacher import DiffusionTeacher
 
 ROWS = 6

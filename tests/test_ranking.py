@@ -10,7 +10,7 @@ import pytest
 from conftest import make_scores
 
 from sdsclip_hf.checkpoints import write_json
-from sdsclip_hf.data import picture_digest
+from sdsclip_hf.images import picture_digest
 from sdsclip_hf.ranking import SCORES_FILE, CandidateScores, content_fingerprint
 
 ITEMS = [

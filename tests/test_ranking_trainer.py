@@ -17,7 +17,8 @@ from transformers import CLIPModel
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.checkpoints import fingerprint
-from sdsclip_hf.data import ImageCaptionDataset, picture_digest
+from sdsclip_hf.data import ImageCaptionDataset
+from sdsclip_hf.images import picture_digest
 from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.terms import RankingTerm, distinct_texts, hard_negatives

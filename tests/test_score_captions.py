@@ -19,7 +19,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from sdsclip_hf.candidates import plain_words
-from sdsclip_hf.data import picture_digest
+from sdsclip_hf.images import picture_digest
 from sdsclip_hf.ranking import FEATURES, CandidateScores
 from sdsclip_hf.resources import recipes_dir
 from sdsclip_hf.score_captions import main
@@ -287,7 +287,10 @@ def test_a_killed_run_ends_as_one_that_was_not_whatever_the_number_of_processes(
     assert 0 < left <= 19 and not (tmp_path / "killed" / "scores.json").exists()
     (parts / "chunk-000000023.parquet.99.partial").write_bytes(b"torn")
     resumed = launch(*words, tmp_path / "killed", processes=2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the other processes have
     main([*map(str, words), str(tmp_path / "whole")])
+    torch.set_num_threads(threads)
     said = resumed.communicate()[0]
     assert resumed.returncode == 0, said
     assert f" 0/{(left + 1) // 2} " in said  # the other process scores the other half

@@ -11,7 +11,7 @@ import pytest
 from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.checkpoints import fingerprint
-from sdsclip_hf.data import picture_digest
+from sdsclip_hf.images import picture_digest
 from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.shapes.scenes import (
     COLORS,

@@ -1,0 +1,136 @@
+"""Pictures from whatever they are stored in: decoded to RGB, told apart by their content, and noted when unreadable."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import datasets
+import fsspec
+import numpy as np
+from filelock import FileLock
+from PIL import Image, ImageOps
+
+BAD_IMAGES_FILE = "bad_images.txt"
+PNG_SIGNATURE = b"\x89PNG\r\n"
+
+
+class BadImageError(ValueError):
+    """More images than allowed could not be read."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright RGB: EXIF rotation applied, transparency laid on white, 16-bit grey scaled to 8, any mode converted."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image, dtype=np.float64)  # 32-bit ones may hold either depth
+        top = 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255
+        image = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
+
+
+def read_image(source: dict | str | os.PathLike | bytes | Image.Image) -> Image.Image:
+    """Decode what an undecoded image column holds: ``{"bytes", "path"}``, a path or URL, an image file's bytes, or a
+    picture.
+
+    Raises:
+        OSError: it cannot be read as an image.
+        TypeError: it is none of these.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        source = {"path": str(source)}
+    elif isinstance(source, bytes):
+        source = {"bytes": source}
+    elif source is not None and not isinstance(source, (dict, Image.Image)):
+        raise TypeError(
+            f"{source!r:.80} is no image, but a {type(source).__name__}. Choose an --image_column that holds pictures, "
+            "the bytes of image files, or their paths."
+        )
+    try:
+        if not isinstance(source, Image.Image):
+            source = datasets.Image().decode_example({"bytes": None, "path": None, **(source or {})})
+        return to_rgb(source)
+    except Exception as error:  # there is hardly an exception that a decoder does not raise on some broken file
+        raise OSError(str(error) or repr(error)) from error
+
+
+def picture_digest(source: dict | str | os.PathLike | bytes | Image.Image, image: Image.Image | None = None) -> str:
+    """A name for a picture that is the same wherever it is stored: 16 hex digits of a hash of its content.
+
+    Of a file in a lossless format (PNG), and of a picture that is in no file, the pixels are hashed, since such files
+    are rewritten without a change to the picture; of any other the bytes, since decoders differ in the pixels they give.
+
+    Args:
+        source: see [`read_image`].
+        image: the same, read already.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    encoded = _encoded_bytes(source)
+    if encoded is None or encoded.startswith(PNG_SIGNATURE):
+        image = image or read_image(source)
+        encoded = f"{image.size}".encode() + image.tobytes()
+    return hashlib.blake2b(encoded, digest_size=8).hexdigest()
+
+
+def _encoded_bytes(source) -> bytes | None:
+    """The bytes of an image file, or None where there is no file."""
+    if isinstance(source, dict):
+        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, (str, os.PathLike)):
+        with fsspec.open(str(source)) as file:  # maybe in a zip, or a URL
+            return file.read()
+    return source if isinstance(source, bytes) else None
+
+
+class BadImages:
+    """The unreadable images of a run, counted and named in one file.
+
+    The file is what counts, so that loader workers, ranks and resumed runs agree.
+
+    Args:
+        limit: how many different images may be skipped.
+        path: the file that names them, one a line with the reason. None is for a limit of 0 only.
+    """
+
+    def __init__(self, limit: int, path: str | Path | None = None):
+        if limit and path is None:
+            raise ValueError(
+                f"{limit} unreadable images may be skipped, but path is missing; name a file to note them."
+            )
+        self.limit, self.path = limit, None if path is None else Path(path)
+
+    def names(self) -> list[str]:
+        """The images skipped so far."""
+        if self.path is None or not self.path.exists():
+            return []
+        return [line.split("\t", 1)[0] for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+    def record(self, name: str, reason: Exception) -> None:
+        """Note one more unreadable image.
+
+        Raises:
+            BadImageError: there are now more than ``limit``.
+        """
+        name = re.sub(r"\s", " ", name)  # one line each, and the first tab ends the name
+        count = 1 if self.path is None else self._note(name, reason)
+        if count > self.limit:
+            named = "" if self.path is None else f"; {self.path} names all of them"
+            raise BadImageError(
+                f"{count} image{'s' * (count > 1)} could not be read, the last one {name} ({reason}){named}. "
+                f"Mend or remove them, or raise --max_bad_images (now {self.limit})."
+            )
+
+    def _note(self, name: str, reason: Exception) -> int:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f"_{self.path.name}.lock")):
+            known = self.names()
+            if name not in known:
+                known.append(name)
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(f"{name}\t{' '.join(str(reason).split())}\n")
+        return len(known)

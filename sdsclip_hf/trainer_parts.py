@@ -1,0 +1,123 @@
+"""What a trainer is put together from, as its arguments tell: student, teacher, scores and datasets."""
+
+import logging
+from pathlib import Path
+
+import datasets
+from transformers import CLIPModel
+
+from sdsclip_hf import shapes
+from sdsclip_hf.checkpoints import fingerprint
+from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.data import CaptionedImages, as_training_data
+from sdsclip_hf.images import BAD_IMAGES_FILE, BadImages
+from sdsclip_hf.ranking import CandidateScores
+from sdsclip_hf.student import LatentMapper, SDSCLIPModel
+from sdsclip_hf.teacher import DiffusionTeacher
+
+logger = logging.getLogger(__name__)
+
+
+class DatasetMaker:
+    """Wraps ``datasets`` datasets by the columns that the arguments name; leaves what is wrapped already."""
+
+    def __init__(self, args: SDSCLIPConfig, scores: CandidateScores | None, with_candidates: bool):
+        self.args, self.scores, self.with_candidates = args, scores, with_candidates
+
+    def __call__(self, dataset, training: bool = False):
+        if dataset is None or isinstance(dataset, CaptionedImages):
+            return dataset
+        if isinstance(dataset, datasets.IterableDataset) and training and self.args.shuffle_buffer_size:
+            dataset = dataset.shuffle(seed=self.args.seed, buffer_size=self.args.shuffle_buffer_size)
+        return as_training_data(
+            dataset,
+            image_column=self.args.image_column,
+            caption_column=self.args.caption_column,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            bad_images=BadImages(self.args.max_bad_images, Path(self.args.output_dir) / BAD_IMAGES_FILE),
+            scores=self.scores if training else None,
+            with_candidates=self.with_candidates,
+            num_candidates=self.args.ranking_candidates,
+        )
+
+
+def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) -> DiffusionTeacher | None:
+    """The teacher, where ``args`` have a term that needs it.
+
+    Raises:
+        OSError: it cannot be loaded.
+        ValueError: there is none, or it does not fit ``args``.
+    """
+    if args.lambda_sds == 0:
+        return None
+    if teacher is None:
+        raise ValueError(
+            "lambda_sds is above 0, but there is no teacher; give --teacher_name_or_path or --lambda_sds 0."
+        )
+    if isinstance(teacher, (str, Path)):
+        teacher = DiffusionTeacher.from_pretrained(
+            shapes.resolve(teacher),
+            dtype=args.teacher_dtype,
+            latent_size=args.latent_size,
+            revision=args.teacher_revision,
+            variant=args.teacher_variant,
+        )
+    if args.latent_size not in (None, teacher.latent_shape[1]):
+        raise ValueError(
+            f"latent_size {args.latent_size} differs from the given teacher's {teacher.latent_shape[1]}; pass it to "
+            "DiffusionTeacher.from_pretrained instead."
+        )
+    if args.timestep_range is not None:
+        teacher.check_timestep_range(args.timestep_range)
+    return teacher
+
+
+def load_scores(teacher: DiffusionTeacher | None, given, args: SDSCLIPConfig) -> CandidateScores | None:
+    """The scores that ``args`` name, checked for what is to be done with them.
+
+    Args:
+        teacher: the one in memory, if any.
+        given: the one that the caller gave, perhaps by its name alone.
+        args: where the scores stand, and the terms' weights.
+
+    Raises:
+        OSError: the scores cannot be loaded.
+        ValueError: they order nothing, or another teacher made them.
+    """
+    if args.ranking_scores is None:
+        return None
+    scores = CandidateScores.load(args.ranking_scores, args.ranking_scores_revision)
+    if not (args.lambda_rank or args.hard_negatives):
+        logger.warning(
+            "--ranking_scores is given, but --lambda_rank is 0 and --hard_negatives off: the scores choose captions alone."
+        )
+    if args.lambda_rank and args.ranking_targets == "teacher":
+        scores.check_ranked()
+        if teacher is not None:
+            scores.check_teacher(teacher.name_or_path, fingerprint(teacher.denoiser), str(teacher.dtype))
+        elif isinstance(given, (str, Path)):
+            scores.check_teacher(str(given))  # it is not loaded, so that its name must do
+    return scores
+
+
+def make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLIPConfig, peft_config) -> SDSCLIPModel:
+    """CLIP with what of it trains, and with a latent mapper where there is a teacher."""
+    mapper = None
+    if teacher is not None:
+        mapper = LatentMapper(
+            clip.config.projection_dim, teacher.latent_shape, unit_rms=args.mapper_unit_rms, scale=args.mapper_scale
+        )
+    return SDSCLIPModel(
+        clip,
+        mapper,
+        trainable=args.trainable,
+        train_vision=args.train_vision,
+        train_text=args.train_text,
+        train_projections=args.train_projections,
+        train_logit_scale=args.train_logit_scale,
+        peft_config=peft_config,
+        lora_r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        lora_target_modules=tuple(args.lora_target_modules),
+    )
