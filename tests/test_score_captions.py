@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import hub_env
 from huggingface_hub import DatasetCard
 from PIL import Image
