@@ -61,6 +61,8 @@ class CandidateScores:
 
     def __init__(self, data: datasets.Dataset, settings: dict, name: str = "scores"):
         self.data, self.settings, self.name = data, settings, name
+        table = data.with_format("arrow")[:]
+        self._captions, self._candidates = (table[column].combine_chunks() for column in ("caption", "candidates"))
         self._numbers: dict[str, list[int]] = {}
         for number, picture in enumerate(data["picture"]):
             self._numbers.setdefault(picture, []).append(number)
@@ -126,9 +128,9 @@ class CandidateScores:
 
     def item(self, number: int) -> RankedItem:
         """Item ``number``."""
-        row = self.data[number]
-        errors = self.mean_errors[number, : len(row["candidates"])]
-        return RankedItem(row["caption"], row["candidates"], errors, float(self.confidence[number]))
+        candidates = self._candidates[number].as_py()
+        errors = self.mean_errors[number, : len(candidates)]
+        return RankedItem(self._captions[number].as_py(), candidates, errors, float(self.confidence[number]))
 
     def draw(self, picture: str, rng: np.random.Generator, others: int | None = None) -> RankedItem:
         """One of a picture's items at random, with ``others`` of its candidates beside the own caption (default: all)."""
