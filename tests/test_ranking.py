@@ -36,6 +36,12 @@ def test_items_come_back_with_mean_errors(folder):
     assert np.isnan(scores.item(2).errors).all() and scores.item(2).confidence == 0
 
 
+def test_one_scored_candidate_is_no_order(tmp_path):
+    lone = ("cc", "a dog", ["a dog"], [[0.1, 0.2]])
+    scores = CandidateScores.load(make_scores(tmp_path / "lone", [ITEMS[0], lone]))
+    assert scores.ranked.tolist() == [True, False] and scores.confidence[1] == 0
+
+
 def test_confidence_is_by_the_draws_of_each_item(folder):
     scores = CandidateScores.load(folder)
     differences = np.array([0.2, -0.2, 0.3])  # of the two best of the second item

@@ -124,6 +124,19 @@ def test_term_equals_the_one_worked_out_image_by_image(make_trainer, embed, opti
     assert loss.item() == pytest.approx(notes["contrastive"] + 2.5 * notes["ranking"], rel=1e-5)
 
 
+def test_images_count_by_the_confidence_of_the_teacher(make_trainer, embed, scores_folder, tmp_path):
+    rng = np.random.default_rng(3)
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    unsure = [(*item[:3], rng.normal(size=(3, 4)).tolist()) for item in items]
+    folder = str(make_scores(tmp_path / "unsure", unsure))
+    trainer = make_trainer(ranking_scores=folder, ranking_temperature=0.5, ranking_confidence=True)
+    with torch.no_grad():
+        trainer.compute_loss(trainer.model.eval(), trainer.data_collator(items_of(trainer)))
+    found = trainer.take_notes("eval")["ranking"]
+    assert found == pytest.approx(term_by_hand(trainer, embed, tau=0.5, confidence=True), rel=1e-4)
+    assert found < 0.9 * term_by_hand(trainer, embed, tau=0.5)
+
+
 def test_fitted_temperature_is_the_share_of_the_median_gap(make_trainer, scores_folder):
     gaps = np.diff(np.sort(CandidateScores.load(scores_folder).mean_errors, axis=1)[:, :2]).ravel()
     found = make_trainer(ranking_temperature_share=0.3).ranking.temperature
