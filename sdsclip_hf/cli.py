@@ -4,7 +4,7 @@ import importlib
 import sys
 
 COMMANDS = {
-    "finetune": ("finetune", "fine-tune a CLIP with the distillation term"),
+    "finetune": ("finetune", "fine-tune a CLIP by diffusion and ranking distillation"),
     "evaluate": ("evaluate", "score models on benchmarks, with intervals and paired differences"),
     "study": ("study", "compare arms over seeds, with intervals"),
     "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),
