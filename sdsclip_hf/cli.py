@@ -8,6 +8,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "score models on benchmarks, with intervals and paired differences"),
     "study": ("study", "compare arms over seeds, with intervals"),
     "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),
+    "push": ("push", "push a finished run to the Hub: the model, its card and its scores"),
     "metrics": ("metrics.command", "let evaluate.load find the metrics by their names"),
 }
 

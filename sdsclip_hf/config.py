@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+import yaml
 from transformers import TrainingArguments
 
 from sdsclip_hf.losses import GRADIENTS, RANKING_TARGETS, READINGS, WEIGHTINGS
@@ -158,6 +159,14 @@ class SDSCLIPConfig(TrainingArguments):
         0, "Unreadable images that may be skipped; bad_images.txt in the output folder names them."
     )
 
+    # The Hub, beside TrainingArguments' own push_to_hub, hub_model_id, hub_strategy, hub_private_repo, hub_revision, ...
+    hub_license: str | None = knob(
+        None, "Licence that the model card names; default: that of the base model's card, or unknown."
+    )
+    hub_force: bool = knob(
+        False, "Push even into a repository that holds something other than a CLIP; its files are then mixed."
+    )
+
     # What is measured.
     benchmarks: list[str] | None = knob(
         None, "Benchmarks that evaluate() scores beside the loss, e.g. shapes:validation."
@@ -220,9 +229,29 @@ class SDSCLIPConfig(TrainingArguments):
     def method_settings(self) -> dict:
         """What defines a run beside TrainingArguments' own: a resumed run must agree on it."""
         inherited = {entry.name for entry in fields(TrainingArguments)}
-        unimportant = {"benchmarks", "health_steps", "gradient_norm_steps", "max_bad_images"}
+        unimportant = {
+            "hub_license",
+            "hub_force",
+            "benchmarks",
+            "health_steps",
+            "gradient_norm_steps",
+            "max_bad_images",
+        }
         own = [entry.name for entry in fields(self) if entry.name not in inherited | unimportant]
         return {name: getattr(self, name) for name in [*own, "seed", "per_device_train_batch_size"]}
+
+
+def as_yaml(*parts) -> str:
+    """Dataclasses of arguments as yaml that ``--config`` takes, without secrets and what is at its default."""
+    settings = {}
+    for part in parts:
+        for entry in fields(part):
+            value = getattr(part, entry.name)
+            default = entry.default_factory() if callable(entry.default_factory) else entry.default
+            if entry.init and value != default and "token" not in entry.name and not entry.name.startswith("_"):
+                settings[entry.name] = getattr(value, "value", value)
+    simple = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, list, dict))}
+    return yaml.safe_dump(simple, sort_keys=True)
 
 
 def _require(holds: bool, name: str, value, rule: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import datasets
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -19,8 +20,9 @@ from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
 
 from sdsclip_hf import plots
 from sdsclip_hf.benchmarks import expand
+from sdsclip_hf.benchmarks.sources import commit_of
 from sdsclip_hf.checkpoints import last_checkpoint, write_json
-from sdsclip_hf.config import SDSCLIPConfig, knob
+from sdsclip_hf.config import SDSCLIPConfig, as_yaml, knob
 from sdsclip_hf.data import load_image_captions
 from sdsclip_hf.evaluation import cached_benchmark, evaluate_benchmarks, table
 from sdsclip_hf.images import BAD_IMAGES_FILE
@@ -28,10 +30,10 @@ from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.resources import find_config, versions
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.trainer import SDSCLIPTrainer
+from sdsclip_hf.trainer_hub import RUN_ARGUMENTS_FILE
 
 logger = logging.getLogger(__name__)
 
-RUN_ARGUMENTS_FILE = "run.yaml"
 RESULTS_FILE = "results.json"
 
 
@@ -239,9 +241,12 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         if data.overwrite_output_dir:
             shutil.rmtree(folder)
             folder.mkdir(parents=True)
-        write_arguments(folder / RUN_ARGUMENTS_FILE, arguments)
+        (folder / RUN_ARGUMENTS_FILE).write_text(as_yaml(*arguments), encoding="utf-8")
     results = {"command": command, "versions": versions(), "output_dir": str(folder), "label": data.label}
-
+    results |= {"base_revision": trainer.base_revision, "dataset_revision": _revision(trainer)}
+    results["benchmarks"] = {spec: cached_benchmark(spec).source for spec in expand(data.test_benchmarks)}
+    trainer.card_facts |= {"dataset_name": data.dataset_name, "dataset_revision": results["dataset_revision"]}
+    trainer.card_facts["command"] = _as_typed_again(command, config.world_size)
     results["before"] = _score_before(trainer, data, folder)
     results["compared"] = _compare(model, data, to_compare, config)
     set_seed(config.seed)  # whatever was compared with
@@ -253,12 +258,34 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     results["after"] = _score(trainer, data)
     if config.eval_strategy != "no" or data.eval_split_name:
         results["evaluation"] = trainer.evaluate()
-    trainer.save_model(str(folder))
+    runs = {"before": results["before"], **results["compared"], data.label: results["after"]}
+    trainer.card_facts |= {"scores": runs if results["after"] else {}, "sources": results["benchmarks"]}
+    trainer.card_facts["train_seconds"] = results["train_seconds"]
+    trainer.save_model(str(folder), _internal_call=True)
     trainer.accelerator.wait_for_everyone()
     if state.is_main_process:
         write_json(folder / RESULTS_FILE, results)
-        _report(trainer, results, folder)
+        _report(trainer, results, runs, folder)
+        trainer.create_model_card()  # anew, with the plots
+    if config.push_to_hub:
+        commit = trainer.push_to_hub(f"{data.label}, {results['steps']} steps")
+        if state.is_main_process:
+            print(f"On the Hub: {commit}")
     return results
+
+
+def _as_typed_again(command: str, processes: int) -> str:
+    if processes == 1:
+        return f"sdsclip {command}"
+    return (
+        f"accelerate launch --num_processes {processes} recipes/finetune.py {command.removeprefix('finetune')}".strip()
+    )
+
+
+def _revision(trainer: SDSCLIPTrainer) -> str | None:
+    """The commit on the Hub of what is trained on."""
+    dataset = getattr(trainer.train_dataset, "source", None)
+    return commit_of(dataset) if isinstance(dataset, datasets.Dataset) else None
 
 
 def _make_trainer(
@@ -361,8 +388,7 @@ def _converted(name: str, action: argparse.Action, value):
         ) from error
 
 
-def _report(trainer: SDSCLIPTrainer, results: dict, folder: Path) -> None:
-    runs = {"before": results["before"], **results["compared"], results["label"]: results["after"]}
+def _report(trainer: SDSCLIPTrainer, results: dict, runs: dict, folder: Path) -> None:
     if results["after"]:
         print(f"\nScores in % with 95 % intervals:\n{table(runs)}\n")
         plots.plot_scores(runs, folder / "scores.png")
@@ -379,17 +405,16 @@ def _report(trainer: SDSCLIPTrainer, results: dict, folder: Path) -> None:
     )
 
 
-def write_arguments(path: Path, arguments: Arguments) -> None:
-    """The run's arguments as yaml that ``--config`` takes, without secrets and what is at its default."""
-    settings = {}
-    for part in arguments:
-        for entry in fields(part):
-            value = getattr(part, entry.name)
-            default = entry.default_factory() if callable(entry.default_factory) else entry.default
-            if entry.init and value != default and "token" not in entry.name and not entry.name.startswith("_"):
-                settings[entry.name] = getattr(value, "value", value)
-    simple = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, list, dict))}
-    path.write_text(yaml.safe_dump(simple, sort_keys=True), encoding="utf-8")
+def without_token(argv: Sequence[str]) -> list[str]:
+    """A command line for the record: a token that stood in it is left out."""
+    kept, words = [], iter(argv)
+    for word in words:
+        name = word.partition("=")[0].replace("-", "_")
+        if "token" not in name or not name.startswith("__"):
+            kept.append(word)
+        elif "=" not in word:
+            next(words, None)
+    return kept
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -398,7 +423,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     install_quietly()
     try:
         arguments, name = parse_arguments(argv)
-        finetune(arguments, name, shlex.join(["finetune", *argv]))
+        finetune(arguments, name, shlex.join(["finetune", *without_token(argv)]))
     except (ValueError, OSError, FloatingPointError) as error:
         logger.debug("the traceback of the error below", exc_info=True)
         sys.exit(f"error: {error}")

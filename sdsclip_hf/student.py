@@ -189,7 +189,12 @@ class SDSCLIPModel(nn.Module):
     @property
     def base_clip(self) -> CLIPModel:
         """The CLIPModel itself, inside its adapter if it has one."""
-        return self.clip.get_base_model() if isinstance(self.clip, PeftModel) else self.clip
+        return self.clip.get_base_model() if self.has_adapter else self.clip
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether what trains is an adapter on CLIP."""
+        return isinstance(self.clip, PeftModel)
 
     @property
     def config(self):
@@ -283,7 +288,7 @@ class SDSCLIPModel(nn.Module):
             processor.save_pretrained(folder)
         if self.mapper is not None:
             self.mapper.save(folder / MAPPER_FILE)
-        if isinstance(self.clip, PeftModel):
+        if self.has_adapter:
             self.clip.save_pretrained(folder / "adapter")
 
 

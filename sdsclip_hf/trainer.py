@@ -9,7 +9,7 @@ import torch.distributed.nn
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import CLIPModel, CLIPProcessor, Trainer, set_seed
+from transformers import CLIPModel, CLIPProcessor, set_seed
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from sdsclip_hf import shapes
@@ -24,12 +24,13 @@ from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.terms import DistillationTerm, RankingTerm, Texts, distinct_texts, hard_negatives
+from sdsclip_hf.trainer_hub import HubTrainer
 from sdsclip_hf.trainer_parts import DatasetMaker, load_scores, load_teacher, make_student
 
 WEIGHTS_FILE = "model.safetensors"
 
 
-class SDSCLIPTrainer(Trainer):
+class SDSCLIPTrainer(HubTrainer):
     """[`transformers.Trainer`] with the distillation term and the ranking term.
 
     Each term is switched by its weight, computed by a function of ``losses``, and logged under its own name, in
@@ -88,7 +89,9 @@ class SDSCLIPTrainer(Trainer):
             processing_class = processing_class or loaded_processor
         if processing_class is None:
             raise ValueError("processing_class is missing; give the CLIPProcessor that goes with the model.")
+        self.base_revision = getattr(model.config, "_commit_hash", None)
         self.base_fingerprint = fingerprint(model)
+        self.card_facts = {}
         self.peft_settings = str(peft_config and sorted(peft_config.to_dict().items(), key=str))
         given_teacher, teacher = teacher, load_teacher(teacher, args)
         student = make_student(model, teacher, args, peft_config)
@@ -364,6 +367,12 @@ class SDSCLIPTrainer(Trainer):
         if self.args.should_save:
             seal(folder, self._identity())
             rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._saving_checkpoint:  # Trainer would push what is not sealed yet
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Inside a checkpoint the weights that train; anywhere else the export, a plain CLIP."""
@@ -376,6 +385,7 @@ class SDSCLIPTrainer(Trainer):
             save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         else:
             self.student.export(folder, self.processing_class)
+            self.create_model_card(output_dir=folder)
 
     def _identity(self) -> dict:
         return {

@@ -126,7 +126,7 @@ class DatasetRows:
 
     def __init__(self, name: str, revision: str | None = None, split: str | None = None):
         self.dataset, self.split = _load(name, revision, [split] if split else SPLITS)
-        self.name, self.revision = name, _commit(self.dataset) if not Path(name).expanduser().exists() else None
+        self.name, self.revision = name, commit_of(self.dataset) if not Path(name).expanduser().exists() else None
         if revision and re.fullmatch(COMMIT, revision) and self.revision not in (None, revision):
             raise OSError(
                 f"{name} at {revision} cannot be had from here; what is in the cache is {self.revision}. Ask for that "
@@ -210,7 +210,7 @@ def _load(name: str, revision: str | None, splits: Iterable[str]) -> tuple[datas
     raise first
 
 
-def _commit(dataset: datasets.Dataset) -> str | None:
+def commit_of(dataset: datasets.Dataset) -> str | None:
     """The commit on the Hub that a dataset was read from: its folder in the cache is named after it."""
     folders = [Path(file["filename"]).parent.name for file in dataset.cache_files]
     return next((folder for folder in folders if re.fullmatch(COMMIT, folder)), None)

@@ -1,0 +1,213 @@
+"""The trainer's side of the Hub: what is pushed while it trains and at the end. Training never fails of it."""
+
+import logging
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import yaml
+from huggingface_hub import CommitInfo
+from transformers import Trainer
+from transformers.trainer import PushInProgress
+from transformers.trainer_utils import HubStrategy
+
+from sdsclip_hf.cards import RunFacts, licence_is_known, write_card
+from sdsclip_hf.config import as_yaml
+from sdsclip_hf.hub import HubError, check_holds_clip, claim_repo
+from sdsclip_hf.push import push_model
+
+logger = logging.getLogger(__name__)
+
+RUN_ARGUMENTS_FILE = "run.yaml"
+
+
+class HubTrainer(Trainer):
+    """[`transformers.Trainer`] that pushes exports: each commit is a whole model that ``from_pretrained`` loads.
+
+    A push in mid-training runs beside the training, from a copy, and is tried again with growing waits; one that fails
+    all the same is told in the log. ``hub_strategy`` and ``hub_always_push`` mean what they do for Trainer.
+
+    Attributes:
+        card_facts: what the model card tells beyond what the trainer knows, by [`RunFacts`]' names: scores, the command, …
+    """
+
+    card_facts: dict
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository, or make sure that this run may push there. Called before training.
+
+        A Hub that is busy or cut off in between is no reason not to train: the repository is then created by the first push.
+
+        Raises:
+            ValueError: there is no token, the name cannot be one, or the repository holds something other than a CLIP.
+            HubError: the token may not write there, or there is no network.
+        """
+        self.push_in_progress = None
+        if not self.is_world_process_zero():
+            return
+        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        token, revision = token or self.args.hub_token, self.args.hub_revision
+        private = self.args.hub_private_repo if private is None else private
+        try:
+            self.hub_model_id = claim_repo(name, token=token, private=private, revision=revision)
+            if not self.args.hub_force:
+                check_holds_clip(self.hub_model_id, token=token, revision=revision)
+        except HubError as error:
+            if not error.passing:
+                raise HubError(
+                    f"{error} Or train without --push_to_hub, and push afterwards with `sdsclip push OUTPUT_DIR {name}`.",
+                    passing=False,
+                ) from error
+            logger.warning("%s Training begins all the same; the first push tries again.", error)
+            self.hub_model_id = name
+
+    def run_facts(self) -> RunFacts:
+        """What the model card tells."""
+        return RunFacts(
+            config=self.args,
+            base_name=self.base_name,
+            base_revision=self.base_revision,
+            teacher_name=None if self.teacher is None else self.teacher.name_or_path,
+            scores_teacher=((self.scores and self.scores.settings.get("teacher")) or {}).get("name"),
+            counts=self.student.count_parameters(),
+            steps=self.state.global_step,
+            max_steps=self.state.max_steps,
+            processes=self.args.world_size,
+            has_adapter=self.student.has_adapter,
+            has_mapper=self.student.mapper is not None,
+            **self.card_facts,
+        )
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        dataset: str | None = None,
+        output_dir: str | Path | None = None,
+    ) -> None:
+        """Write the card, ``run.yaml`` and ``.eval_results/`` into an export.
+
+        Args:
+            language, license, tags, dataset: what the front matter shall name, beside or instead of what is known.
+            output_dir: the export; default: ``args.output_dir``.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        facts = self.run_facts()
+        tags = [tags] if isinstance(tags, str) else tags
+        facts.overrides |= {k: v for k, v in {"language": language, "license": license, "tags": tags}.items() if v}
+        facts.dataset_name = dataset or facts.dataset_name
+        own, arguments = Path(self.args.output_dir) / RUN_ARGUMENTS_FILE, folder / RUN_ARGUMENTS_FILE
+        if own.exists() and not arguments.exists():
+            shutil.copy2(own, arguments)
+        elif not arguments.exists():
+            names = {"model_name_or_path": self.base_name, "teacher_name_or_path": facts.teacher_name}
+            known = yaml.safe_dump({name: value for name, value in names.items() if value})
+            arguments.write_text(known + as_yaml(self.args), encoding="utf-8")
+        write_card(folder, facts)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> CommitInfo | Future | None:
+        """Export to ``args.output_dir`` and push that, in one commit. To be called on all processes.
+
+        Args:
+            commit_message, token, revision, private: as for Trainer.
+            blocking: whether to wait; otherwise a Future is returned.
+            kwargs: for [`create_model_card`].
+
+        Returns:
+            The commit on the first process, None on others.
+
+        Raises:
+            ValueError: see [`init_hf_repo`].
+            HubError: it failed, however often it was tried; the message tells the command that pushes it later.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        if not licence_is_known(self.run_facts()) and not kwargs.get("license"):
+            logger.warning(
+                "the card of the base model %r names no licence, so that of this model says `unknown`; give one with "
+                "--hub_license.",
+                self.base_name,
+            )
+        self._finish_current_push()
+        push = partial(
+            push_model, self.args.output_dir, message=commit_message, **self._where(token, revision, private)
+        )
+        return push() if blocking else self._pusher().submit(push)
+
+    def _where(self, token: str | None = None, revision: str | None = None, private: bool | None = None) -> dict:
+        return {
+            "repo_id": self.hub_model_id,
+            "token": token or self.args.hub_token,
+            "revision": revision or self.args.hub_revision,
+            "private": self.args.hub_private_repo if private is None else private,
+        }
+
+    def _pusher(self) -> ThreadPoolExecutor:
+        """One thread, so that commits come in the order of their steps."""
+        if getattr(self, "_push_thread", None) is None:
+            self._push_thread = ThreadPoolExecutor(1, thread_name_prefix="push")
+        return self._push_thread
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push the model as it is now, beside the training; with ``hub_strategy`` checkpoint what resuming needs, too."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if busy and not self.args.hub_always_push:
+            logger.info("Step %d is not pushed: the last push is under way.", self.state.global_step)
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        step = self.state.global_step
+        copy = Path(self.args.output_dir) / f"_push-{step}"
+        shutil.rmtree(copy, ignore_errors=True)
+        self.student.export(copy, self.processing_class)
+        self.create_model_card(output_dir=copy)
+        extra, stale = {}, ()
+        if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            last = self.args.hub_strategy == HubStrategy.CHECKPOINT
+            name = "last-checkpoint" if last else Path(checkpoint_folder).name
+            shutil.copytree(checkpoint_folder, copy / name, copy_function=_link)  # it may be rotated away meanwhile
+            extra = {path.relative_to(copy).as_posix(): path for path in (copy / name).rglob("*") if path.is_file()}
+            stale = (f"{name}/*",)
+        job = self._pusher().submit(self._push_copy, copy, f"Training in progress, step {step}", extra, stale)
+        if busy:
+            self.push_in_progress.jobs.append(job)
+        else:
+            self.push_in_progress = PushInProgress([job])
+
+    def _push_copy(self, copy: Path, message: str, extra: dict[str, Path], stale: tuple[str, ...]) -> None:
+        try:
+            push_model(copy, message=message, extra=extra, delete_patterns=stale, **self._where())
+        except Exception as error:  # whatever it is, the training must not know
+            reason = str(error).partition(" The commit “")[0]
+            logger.warning(
+                "The push “%s” failed; training goes on, and the next push holds it too. %s", message, reason
+            )
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    """A further name of the same file where the file system has such, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,403 @@
+"""Pushing of runs to the Hub, by the real clients against a Hub on loopback."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import hub_env
+from hub_server import READER, STRANGER, WRITER, HubServer
+from huggingface_hub import ModelCard
+
+from sdsclip_hf.push import model_files
+from sdsclip_hf.shapes import model_path
+
+TRAINABLE = ("layernorm", "lora", "full")
+IMPATIENT = "import time; time.sleep = lambda seconds: None\n"  # the waits between attempts are told in the log
+CLI = IMPATIENT + "from sdsclip_hf.cli import main; main()"
+
+TRAIN = """
+import sys
+import numpy as np, torch
+from huggingface_hub import snapshot_download
+from transformers import TrainerCallback
+from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf.shapes import load_shapes
+
+torch.set_num_threads(1)
+out, token = sys.argv[1:]
+data = load_shapes("train", per_scene=1).select(range(32))
+pictures, captions = [row["image"] for row in data.select(range(4))], [row["caption"][0] for row in data.select(range(4))]
+
+class Record(TrainerCallback):
+    def on_save(self, args, state, control, **kwargs):
+        logits[f"step_{state.global_step}"] = look(trainer)
+
+def look(trainer):
+    inputs = trainer.processing_class(text=captions, images=pictures, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        plain = trainer.student.merged_clip()(**inputs).logits_per_image
+        inside = trainer.student.encode_images(inputs["pixel_values"]) @ trainer.student.encode_texts(
+            inputs["input_ids"], inputs["attention_mask"]).T * trainer.student.base_clip.logit_scale.exp()
+    return np.stack([plain.numpy(), inside.numpy()])
+
+def make(trainable, output_dir, **options):
+    args = SDSCLIPConfig(
+        output_dir=output_dir, trainable=trainable, learning_rate=0.01, save_steps=2, per_device_train_batch_size=8,
+        hub_model_id=f"org/{trainable}", hub_always_push=True, hub_token=token, use_cpu=True,
+        report_to="none", disable_tqdm=True, health_steps=0,
+        **{"max_steps": 4, "hub_strategy": "every_save", "push_to_hub": True} | options)
+    return SDSCLIPTrainer(model="org/base", teacher="shapes/teacher", args=args, train_dataset=data, callbacks=[Record()])
+
+for trainable in ("layernorm", "lora", "full"):
+    logits = {}
+    strategy = "checkpoint" if trainable == "full" else "every_save"
+    trainer = make(trainable, f"{out}/{trainable}", hub_strategy=strategy, hub_private_repo=trainable == "full")
+    trainer.train()
+    commit = trainer.push_to_hub()
+    assert commit.oid
+    logits["end"] = look(trainer)
+    np.savez(f"{out}/{trainable}.npz", **logits)
+
+folder = snapshot_download("org/full", allow_patterns="last-checkpoint/*", token=token)
+trainer = make("full", f"{out}/resumed", push_to_hub=False, max_steps=6)
+trainer.train(resume_from_checkpoint=f"{folder}/last-checkpoint")
+assert trainer.state.global_step == 6
+np.savez(f"{out}/inputs.npz", captions=captions, pictures=np.stack([np.asarray(p) for p in pictures]))
+"""
+
+LOAD = """
+import json, logging, sys
+sys.modules["sdsclip_hf"] = None  # whoever imports it gets an ImportError
+import numpy as np, torch
+from peft import PeftModel
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+torch.set_num_threads(1)
+out, commits = sys.argv[1], json.loads(sys.argv[2])
+inputs = np.load(f"{out}/inputs.npz")
+pictures, captions = [Image.fromarray(p) for p in inputs["pictures"]], inputs["captions"].tolist()
+told = {}
+for name, of_repo in commits.items():
+    for title, sha in of_repo.items():
+        model, info = CLIPModel.from_pretrained(name, revision=sha, output_loading_info=True)
+        processor = CLIPProcessor.from_pretrained(name, revision=sha)
+        batch = processor(text=captions, images=pictures, return_tensors="pt", padding=True)
+        with torch.no_grad():
+            logits = model(**batch).logits_per_image
+        found = {"info": {key: sorted(map(str, value)) for key, value in info.items()}, "logits": logits.tolist()}
+        if name == "org/lora":
+            tuned = PeftModel.from_pretrained(CLIPModel.from_pretrained("org/base"), name, subfolder="adapter", revision=sha)
+            with torch.no_grad():
+                found["adapter"] = tuned.eval()(**batch).logits_per_image.tolist()
+        told[f"{name} {title}"] = found
+print(json.dumps(told))
+"""
+
+FINISHED = (
+    "finetune --model_name_or_path org/base --dataset_name shapes --test_benchmarks shapes_classes:validation=shape "
+)
+FINISHED += (
+    "--lambda_sds 0 --max_train_samples 64 --max_steps 6 --save_steps 2 --per_device_train_batch_size 8 --use_cpu "
+)
+FINISHED += "--push_to_hub --hub_always_push --disable_tqdm true"
+
+
+def run(code: str, *argv: str, env: dict, code_expected: int | None = 0) -> subprocess.CompletedProcess:
+    result = subprocess.run([sys.executable, "-c", code, *argv], env=env, capture_output=True, text=True)
+    assert code_expected in (None, result.returncode), (result.stdout + result.stderr)[-3000:]
+    return result
+
+
+def lay_base(hub: HubServer, card: str = "---\nlicense: mit\n---\n") -> None:
+    folder = hub.root / "models/org/base"
+    shutil.copytree(model_path("student"), folder)
+    (folder / "README.md").write_text(card)
+
+
+def titles(hub: HubServer, name: str) -> dict[str, str]:
+    return {commit.title: commit.sha for commit in hub.history("models", name) if commit.title != "initial commit"}
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory):
+    """Three runs, layernorm, lora and full, that pushed at steps 2 and 4 and at the end; and what loads from there."""
+    folder = tmp_path_factory.mktemp("pushed")
+    out = folder / "out"
+    out.mkdir()
+    with HubServer(folder / "hub") as hub:
+        lay_base(hub)
+        trained = run(TRAIN, str(out), WRITER, env=hub_env(hub))
+        commits = {f"org/{name}": titles(hub, f"org/{name}") for name in TRAINABLE}
+        fresh = hub_env(hub, HF_TOKEN=READER) | {"HF_HOME": str(folder / "empty")}
+        loaded = run(LOAD, str(out), json.dumps(commits), env=fresh)
+        yield {"hub": hub, "out": out, "trained": trained, "loaded": loaded, "told": json.loads(loaded.stdout)}
+
+
+@pytest.mark.parametrize("trainable", TRAINABLE)
+def test_every_commit_loads_elsewhere_as_the_plain_model_that_the_trainer_had(pushed, trainable):
+    had = np.load(pushed["out"] / f"{trainable}.npz")
+    moments = {
+        "step_2": "Training in progress, step 2",
+        "step_4": "Training in progress, step 4",
+        "end": "End of training",
+    }
+    if "End of training" not in titles(pushed["hub"], f"org/{trainable}"):
+        raise AssertionError(titles(pushed["hub"], f"org/{trainable}"))
+    assert set(titles(pushed["hub"], f"org/{trainable}")) == set(moments.values())
+    for moment, title in moments.items():
+        found = pushed["told"][f"org/{trainable} {title}"]
+        plain, inside = had[moment]
+        np.testing.assert_array_equal(np.float32(found["logits"]), plain)
+        np.testing.assert_allclose(found["logits"], inside, rtol=1e-4, atol=1e-4)
+        assert not any(found["info"].values()), found["info"]
+    assert not np.allclose(had["step_2"], had["step_4"], atol=1e-3)  # there was something to tell apart
+
+
+def test_loading_warns_of_nothing(pushed):
+    assert not re.search(r"(?i)missing|unexpected|newly initialized|pickle|trust_remote_code", pushed["loaded"].stderr)
+
+
+def test_the_adapter_on_the_base_is_the_merged_model(pushed):
+    for title in titles(pushed["hub"], "org/lora"):
+        found = pushed["told"][f"org/lora {title}"]
+        scale = np.abs(found["logits"]).max()
+        np.testing.assert_allclose(found["adapter"], found["logits"], atol=1e-5 * scale)
+
+
+def test_what_is_pushed_is_what_belongs_there(pushed):
+    common = {
+        ".gitattributes",
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "run.yaml",
+        "latent_mapper.safetensors",
+    }
+    common |= {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    adapter = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+    for name in TRAINABLE:
+        commits = pushed["hub"].history("models", f"org/{name}")
+        for commit in commits[:-1]:
+            files = set(pushed["hub"].files("models", f"org/{name}", commit.sha))
+            checkpoint = {file for file in files if file.startswith("last-checkpoint/")}
+            assert files - checkpoint == common | (adapter if name == "lora" else set())
+            assert bool(checkpoint) == (name == "full")
+            assert not checkpoint or "last-checkpoint/sdsclip_run.json" in checkpoint  # it can be resumed
+    assert pushed["hub"].repository("models", "org/full").private
+    config = pushed["hub"].files("models", "org/lora")["adapter/adapter_config.json"]
+    assert json.loads(config)["base_model_name_or_path"] == "org/base"
+
+
+def test_the_token_is_left_nowhere(pushed):
+    secret = WRITER.encode()
+    for path in pushed["out"].rglob("*"):
+        assert not path.is_file() or secret not in path.read_bytes(), path
+    for name in TRAINABLE:
+        for commit in pushed["hub"].history("models", f"org/{name}"):
+            for file, content in pushed["hub"].files("models", f"org/{name}", commit.sha).items():
+                assert secret not in content, file
+    assert WRITER not in pushed["trained"].stdout + pushed["trained"].stderr
+
+
+def test_the_card_has_what_the_hub_reads(pushed):
+    card = ModelCard(pushed["hub"].files("models", "org/lora")["README.md"].decode())
+    assert (card.data.base_model, card.data.base_model_relation) == ("org/base", "finetune")
+    assert (card.data.license, card.data.library_name) == ("mit", "transformers")
+    assert 'from_pretrained("org/lora")' in card.text and "NAMESPACE/NAME" not in card.content
+    middle = pushed["hub"].files(
+        "models", "org/lora", titles(pushed["hub"], "org/lora")["Training in progress, step 2"]
+    )
+    assert "after step 2 of 4" in middle["README.md"].decode()
+    assert yaml.safe_load(middle["run.yaml"])["trainable"] == "lora"
+
+
+def test_the_snippet_of_the_card_runs_as_printed(pushed, tmp_path):
+    content = pushed["hub"].files("models", "org/layernorm")["README.md"].decode()
+    snippet = re.search(r"```python\n(.*?)```", content, re.DOTALL).group(1)
+    env = hub_env(pushed["hub"]) | {"HF_HOME": str(tmp_path)}
+    result = run("import sys; sys.modules['sdsclip_hf'] = None\n" + snippet, env=env)
+    assert re.match(r"tensor\(\[\[0\.\d+, 0\.\d+\]\]", result.stdout)
+
+
+def finetune(hub: HubServer, folder: Path, *more: str, token: str = WRITER, expected: int = 0):
+    argv = [*shlex.split(FINISHED), "--output_dir", str(folder), *more]
+    return run(CLI, *argv, env=hub_env(hub, HF_TOKEN=token), code_expected=expected)
+
+
+def test_a_run_meets_every_fault_once_and_loses_nothing(hub, tmp_path):
+    lay_base(hub)
+    stages = (
+        "create",
+        "auth_check",
+        "tree",
+        "validate_yaml",
+        "preupload",
+        "lfs_batch",
+        "lfs_upload",
+        "lfs_verify",
+        "commit",
+    )
+    statuses = (503, 401, 429, 500, 403, 409, 502, 500, 503)
+    faults = [
+        hub.fault(stage, status=status, path="" if stage in ("create", "validate_yaml", "lfs_upload") else "org/tuned")
+        for stage, status in zip(stages, statuses, strict=True)
+    ]
+    faults += [hub.fault("lfs_upload", cut="upload", after=1), hub.fault("commit", cut="silence", after=1)]
+    faults += [hub.fault("commit", cut="answer", after=2), hub.fault("create", delay=0.5, after=2)]
+    result = finetune(hub, tmp_path / "out", "--hub_model_id", "org/tuned")
+    assert [fault.fired for fault in faults] == [1] * len(faults), faults
+    assert "Trying again" in result.stderr
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["steps"] == 6
+    found = list(titles(hub, "org/tuned"))
+    assert (
+        found[0] == "after, 6 steps" and "Training in progress, step 6" in found
+    )  # earlier ones may have used up their tries
+    assert found == sorted(found, key=lambda title: int(re.search(r"\d", title)[0]), reverse=True)
+    files = hub.files("models", "org/tuned")
+    local = model_files(tmp_path / "out", "org/tuned")
+    assert {name: value if isinstance(value, bytes) else value.read_bytes() for name, value in local.items()} == {
+        name: value for name, value in files.items() if name != ".gitattributes"
+    }
+    data = ModelCard(files["README.md"].decode()).data
+    value = results["after"]["shapes_classes:validation=shape"][0]["value"]
+    assert data.eval_results[0].metric_value == round(100 * value, 2)
+
+
+@pytest.mark.parametrize("stage", ["create", "lfs_upload", "commit"])
+def test_a_hub_that_stays_down_costs_no_step_and_one_command_finishes(hub, tmp_path, stage):
+    lay_base(hub)
+    hub.fault(stage, status=503, times=None)
+    result = finetune(hub, tmp_path / "my out", "--hub_model_id", "org/tuned", "--hub_private_repo", "true", expected=1)
+    assert json.loads((tmp_path / "my out/results.json").read_text())["steps"] == 6
+    assert not hub.repository("models", "org/tuned") or not titles(hub, "org/tuned")
+    error = next(line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert "“after, 6 steps” is missing on the Hub" in error and "model.safetensors" in error and "status 503" in error
+    hub.faults.clear()
+    command = shlex.split(error.partition("To push it: ")[2])
+    assert command[:2] == ["sdsclip", "push"]
+    run(CLI, *command[1:], env=hub_env(hub, HF_TOKEN=WRITER))
+    assert hub.repository("models", "org/tuned").private
+    assert set(hub.files("models", "org/tuned")) - {".gitattributes"} == set(model_files(tmp_path / "my out", "x/y"))
+
+
+ERRORS = """
+import json, os, sys
+from sdsclip_hf import finetune, push
+told = {}
+for name, (command, token, argv) in json.loads(sys.argv[1]).items():
+    os.environ.pop("HF_TOKEN", None)
+    if token:
+        os.environ["HF_TOKEN"] = token
+    try:
+        {"finetune": finetune, "push": push}[command].main(argv)
+        told[name] = "no error"
+    except SystemExit as error:
+        told[name] = str(error)
+print("TOLD" + json.dumps(told))
+"""
+
+
+def ask_errors(env: dict, cases: dict) -> dict[str, str]:
+    result = run(IMPATIENT + ERRORS, json.dumps(cases), env=env)
+    return json.loads(result.stdout.partition("TOLD")[2])
+
+
+def test_what_cannot_be_pushed_is_refused_before_training(hub, tmp_path):
+    lay_base(hub)
+    other = hub.root / "models/org/other"
+    other.mkdir(parents=True)
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    (hub.root / "models/org/notes").mkdir()
+    (hub.root / "models/org/notes/letter.txt").write_text("dear")
+    start = shlex.split(FINISHED)[1:]
+    cases = {
+        "no token": (None, "org/new", "hf auth login"),
+        "a token for reading": (READER, "org/new", "role .* must be write"),
+        "someone else's": (STRANGER, "org/new", "namespace of your own"),
+        "malformed": (WRITER, "org/new/one", "NAMESPACE/NAME"),
+        "malformed too": (WRITER, "org/n..w", "NAMESPACE/NAME"),
+        "another model": (WRITER, "org/other", "'bert'.*--hub_force"),
+        "no model": (WRITER, "org/notes", "letter.txt.*--hub_force"),
+    }
+    told = ask_errors(
+        hub_env(hub),
+        {
+            name: ("finetune", token, [*start, "--hub_model_id", repo_id, "--output_dir", str(tmp_path / name)])
+            for name, (token, repo_id, _) in cases.items()
+        },
+    )
+    for name, (_, repo_id, remedy) in cases.items():
+        assert re.search(remedy, told[name]) and (repo_id in told[name] or name == "no token"), (name, told[name])
+        assert not (tmp_path / name).exists()
+    assert hub.repository("models", "org/new") is None
+    gone = HubServer(tmp_path / "gone")
+    gone.server_close()
+    argv = [*start, "--model_name_or_path", str(other.parent / "base"), "--hub_model_id", "org/new"]
+    argv += ["--output_dir", str(tmp_path / "offline")]
+    told = ask_errors(hub_env(gone), {"no network": ("finetune", WRITER, argv)})
+    assert re.search("network connection.*sdsclip push", told["no network"])
+
+
+def test_push_of_a_folder_by_hand(hub, tmp_path):
+    folder, other = tmp_path / "run", hub.root / "models/org/other"
+    shutil.copytree(model_path("student"), folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# NAMESPACE/NAME\n")
+    (folder / "bad_images.txt").write_text("/home/me/secret.png")
+    other.mkdir(parents=True)
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    (other / "adapter_old.txt").write_text("old")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    told = ask_errors(
+        hub_env(hub),
+        {
+            "no folder": ("push", WRITER, [str(tmp_path / "none"), "org/new"]),
+            "no model": ("push", WRITER, [str(empty), "org/new"]),
+            "no clip": ("push", WRITER, [model_path("teacher") + "/unet", "org/new"]),
+            "taken": ("push", WRITER, [str(folder), "org/other"]),
+            "forced": ("push", WRITER, [str(folder), "org/other", "--force"]),
+            "new": ("push", WRITER, [str(folder), "org/new", "--private", "--message", "first"]),
+            "again": ("push", WRITER, [str(folder), "org/new"]),
+            "branch": ("push", WRITER, [str(folder), "org/new", "--revision", "next"]),
+            "own": ("push", WRITER, [str(folder), "mine"]),
+        },
+    )
+    assert "there is no folder" in told["no folder"] and "holds no exported model" in told["no model"]
+    assert "holds no exported model" in told["no clip"] or "not 'clip'" in told["no clip"]
+    assert "'bert'" in told["taken"] and "--force" in told["taken"]
+    assert all(told[name] == "no error" for name in ("forced", "new", "again", "branch", "own")), told
+    assert list(titles(hub, "org/new")) == ["first"]  # the second push changed nothing
+    files = hub.files("models", "org/new")
+    assert b"# org/new" in files["README.md"] and "bad_images.txt" not in files
+    assert b"# org-writer/mine" in hub.files("models", "org-writer/mine")["README.md"]
+    assert hub.files("models", "org/new", "next") == files
+    assert json.loads(hub.files("models", "org/other")["config.json"])["model_type"] == "clip"
+
+
+def test_files_that_a_model_no_longer_has_go_with_the_next_push(hub, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(model_path("student"), folder)
+    (folder / "adapter").mkdir()
+    (folder / "adapter/adapter_config.json").write_text('{"base_model_name_or_path": "' + str(folder) + '"}')
+    push = ("push", WRITER, [str(folder), "org/new"])
+    ask_errors(hub_env(hub), {"first": push})
+    assert json.loads(hub.files("models", "org/new")["adapter/adapter_config.json"])["base_model_name_or_path"] == "run"
+    shutil.rmtree(folder / "adapter")
+    ask_errors(hub_env(hub), {"second": push})
+    assert not any(name.startswith("adapter") for name in hub.files("models", "org/new"))
+
+
+def test_a_base_without_a_licence_is_told(hub, tmp_path):
+    lay_base(hub, card="# nothing\n")
+    result = finetune(hub, tmp_path / "out", "--hub_model_id", "org/tuned", "--max_steps", "2")
+    assert "'org/base' names no licence" in result.stderr and "--hub_license" in result.stderr
+    assert ModelCard(hub.files("models", "org/tuned")["README.md"].decode()).data.license == "unknown"
