@@ -30,7 +30,7 @@ class HubError(OSError):
         passing: whether it may mend itself, as a busy Hub does, and a missing right does not.
     """
 
-    def __init__(self, message: str, passing: bool):
+    def __init__(self, message: str, passing: bool = False):
         super().__init__(message)
         self.passing = passing
 

@@ -5,13 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import CommitInfo
 from transformers import HfArgumentParser
 
 from sdsclip_hf import shapes
 from sdsclip_hf.data import load_image_captions
 from sdsclip_hf.dual_encoder import load_dual_encoder
 from sdsclip_hf.errors import expand
+from sdsclip_hf.hub import HubError, claim_repo, push_folder
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.ranking import LITTLE, SCORES_FILE
 from sdsclip_hf.score_files import CARD_FILE, DATA, SURE
@@ -22,46 +23,34 @@ from sdsclip_hf.teacher import DiffusionTeacher
 logger = logging.getLogger(__name__)
 
 
-def push(folder: Path, dataset_id: str, private: bool) -> str:
+def push(folder: Path, dataset_id: str, private: bool) -> CommitInfo:
     """Put a finished folder on the Hub, in one commit.
 
-    Returns:
-        The commit's address.
-
     Raises:
-        OSError: it could not be reached, or refused.
+        HubError: it could not be reached, or refused.
     """
+    data = f"{DATA}/*.parquet"
     try:
-        api = HfApi()
-        api.create_repo(dataset_id, repo_type="dataset", private=private, exist_ok=True)
-        wanted = [CARD_FILE, SCORES_FILE, f"{DATA}/*.parquet"]
-        return api.upload_folder(
-            repo_id=dataset_id,
+        return push_folder(
+            folder,
+            dataset_id,
             repo_type="dataset",
-            folder_path=folder,
-            allow_patterns=wanted,
-            delete_patterns=[f"{DATA}/*.parquet"],
-            commit_message="Scores of candidate captions",
-        ).commit_url
-    except Exception as error:  # the client passes those of its network library on, whichever it is
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise OSError(
-            f"could not put the scores on the Hub as {dataset_id!r} ({reason}). They are whole in {folder}: give the same "
-            "command again to push them."
+            private=private or None,
+            message="Scores of candidate captions",
+            allow_patterns=[CARD_FILE, SCORES_FILE, data],
+            delete_patterns=[data],
+        )
+    except HubError as error:
+        raise HubError(
+            f"could not put the scores on the Hub. {error} They are whole in {folder}: give the same command again to push "
+            "them.",
+            error.passing,
         ) from error
 
 
-def _check_login() -> None:
-    if get_token() is None:
-        raise ValueError(
-            "--push_to_hub needs a login on the Hub; type `hf auth login`, or leave it out: a finished run can be given "
-            "again with it."
-        )
-
-
 def _load_and_run(arguments: ScoringArguments) -> dict:
-    if arguments.push_to_hub:
-        _check_login()
+    if arguments.push_to_hub and processes().is_main_process:
+        claim_repo(arguments.hub_dataset_id, repo_type="dataset", private=arguments.private or None)
     state = processes()
     teacher = embedder = None
     with state.main_process_first():

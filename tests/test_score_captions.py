@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import hub_env
+from hub_server import WRITER
 from huggingface_hub import DatasetCard
 from PIL import Image
 
@@ -531,22 +532,34 @@ main(sys.argv[1:])
 """
 
 
-def test_scores_load_from_the_hub_and_a_failed_push_keeps_the_folder(hub, tmp_path, pairs, parquet):
+def test_scores_go_to_the_hub_and_load_from_there_and_a_failed_push_keeps_the_folder(hub, tmp_path, pairs, parquet):
     folder = hub.root / "datasets" / "someone" / "scores"
     settings = score_captions(None, pairs, output_dir=folder, dataset_name=parquet, **QUICK)
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     words = ["--candidates", "batch:2", "--chunk_size", "7", "--seed", "3", "--dataset_name", parquet]
-    words += ["--output_dir", str(folder), "--push_to_hub", "--hub_dataset_id", "someone/else"]
-    env = hub_env(hub, HF_TOKEN="hf_accepted")
-    done = subprocess.run([sys.executable, "-c", FROM_HUB, *words], env=env, capture_output=True, text=True)
+    words += ["--output_dir", str(folder), "--push_to_hub", "--hub_dataset_id", "org/scores", "--private"]
+    fault = hub.fault("commit", status=400, message="The Hub does not like it", times=None)
+
+    def run():
+        code = "import time; time.sleep = lambda seconds: None\n" + FROM_HUB
+        env = hub_env(hub, HF_TOKEN=WRITER)
+        return subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True)
+
+    done = run()
     assert f"{settings['fingerprint']} 24 24" in done.stdout
     assert f"{folder} is finished" in done.stdout
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
-        "error: could not put the scores on the Hub"
-    )
-    assert f"They are whole in {folder}: give the same command again to push them." in done.stderr
-    assert "hf_accepted" not in done.stdout + done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and error.startswith("error: could not put the scores on the Hub") and fault.fired == 1
+    assert f"They are whole in {folder}: give the same command again to push them." in error
+    assert WRITER not in done.stdout + done.stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    hub.faults.clear()
+    assert "On the Hub: http" in run().stdout
+    there = hub.files("datasets", "org/scores")
+    assert {name: content for name, content in there.items() if name != ".gitattributes"} == {
+        path.relative_to(folder).as_posix(): content for path, content in files.items()
+    }
+    assert hub.repository("datasets", "org/scores").private
 
 
 def test_pushing_wants_a_login_before_hours_of_work(capsys, parquet, tmp_path, monkeypatch):
