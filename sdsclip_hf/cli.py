@@ -9,7 +9,9 @@ COMMANDS = {
     "study": ("study", "compare arms over seeds, with intervals"),
     "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),
     "push": ("push", "push a finished run to the Hub: the model, its card and its scores"),
-    "metrics": ("metrics.command", "let evaluate.load find the metrics by their names"),
+    "metrics": ("metrics.command", "let evaluate.load find the metrics by their names, here or on the Hub"),
+    "demo": ("demo.command", "show a page on which the base and the tuned model choose between two captions"),
+    "space": ("demo.space", "put that page on the Hub, as a Space"),
 }
 
 

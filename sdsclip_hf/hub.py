@@ -18,7 +18,8 @@ WAITS = (1.0, 5.0, 20.0)  # seconds before each further attempt; inside one, the
 REFUSED = (401, 403, 404)  # what a further attempt seldom mends; one is made, since the Hub errs now and then
 WRONG = (400, 402, 413, 422)  # what no further attempt mends
 LONGEST_WAIT = 60.0  # seconds that the Hub may ask for
-HARMLESS = {".gitattributes", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"}
+GIT_FILE = ".gitattributes"  # the Hub's own, without which large files are not found
+HARMLESS = {GIT_FILE, "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"}
 
 Returned = TypeVar("Returned")
 
@@ -156,7 +157,7 @@ def push_files(
     def attempt() -> CommitInfo:
         name = _open(api, repo_id, repo_type, private, revision, space_sdk)
         there = api.list_repo_files(name, **where) if patterns else []
-        stale = [path for path in there if path not in files and _matches(path, patterns)]
+        stale = [path for path in there if path not in {*files, GIT_FILE} and _matches(path, patterns)]
         operations = [CommitOperationDelete(path) for path in stale]
         operations += [CommitOperationAdd(path, content) for path, content in files.items()]
         return api.create_commit(name, operations, commit_message=message, **where)

@@ -21,6 +21,7 @@ from sdsclip_hf.push import push_model
 logger = logging.getLogger(__name__)
 
 RUN_ARGUMENTS_FILE = "run.yaml"
+COPY = "_push-"  # what is being pushed, since the training goes on meanwhile
 
 
 class HubTrainer(Trainer):
@@ -47,6 +48,8 @@ class HubTrainer(Trainer):
         self.push_in_progress = None
         if not self.is_world_process_zero():
             return
+        for left in Path(self.args.output_dir).glob(f"{COPY}*"):  # by a run that was killed
+            shutil.rmtree(left)
         name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         token, revision = token or self.args.hub_token, self.args.hub_revision
         private = self.args.hub_private_repo if private is None else private
@@ -176,7 +179,7 @@ class HubTrainer(Trainer):
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         step = self.state.global_step
-        copy = Path(self.args.output_dir) / f"_push-{step}"
+        copy = Path(self.args.output_dir) / f"{COPY}{step}"
         shutil.rmtree(copy, ignore_errors=True)
         self.student.export(copy, self.processing_class)
         self.create_model_card(output_dir=copy)

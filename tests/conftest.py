@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from hub_server import HubServer
+from hub_server import WRITER, HubServer
+from huggingface_hub import constants
 from PIL import Image
 from transformers import (
     CLIPConfig,
@@ -205,3 +206,16 @@ def hub(tmp_path):
     """A Hugging Face Hub on loopback with nothing in it: put folders into `hub.root`."""
     with HubServer(tmp_path / "hub") as server:
         yield server
+
+
+@pytest.fixture
+def hub_here(hub, tmp_path, monkeypatch):
+    """The same Hub for this very process, which is logged in as one who may write in "org"."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf_cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    return hub

@@ -24,6 +24,7 @@ CLI = IMPATIENT + "from sdsclip_hf.cli import main; main()"
 
 TRAIN = """
 import sys
+from pathlib import Path
 import numpy as np, torch
 from huggingface_hub import snapshot_download
 from transformers import TrainerCallback
@@ -55,6 +56,7 @@ def make(trainable, output_dir, **options):
         **{"max_steps": 4, "hub_strategy": "every_save", "push_to_hub": True} | options)
     return SDSCLIPTrainer(model="org/base", teacher="shapes/teacher", args=args, train_dataset=data, callbacks=[Record()])
 
+Path(out, "layernorm/_push-9").mkdir(parents=True)  # left by a run that was killed
 for trainable in ("layernorm", "lora", "full"):
     logits = {}
     strategy = "checkpoint" if trainable == "full" else "every_save"
@@ -196,6 +198,10 @@ def test_what_is_pushed_is_what_belongs_there(pushed):
     assert json.loads(config)["base_model_name_or_path"] == "org/base"
 
 
+def test_copies_for_pushing_are_gone(pushed):
+    assert not list(pushed["out"].rglob("_push-*"))
+
+
 def test_the_token_is_left_nowhere(pushed):
     secret = WRITER.encode()
     for path in pushed["out"].rglob("*"):
@@ -270,6 +276,15 @@ def test_a_run_meets_every_fault_once_and_loses_nothing(hub, tmp_path):
     data = ModelCard(files["README.md"].decode()).data
     value = results["after"]["shapes_classes:validation=shape"][0]["value"]
     assert data.eval_results[0].metric_value == round(100 * value, 2)
+
+
+def test_while_a_push_is_under_way_others_are_left_out_but_the_last(hub, tmp_path):
+    lay_base(hub)
+    late = hub.fault("commit", delay=20, times=1)
+    command = FINISHED.replace("--hub_always_push ", "")
+    argv = [*shlex.split(command), "--output_dir", str(tmp_path / "out"), "--hub_model_id", "org/tuned"]
+    run(CLI, *argv, env=hub_env(hub, HF_TOKEN=WRITER))
+    assert late.fired == 1 and list(titles(hub, "org/tuned")) == ["after, 6 steps", "Training in progress, step 2"]
 
 
 @pytest.mark.parametrize("stage", ["create", "lfs_upload", "commit"])

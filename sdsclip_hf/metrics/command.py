@@ -1,11 +1,13 @@
-"""``sdsclip metrics``: place the metrics where ``evaluate.load`` finds them by their bare names."""
+"""``sdsclip metrics``: place the metrics where ``evaluate.load`` finds them: in its cache, or on the Hub as Spaces."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+from sdsclip_hf.hub import check_login
 from sdsclip_hf.metrics import names, path
 from sdsclip_hf.metrics.install import Installed, install, installed, uninstall
+from sdsclip_hf.metrics.push import check_org, push
 
 NOTES = {
     "foreign": "a module from elsewhere, left as it is; remove its folder to place ours",
@@ -14,7 +16,7 @@ NOTES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run ``sdsclip metrics install | list | uninstall | path``."""
+    """Run ``sdsclip metrics install | list | uninstall | path | push``."""
     args = _parser().parse_args(argv)
     try:
         args.run(args)
@@ -39,6 +41,15 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("path", help=text, description=text, epilog=epilog)
     command.add_argument("name", metavar="NAME", help="a metric")
     command.set_defaults(run=lambda args: print(path(args.name)))
+    text = "create or update a Space for each metric, so that evaluate.load finds it as ORG/NAME; one commit a Space"
+    command = commands.add_parser("push", help=text, description=text, epilog=epilog)
+    command.add_argument("--org", required=True, help="the organisation or user whose Spaces they are")
+    command.add_argument(
+        "--name", nargs="+", action="extend", dest="names", metavar="NAME", help="a metric; all of them by default"
+    )
+    command.add_argument("--private", action="store_true", help="a new Space is private")
+    command.add_argument("--force", action="store_true", help="push even where a Space holds something else")
+    command.set_defaults(run=_push)
     return parser
 
 
@@ -53,6 +64,29 @@ def _list(args: argparse.Namespace) -> None:
 def _uninstall(args: argparse.Namespace) -> None:
     removed = uninstall(args.names or None)
     print(f"removed: {', '.join(removed)}" if removed else "nothing was installed")
+
+
+def _push(args: argparse.Namespace) -> None:
+    """Try every metric; at the end, name those that failed and the command that finishes them."""
+    check_org(args.org)
+    wanted = list(dict.fromkeys(args.names or names()))
+    for name in wanted:
+        path(name)
+    check_login()
+    failed = []
+    for name in wanted:
+        try:
+            commit = push(name, args.org, private=args.private, force=args.force)
+            print(f'evaluate.load("{args.org}/{name}"): {commit}', flush=True)
+        except (ValueError, OSError) as error:
+            failed.append(name)
+            print(f"{name}: {error}", file=sys.stderr)
+    if failed:
+        flags = f"{' --private' * args.private}{' --force' * args.force}"
+        raise OSError(
+            f"{len(failed)} of {len(wanted)} Spaces failed, for the reasons above; once they are mended, this finishes "
+            f"them:\n  sdsclip metrics push --org {args.org} --name {' '.join(failed)}{flags}"
+        )
 
 
 def _print(metrics: list[Installed]) -> None:

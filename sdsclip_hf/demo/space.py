@@ -1,0 +1,130 @@
+"""``sdsclip space push``: the demo page of a tuned model as a Space on the Hub."""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from sdsclip_hf import shapes
+from sdsclip_hf.demo.base_model import find_base
+from sdsclip_hf.demo.command import PAGE
+from sdsclip_hf.errors import expand
+from sdsclip_hf.hub import check_login, check_repo_id, push_folder
+from sdsclip_hf.spaces import STALE, check_space, first_line
+
+SETTINGS = "sdsclip_demo.json"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``sdsclip space push``."""
+    args = _parser().parse_args(argv)
+    try:
+        print(push(args.space, args.model, args.base, private=args.private, force=args.force))
+    except (ValueError, OSError) as error:
+        sys.exit(f"sdsclip space: error: {error}")
+
+
+def push(space: str, model: str, base: str | None = None, private: bool = False, force: bool = False) -> str:
+    """Create or update the demo Space of a tuned model.
+
+    Args:
+        space: NAMESPACE/NAME.
+        model: the tuned model's Hub id.
+        base: the base model's Hub id; default: the ``base_model`` of the tuned model's card.
+        private: whether a new Space is private.
+        force: put it even where the Space holds something else.
+
+    Returns:
+        What is to be told: the Space's address, the commit's, and whether the Space needs a token.
+
+    Raises:
+        ValueError: there is no token, a name cannot be used, or the Space holds something else.
+        OSError: the Hub could not be reached, or refused.
+    """
+    check_login()
+    kept = [model] if _check_on_hub(model, "--model", "put it there first, with `sdsclip push`") else []
+    base = base or find_base(model)
+    if base == model:
+        raise ValueError(f"{model} would be compared with itself; give another model as --base.")
+    if _check_on_hub(base, "--base", "give --base the Hub id of the model that was tuned"):
+        kept.append(base)
+    check_space(space, SETTINGS, "a demo of this package", force)
+    with tempfile.TemporaryDirectory() as folder:
+        write_space(Path(folder), model, base)
+        commit = push_folder(
+            folder,
+            space,
+            repo_type="space",
+            message=f"Demo of {model}",
+            private=private or None,
+            delete_patterns=STALE,
+            space_sdk="gradio",
+        ).commit_url
+    told = [f"{HfApi().endpoint}/spaces/{space} compares {base} and {model}.", f"The commit: {commit}"]
+    if kept:
+        told.append(
+            f"{' and '.join(kept)} can be read with a token only: give the Space one, as a secret named HF_TOKEN, in its "
+            "settings."
+        )
+    return "\n".join(told)
+
+
+def write_space(folder: Path, model: str, base: str) -> None:
+    """Write the Space's files.
+
+    Args:
+        folder: exists, and is empty.
+        model: the tuned model's Hub id.
+        base: the base model's Hub id.
+    """
+    shutil.copytree(PAGE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    own_version = version("sdsclip_hf")
+    settings = {"version": own_version, "models": {"Base": base, "Tuned": model}}
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    card = folder / "README.md"
+    text = Template(card.read_text(encoding="utf-8")).substitute(tuned=model, base=base, version=own_version)
+    card.write_text(text, encoding="utf-8")
+
+
+def _check_on_hub(model: str, option: str, remedy: str) -> bool:
+    """Whether a model on the Hub is read with a token only.
+
+    Raises:
+        ValueError: it is not on the Hub, or not for this login.
+        OSError: the Hub could not be asked.
+    """
+    if shapes.resolve(model) != model:
+        raise ValueError(f"{option} {model} is part of this package and not on the Hub, where a Space reads; {remedy}.")
+    try:
+        check_repo_id(model)
+        info = HfApi().model_info(model)
+    except (ValueError, RepositoryNotFoundError) as error:
+        where = "a folder here" if Path(expand(model)).is_dir() else "no folder either"
+        raise ValueError(
+            f"{option} {model}: there is no such model on the Hub, or this login may not see it ({where}); a Space reads "
+            f"models from the Hub: {remedy}."
+        ) from error
+    except Exception as error:  # the client passes those of its network library on, whichever it is
+        raise OSError(f"the model {model} could not be looked up: {first_line(error)}. Try again later.") from error
+    return bool(info.private or info.gated)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sdsclip space", description=__doc__.replace("``", ""))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    text = "create a demo Space, or update it; in one commit, what else is in it is removed"
+    command = commands.add_parser("push", help=text, description=text)
+    command.add_argument("space", metavar="NAMESPACE/NAME", help="of the Space")
+    command.add_argument("--model", required=True, metavar="ID", help="the tuned model's Hub id")
+    command.add_argument("--base", metavar="ID", help="the base model's Hub id; default: what ID's card names")
+    command.add_argument("--private", action="store_true", help="a new Space is private")
+    command.add_argument("--force", action="store_true", help="put it even where the Space holds something else")
+    return parser
