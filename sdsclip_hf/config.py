@@ -36,7 +36,20 @@ class SDSCLIPConfig(TrainingArguments):
     )
     remove_unused_columns: bool = knob(False, "Must stay off: the collator makes the model's inputs from raw columns.")
 
-    # The loss.
+    # The contrastive loss.
+    contrastive_batch_size: int | None = knob(
+        None,
+        "Pairs of which each is a negative of the others, over all processes, encoded by mini-batches of "
+        "per_device_train_batch_size (GradCache): a multiple of that times the processes. Default: no more than those.",
+    )
+    contrastive_chunk_size: int | None = knob(
+        None, "Rows of the similarities that the contrastive loss holds in memory at once; default: all."
+    )
+    local_negatives: bool = knob(
+        False, "Take negatives from the own process alone; default: from all processes, which is one large batch."
+    )
+
+    # The other terms.
     lambda_sds: float = knob(
         1.0,
         "Weight of the distillation term L_SDS (mean squared error over the elements of a latent), without unit. "
@@ -185,7 +198,16 @@ class SDSCLIPConfig(TrainingArguments):
         for name in (*weights, *whole, "mapper_learning_rate"):
             value = getattr(self, name)
             _require(value is None or value >= 0, name, value, "zero or more")
-        above_zero = ("mapper_scale", "snr_gamma", "mapper_warmup_learning_rate", "lora_r", "lora_alpha", "latent_size")
+        above_zero = (
+            "contrastive_batch_size",
+            "contrastive_chunk_size",
+            "mapper_scale",
+            "snr_gamma",
+            "mapper_warmup_learning_rate",
+            "lora_r",
+            "lora_alpha",
+            "latent_size",
+        )
         of_ranking = ("ranking_candidates", "ranking_temperature", "ranking_temperature_share", "ranking_logit_scale")
         for name in above_zero + of_ranking:
             value = getattr(self, name)
@@ -212,6 +234,7 @@ class SDSCLIPConfig(TrainingArguments):
                 f"per_device_eval_batch_size {self.per_device_eval_batch_size} leaves a caption no negatives; set "
                 "--per_device_eval_batch_size to 2 or more."
             )
+        self._check_contrastive_batch()
         if (self.lambda_rank or self.hard_negatives) and self.ranking_scores is None:
             needy = "lambda_rank is above 0" if self.lambda_rank else "hard_negatives is on"
             raise ValueError(
@@ -224,6 +247,21 @@ class SDSCLIPConfig(TrainingArguments):
             raise ValueError(
                 f"per_device_train_batch_size {self.per_device_train_batch_size} on {self.world_size} process leaves a "
                 "caption no negatives; set --per_device_train_batch_size to 2 or more."
+            )
+
+    def _check_contrastive_batch(self) -> None:
+        step = self.per_device_train_batch_size * self.world_size
+        if self.contrastive_batch_size is None:
+            return
+        if self.contrastive_batch_size % step:
+            raise ValueError(
+                f"contrastive_batch_size {self.contrastive_batch_size} is no multiple of {step}, which is "
+                f"per_device_train_batch_size {self.per_device_train_batch_size} times {self.world_size} processes; set "
+                f"--contrastive_batch_size to {max(1, self.contrastive_batch_size // step) * step}, for instance."
+            )
+        if self.gradient_norm_steps:
+            raise ValueError(
+                "gradient_norm_steps needs the whole batch in memory, which contrastive_batch_size avoids; leave one out."
             )
 
     def method_settings(self) -> dict:

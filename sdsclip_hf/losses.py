@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 READINGS = ("noised", "as_printed")
 GRADIENTS = ("full", "stop_gradient")
@@ -28,6 +29,7 @@ def contrastive_loss(
     all_text_embeds: Tensor | None = None,
     offset: int = 0,
     negative_embeds: Tensor | None = None,
+    chunk_size: int | None = None,
 ) -> Tensor:
     """CLIP's symmetric cross-entropy over cosine similarities (Radford et al. 2021, arXiv 2103.00020, figure 3).
 
@@ -40,6 +42,7 @@ def contrastive_loss(
         offset: the row of ``all_*`` at which this process's embeddings begin.
         negative_embeds: captions that belong to no image, (M, D), further wrong answers for every image: the hard
             negatives of NegCLIP (Yuksekgonul et al. 2023, arXiv 2210.01936).
+        chunk_size: rows whose similarities are held at once, and computed again in the backward pass; default: all, (b, B).
 
     Returns:
         Scalar: the mean over this process's rows. With gathered embeddings, the mean over processes is the loss of the
@@ -61,10 +64,23 @@ def contrastive_loss(
             "raise --per_device_train_batch_size or --per_device_eval_batch_size."
         )
     answers = all_text_embeds if negative_embeds is None else torch.cat([all_text_embeds, negative_embeds])
-    logits_per_image = logit_scale * image_embeds @ answers.T  # (b, B + M)
-    logits_per_text = logit_scale * text_embeds @ all_image_embeds.T  # (b, B)
     labels = torch.arange(offset, offset + len(image_embeds), device=image_embeds.device)
-    return (F.cross_entropy(logits_per_image, labels) + F.cross_entropy(logits_per_text, labels)) / 2
+    of_images = _cross_entropy(image_embeds, answers, logit_scale, labels, chunk_size)  # over (b, B + M) similarities
+    of_texts = _cross_entropy(text_embeds, all_image_embeds, logit_scale, labels, chunk_size)  # over (b, B)
+    return (of_images + of_texts) / 2
+
+
+def _cross_entropy(queries: Tensor, answers: Tensor, scale: Tensor, labels: Tensor, chunk_size: int | None) -> Tensor:
+    """The mean over the rows of ``scale * queries @ answers.T``, of which ``chunk_size`` are in memory at once."""
+    if chunk_size is None or chunk_size >= len(queries):
+        return F.cross_entropy(scale * queries @ answers.T, labels)
+
+    def total(rows: Tensor, right: Tensor, answers: Tensor, scale: Tensor) -> Tensor:
+        return F.cross_entropy(scale * rows @ answers.T, right, reduction="sum")
+
+    chunks = zip(queries.split(chunk_size), labels.split(chunk_size), strict=True)
+    parts = [checkpoint(total, rows, right, answers, scale, use_reentrant=False) for rows, right in chunks]
+    return torch.stack(parts).sum() / len(queries)
 
 
 def noise_weight(weighting: str, alpha: Tensor, sigma: Tensor, snr_gamma: float = 5.0) -> Tensor:

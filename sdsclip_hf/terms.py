@@ -9,6 +9,7 @@ from torch import Tensor
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.losses import ranking_loss, rms, spread
 from sdsclip_hf.ranking import CandidateScores
+from sdsclip_hf.student import SDSCLIPOutput
 from sdsclip_hf.teacher import DiffusionTeacher
 
 CONFIDENT = 0.5
@@ -27,7 +28,12 @@ class DistillationTerm:
         self.teacher, self.args = teacher, args
 
     def __call__(
-        self, latents: Tensor, prompt_ids: Tensor, draw_number: tuple[int, int], with_gap: bool = False
+        self,
+        latents: Tensor,
+        prompt_ids: Tensor,
+        draw_number: tuple[int, int],
+        with_gap: bool = False,
+        place: tuple[int, int] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The term and its health figures.
 
@@ -36,11 +42,12 @@ class DistillationTerm:
             prompt_ids: the captions in the teacher's tokens, (B, T).
             draw_number: step and call, which decide t and eps; see [`draw`].
             with_gap: whether L_SDS under other images' captions is measured, too.
+            place: the first row and the number of rows of the batch that these are a part of; default: they are all.
 
         Returns:
             L_SDS, scalar, and ``latent_rms``, ``latent_spread`` and perhaps ``sds_gap``.
         """
-        timesteps, noise = self.draw(latents, draw_number)
+        timesteps, noise = self.draw(latents, draw_number, place)
         true_prompts = self.teacher.encode_tokens(prompt_ids)
         other_prompts = true_prompts.roll(1, dims=0)
         prompts = other_prompts if self.args.shuffle_captions else true_prompts
@@ -66,18 +73,21 @@ class DistillationTerm:
         )
         return errors.mean()
 
-    def draw(self, latents: Tensor, number: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """t and eps for this process's rows.
+    def draw(
+        self, latents: Tensor, number: tuple[int, int], place: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """t and eps for this process's rows, or the part of them that ``place`` tells.
 
         They are drawn for the batch of all processes by the seed and ``number`` (step, call), so that neither the
-        number of processes nor a resumed run changes them.
+        number of processes, nor mini-batches, nor a resumed run change them.
         """
         generator = torch.Generator().manual_seed(_seed_of(self.args.seed, *number))
-        rows, world, rank = len(latents), self.args.world_size, self.args.process_index
+        start, rows = place or (0, len(latents))
+        world, rank = self.args.world_size, self.args.process_index
         first, last = self.args.timestep_range or (0, self.teacher.num_timesteps - 1)
         timesteps = torch.randint(first, last + 1, (world * rows,), generator=generator)
         noise = torch.randn((world * rows, *latents.shape[1:]), generator=generator)
-        mine = slice(rank * rows, (rank + 1) * rows)
+        mine = slice(rank * rows + start, rank * rows + start + len(latents))
         return timesteps[mine].to(latents.device), noise[mine].to(latents.device)
 
 
@@ -167,12 +177,6 @@ class RankingTerm:
         return divergence.sum() / len(images), shared.sum().float()
 
 
-def hard_negatives(batch: dict[str, Tensor], texts: "Texts") -> Tensor:
-    """Which candidates are wrong by their labels, (B, K): not those that the tokenizer cuts to the own caption's tokens."""
-    same = texts.candidates == texts.captions[:, None]
-    return batch["candidate_attention_mask"].any(-1) & ~batch["candidate_is_own"] & ~same
-
-
 class Texts(NamedTuple):
     """The texts of a batch, each once.
 
@@ -200,6 +204,39 @@ def distinct_texts(batch: dict[str, Tensor]) -> Texts:
     count = len(batch["input_ids"])
     candidates = numbers.new_zeros(exists.shape).masked_scatter(exists, numbers[count:])
     return Texts(both[:, 0], both[:, 1], numbers[:count], candidates)
+
+
+class Pairs(NamedTuple):
+    """The embeddings of a batch, image by image, in float32 and of unit length.
+
+    Args:
+        images, captions: (B, D).
+        logit_scale: the student's, scalar.
+        candidates: (B, K, D), any where there is none; None without candidates.
+        identities: a number for each distinct candidate, (B, K).
+        is_negative: which candidates are wrong by their labels, (B, K): not those that the tokenizer cuts to the own
+            caption's tokens.
+    """
+
+    images: Tensor
+    captions: Tensor
+    logit_scale: Tensor
+    candidates: Tensor | None = None
+    identities: Tensor | None = None
+    is_negative: Tensor | None = None
+
+
+def pair_up(output: SDSCLIPOutput, texts: Texts, batch: dict[str, Tensor]) -> Pairs:
+    """What the student has made of a batch, with each distinct text put where it belongs."""
+    images, embeds = output.image_embeds.float(), output.text_embeds.float()
+    pairs = Pairs(images, embeds[texts.captions], output.logit_scale)
+    if texts.candidates is None:
+        return pairs
+    exists = batch["candidate_attention_mask"].any(-1)
+    is_own = batch["candidate_is_own"] | (texts.candidates == texts.captions[:, None])
+    return pairs._replace(
+        candidates=embeds[texts.candidates], identities=texts.candidates, is_negative=exists & ~is_own
+    )
 
 
 def _seed_of(*words: int) -> int:

@@ -18,12 +18,13 @@ from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint,
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data import EndlessStream, ImageCaptionCollator, ImageCaptionDataset
 from sdsclip_hf.evaluation import Results, evaluate_benchmarks, flatten
+from sdsclip_hf.grad_cache import cached_step
 from sdsclip_hf.losses import contrastive_loss, gradient_norms
 from sdsclip_hf.mapper_warmup import prepare_mapper
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
-from sdsclip_hf.terms import DistillationTerm, RankingTerm, Texts, distinct_texts, hard_negatives
+from sdsclip_hf.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up
 from sdsclip_hf.trainer_hub import HubTrainer
 from sdsclip_hf.trainer_parts import DatasetMaker, load_scores, load_teacher, make_student
 
@@ -142,68 +143,94 @@ class SDSCLIPTrainer(HubTrainer):
         Raises:
             FloatingPointError: a term is NaN or infinite.
         """
-        texts = distinct_texts(inputs)
-        output = model(
-            pixel_values=inputs["pixel_values"], input_ids=texts.input_ids, attention_mask=texts.attention_mask
-        )
+        output, pairs = self.encode(model, inputs)
         with torch.autocast(self.args.device.type, enabled=False):
-            terms = self.loss_terms(output, texts, inputs)
+            terms = {"contrastive": self.contrastive_term(pairs)} | self.other_terms(output, pairs, inputs)
+        self.take_in(terms, inputs)
         loss = sum(self.term_weights[name] * term for name, term in terms.items())
-        self.check_finite(terms)
-        self.note({name: term.detach() for name, term in terms.items()})
-        if "caption_cut" in inputs:
-            self.note({"captions_cut": inputs["caption_cut"].float().mean()})  # their share
-            self.captions_cut += int(inputs["caption_cut"].sum()) if self.model.training else 0
         if self._is_due(self.args.gradient_norm_steps) and len(terms) > 1:
             weighted = {name: self.term_weights[name] * term for name, term in terms.items()}
             self.note(gradient_norms(weighted, [p for p in self.student.clip.parameters() if p.requires_grad]))
         self._calls += 1
         return (loss, output) if return_outputs else loss
 
-    def loss_terms(self, output: SDSCLIPOutput, texts: Texts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The terms that are switched on, each a scalar before its weight."""
-        images, embeds = output.image_embeds.float(), output.text_embeds.float()
-        captions = embeds[texts.captions]
-        candidates = None if texts.candidates is None else embeds[texts.candidates]  # (B, K, D)
-        if candidates is None and self.model.training and (self.ranking or self.args.hard_negatives):
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """Trainer's step; with ``contrastive_batch_size`` the batch is encoded by mini-batches, see [`grad_cache`]."""
+        if self.args.contrastive_batch_size is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimisers
+            self.optimizer.train()
+        loss = cached_step(self, model, self._prepare_inputs(inputs))
+        self._calls += 1
+        return loss
+
+    def encode(self, model, batch: dict[str, Tensor]) -> tuple[SDSCLIPOutput, Pairs]:
+        """The student's output for a batch, and what the terms need of it."""
+        texts = distinct_texts(batch)
+        if texts.candidates is None and self.model.training and (self.ranking or self.args.hard_negatives):
             raise ValueError(
                 "the batch has no candidates, which lambda_rank and hard_negatives need; give train_dataset as a datasets "
                 "dataset and leave data_collator to the trainer, or have yours give what ImageCaptionCollator does."
             )
-        negatives = candidates if self.args.hard_negatives else None
-        is_negative = None if negatives is None else hard_negatives(batch, texts)
-        terms = {"contrastive": self._contrastive_term(images, captions, output.logit_scale, negatives, is_negative)}
-        if "sds" in self.term_weights:
-            with_gap = self._is_due(self.args.health_steps)
-            terms["sds"], figures = self.distillation(
-                output.latents, batch["teacher_input_ids"], self._draw_number(), with_gap
-            )
-            self.note(figures)
-        if "ranking" in self.term_weights and candidates is not None:  # evaluation data is not scored
-            terms["ranking"], figures = self.ranking(images, candidates, output.logit_scale, batch, texts.candidates)
-            self.note(figures)
-        if "cosine" in self.term_weights:
-            terms["cosine"] = 1 - (images * captions).sum(-1).mean()
-        return terms
+        output = model(
+            pixel_values=batch["pixel_values"], input_ids=texts.input_ids, attention_mask=texts.attention_mask
+        )
+        return output, pair_up(output, texts, batch)
 
-    def _contrastive_term(
-        self,
-        images: Tensor,
-        captions: Tensor,
-        logit_scale: Tensor,
-        candidates: Tensor | None,
-        is_negative: Tensor | None,
-    ) -> Tensor:
-        """L_CLIP with the negatives of all processes; of candidates (B, K, D), where given, those that are (B, K) too."""
-        if self.args.world_size == 1:
-            negatives = None if candidates is None else candidates[is_negative]
-            return contrastive_loss(images, captions, logit_scale, negative_embeds=negatives)
+    def contrastive_term(self, pairs: Pairs) -> Tensor:
+        """L_CLIP, scalar, with the negatives of all processes, and where asked for the candidates as further ones."""
+        images, captions, scale, chunk = (
+            pairs.images,
+            pairs.captions,
+            pairs.logit_scale,
+            self.args.contrastive_chunk_size,
+        )
+        with_candidates = self.args.hard_negatives and pairs.candidates is not None
+        candidates, is_negative = (pairs.candidates, pairs.is_negative) if with_candidates else (None, None)
+        if self.args.world_size == 1 or self.args.local_negatives:
+            negatives = candidates[is_negative] if with_candidates else None
+            return contrastive_loss(images, captions, scale, negative_embeds=negatives, chunk_size=chunk)
         negatives = None
-        if candidates is not None:
+        if with_candidates:
             negatives = _gather_with_gradient(candidates)[self.accelerator.gather(is_negative)]
         all_images, all_captions = _gather_with_gradient(images), _gather_with_gradient(captions)
         offset = self.args.process_index * len(images)
-        return contrastive_loss(images, captions, logit_scale, all_images, all_captions, offset, negatives)
+        return contrastive_loss(images, captions, scale, all_images, all_captions, offset, negatives, chunk)
+
+    def other_terms(
+        self, output: SDSCLIPOutput, pairs: Pairs, batch: dict[str, Tensor], place: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """The terms beside L_CLIP that are switched on, each a scalar before its weight: a mean over the batch's images.
+
+        Args:
+            output, pairs: from [`encode`].
+            batch: from [`data.ImageCaptionCollator`].
+            place: the first row and the number of rows of the batch that this one is a part of; default: it is all.
+        """
+        terms, images = {}, pairs.images
+        if "sds" in self.term_weights:
+            with_gap = self._is_due(self.args.health_steps)
+            terms["sds"], figures = self.distillation(
+                output.latents, batch["teacher_input_ids"], self._draw_number(), with_gap, place
+            )
+            self.note(figures)
+        if "ranking" in self.term_weights and pairs.candidates is not None:  # evaluation data is not scored
+            terms["ranking"], figures = self.ranking(
+                images, pairs.candidates, pairs.logit_scale, batch, pairs.identities
+            )
+            self.note(figures)
+        if "cosine" in self.term_weights:
+            terms["cosine"] = 1 - (images * pairs.captions).sum(-1).mean()
+        return terms
+
+    def take_in(self, terms: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        """Check the terms of a batch, and note them for the log."""
+        self.check_finite(terms)
+        self.note({name: term.detach() for name, term in terms.items()})
+        if "caption_cut" in batch:
+            self.note({"captions_cut": batch["caption_cut"].float().mean()})  # their share
+            self.captions_cut += int(batch["caption_cut"].sum()) if self.model.training else 0
 
     def _draw_number(self) -> tuple[int, int]:
         """What decides t and eps: the step and which of its batches this is; in evaluation the batch alone."""
@@ -303,7 +330,15 @@ class SDSCLIPTrainer(HubTrainer):
                 optimizer.add_param_group({"params": moved, "lr": rate, "weight_decay": group["weight_decay"]})
         return optimizer
 
+    def get_total_train_batch_size(self, args) -> int:
+        """Pairs of one optimiser step, over all processes."""
+        if args.contrastive_batch_size is None:
+            return super().get_total_train_batch_size(args)
+        return args.contrastive_batch_size * args.gradient_accumulation_steps
+
     def _get_dataloader(self, dataset, description, batch_size, *args, is_training=False, **kwargs):
+        if is_training and self.args.contrastive_batch_size is not None:
+            batch_size = self.args.contrastive_batch_size // self.args.world_size
         if hasattr(dataset, "__len__"):
             per_process = len(dataset) // self.args.world_size
             if per_process < 2:
@@ -312,9 +347,11 @@ class SDSCLIPTrainer(HubTrainer):
                     f"a batch of one has no negatives; the dataset has {len(dataset)}."
                 )
             if is_training and per_process < batch_size:
+                small = self.args.contrastive_batch_size is None
+                option = "per_device_train_batch_size" if small else "contrastive_batch_size"
                 raise ValueError(
                     f"the training data has {len(dataset)} pairs, fewer than one batch of {batch_size} on each of "
-                    f"{self.args.world_size} processes; lower --per_device_train_batch_size."
+                    f"{self.args.world_size} processes; lower --{option}."
                 )
             batch_size = min(batch_size, per_process)
         elif is_training:

@@ -21,7 +21,7 @@ from sdsclip_hf.data import ImageCaptionDataset
 from sdsclip_hf.images import picture_digest
 from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.teacher import DiffusionTeacher
-from sdsclip_hf.terms import RankingTerm, distinct_texts, hard_negatives
+from sdsclip_hf.terms import RankingTerm
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCH = 4
@@ -459,8 +459,8 @@ def test_a_candidate_that_is_cut_to_the_caption_itself_is_no_negative(make_train
         data=data, ranking_scores=folder, lambda_rank=0.0, hard_negatives=True, per_device_train_batch_size=2
     )
     batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
-    found = hard_negatives(batch, distinct_texts(batch))
-    assert found.tolist() == [[False, False, True], [False, True, False]]
+    _, pairs = trainer.encode(trainer.model, batch)
+    assert pairs.is_negative.tolist() == [[False, False, True], [False, True, False]]
 
 
 def test_gradient_of_the_symmetric_form_equals_finite_differences():
