@@ -1,7 +1,7 @@
 """The model card of a run, and its scores in the Hub's formats."""
 
-import functools
 import platform
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,6 +16,8 @@ from huggingface_hub import (
     ModelCardData,
     eval_result_entries_to_yaml,
 )
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+from transformers.trainer_utils import HubStrategy
 
 from sdsclip_hf import shapes
 from sdsclip_hf.config import SDSCLIPConfig
@@ -60,9 +62,12 @@ class RunFacts:
         dataset_name, dataset_revision: what it was trained on, where known.
         scores: run (before, …, after) -> benchmark -> rows, see [`evaluation.score_rows`]; the last is this model's.
         sources: benchmark -> what it was read from, see [`Benchmark`].
-        command: what was typed; None for a run from Python.
-        train_seconds: of the training loop.
-        overrides: front matter that takes the place of what is found: ``license``, ``tags``, ``language``, …
+        commands: what was typed, the first one and those that went on from where it had stopped; none from Python.
+        train_seconds: of the training loop; None where that is not known as a whole.
+        unfinished: whether the training goes on.
+        best_step: the step that the weights are of, where that is not the last.
+        licence: what the base model's card tells, see [`find_licence`]; None where it could not be read.
+        overrides: front matter that takes the place of what is found, by the Hub's names: ``license``, ``tags``, ….
     """
 
     config: SDSCLIPConfig
@@ -80,14 +85,23 @@ class RunFacts:
     dataset_revision: str | None = None
     scores: dict[str, Results] = field(default_factory=dict)
     sources: dict[str, dict] = field(default_factory=dict)
-    command: str | None = None
+    commands: tuple[str, ...] = ()
     train_seconds: float | None = None
+    unfinished: bool = False
+    best_step: int | None = None
+    licence: dict[str, str] | None = None
     overrides: dict = field(default_factory=dict)
+
+    @property
+    def licence_is_known(self) -> bool:
+        """Whether the card can name a licence."""
+        return bool(self.config.hub_license or self.overrides.get("license") or self.licence)
 
 
 def write_card(folder: Path, facts: RunFacts) -> None:
     """Write ``README.md``, and ``.eval_results/`` for the benchmarks that the Hub knows, into an export."""
     (folder / CARD_FILE).write_text(str(model_card(facts, folder)), encoding="utf-8")
+    shutil.rmtree(folder / EVAL_RESULTS, ignore_errors=True)
     for name, content in eval_results_files(facts).items():
         path = folder / EVAL_RESULTS / name
         path.parent.mkdir(exist_ok=True)
@@ -98,15 +112,17 @@ def model_card(facts: RunFacts, folder: Path | None = None) -> ModelCard:
     """The card, with the front matter that the Hub reads. ``folder`` is looked through for plots."""
     config = facts.config
     licence = facts.overrides.get("license") or config.hub_license
-    of_base = _licence_of(facts.base_name)
+    of_base = facts.licence or {}
     shown = {} if folder is None else {plot: text for plot, text in PLOTS.items() if (folder / plot).exists()}
+    if not facts.scores:
+        shown.pop("scores.png", None)  # of another run
     return ModelCard.from_template(
         _front_matter(facts, {"license": licence} if licence else of_base),
         template_path=str(model_cards_dir() / TEMPLATE),
         model_name=MODEL_NAME,
         terms=["the contrastive loss", *_term_names(config)],
         versions=versions(),
-        unfinished=0 < facts.steps < facts.max_steps and not facts.scores,
+        unfinished=facts.unfinished,
         steps=facts.steps,
         max_steps=facts.max_steps,
         facts=_facts(facts),
@@ -115,7 +131,8 @@ def model_card(facts: RunFacts, folder: Path | None = None) -> ModelCard:
         scores=_score_table(facts.scores),
         plots=shown,
         limits=list(_limits(facts)),
-        command=facts.command,
+        commands=facts.commands,
+        pickles=facts.config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS),
         seed=config.seed,
         hardware=_hardware(config, facts.processes),
         duration=_duration(facts.train_seconds),
@@ -129,18 +146,19 @@ def model_card(facts: RunFacts, folder: Path | None = None) -> ModelCard:
 def _front_matter(facts: RunFacts, licence: dict[str, str]) -> ModelCardData:
     evaluated = list(_eval_results(facts))
     base, dataset = is_hub_id(facts.base_name), facts.dataset_name and is_hub_id(facts.dataset_name)
-    given = {"tags": TAGS, "license": "unknown", **licence, **facts.overrides}
-    return ModelCardData(
-        base_model=facts.base_name if base else None,
-        base_model_relation="finetune" if base else None,
-        datasets=[facts.dataset_name] if dataset else None,
-        library_name="transformers",
-        pipeline_tag="zero-shot-image-classification",
-        metrics=list(dict.fromkeys(result.metric_type for result in evaluated)) or None,
-        model_name=MODEL_NAME if evaluated else None,
-        eval_results=evaluated or None,
-        **given,
-    )
+    found = {
+        "base_model": facts.base_name if base else None,
+        "base_model_relation": "finetune" if base else None,
+        "datasets": [facts.dataset_name] if dataset else None,
+        "license": "unknown",
+        "library_name": "transformers",
+        "pipeline_tag": "zero-shot-image-classification",
+        "metrics": list(dict.fromkeys(result.metric_type for result in evaluated)) or None,
+        "tags": TAGS,
+        "model_name": MODEL_NAME if evaluated else None,
+        "eval_results": evaluated or None,
+    }
+    return ModelCardData(**(found | licence | facts.overrides))
 
 
 def _headlines(facts: RunFacts) -> Iterator[tuple[str, str, dict]]:
@@ -157,7 +175,8 @@ def _eval_results(facts: RunFacts) -> Iterator[EvalResult]:
             task_type="zero-shot-image-classification",
             task_name="Matching of images and captions",
             dataset_type=portable_name(source.get("name") or spec.partition(":")[0]),
-            dataset_name=f"{label}, {row['subset']}",
+            dataset_name=label,
+            dataset_config=row["subset"],
             dataset_split=source.get("split"),
             dataset_revision=source.get("revision"),
             metric_type=_metric(row),
@@ -242,7 +261,8 @@ def _facts(facts: RunFacts) -> dict[str, str]:
         "base model": f"`{base}`" + (f" at {facts.base_revision}" if facts.base_revision else ""),
         "training data": "not recorded",
         "what trained": f"{config.trainable}: {counts['clip_trained']:,} of {counts['clip_all']:,} weights",
-        "steps": f"{facts.steps:,} of {config.per_device_train_batch_size * facts.processes} pairs"
+        "steps": (f"{facts.best_step:,} (the best of {facts.steps:,})" if facts.best_step else f"{facts.steps:,}")
+        + f" of {config.per_device_train_batch_size * facts.processes} pairs"
         + f", gradients of {batches} such batches a step" * (batches > 1),
         "learning rate": f"{config.learning_rate:g}, {getattr(config.lr_scheduler_type, 'value', config.lr_scheduler_type)}",
         "precision": "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32",
@@ -324,23 +344,28 @@ def _duration(seconds: float | None) -> str:
     )
 
 
-@functools.cache
-def _licence_of(base_name: str) -> dict[str, str]:
-    """``license``, and ``license_name`` and ``license_link`` where there are such, from a model's card; else nothing."""
-    if base_name.startswith("shapes/") and shapes.resolve(base_name) != base_name:
+def find_licence(base_name: str) -> dict[str, str] | None:
+    """What a model's card tells of its licence.
+
+    Returns:
+        ``license``, and ``license_name`` and ``license_link`` where there are such; nothing where the card names none; None
+        where it could not be read now.
+    """
+    if shapes.resolve(base_name) != base_name:
         return {"license": "apache-2.0"}
-    try:
-        path = Path(base_name).expanduser() / CARD_FILE
-        data = (ModelCard.load(path) if path.parent.is_dir() else ModelCard.load(base_name)).data
-    except Exception:  # no card, no network, or front matter that is none
+    folder = Path(base_name).expanduser()
+    if not folder.is_dir() and not is_hub_id(base_name):
         return {}
+    try:
+        card = ModelCard.load(folder / CARD_FILE if folder.is_dir() else base_name, ignore_metadata_errors=True)
+    except LocalEntryNotFoundError:  # no network
+        return None
+    except (RemoteEntryNotFoundError, FileNotFoundError, ValueError):
+        return {}
+    except Exception:  # a busy Hub, whatever the client makes of it
+        return None
     names = ("license", "license_name", "license_link")
-    return {name: getattr(data, name) for name in names if getattr(data, name, None)}
-
-
-def licence_is_known(facts: RunFacts) -> bool:
-    """Whether the card names a licence."""
-    return bool(facts.config.hub_license or facts.overrides.get("license") or _licence_of(facts.base_name))
+    return {name: getattr(card.data, name) for name in names if getattr(card.data, name, None)}
 
 
 def _licence_note(base_name: str, given: str | None, of_base: dict[str, str]) -> str:
@@ -348,5 +373,6 @@ def _licence_note(base_name: str, given: str | None, of_base: dict[str, str]) ->
     if given:
         return f"{given}, as given for this model. The base model `{base}` has its own: {of_base.get('license', 'unknown')}."
     if of_base:
-        return f"That of the base model `{base}`: {of_base.get('license_name') or of_base['license']}."
-    return f"Unknown: the card of the base model `{base}` names none. Ask its authors before you use this model."
+        named = of_base.get("license_name") or of_base["license"]
+        return f"That of the base model `{base}`: {named if isinstance(named, str) else ', '.join(named)}."
+    return f"Unknown: the card of the base model `{base}` could not be read, or names none. Ask its authors before use."

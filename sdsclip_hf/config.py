@@ -1,5 +1,6 @@
 """Every knob of a run: [`transformers.TrainingArguments`] and what the method adds to it."""
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -233,6 +234,11 @@ class SDSCLIPConfig(TrainingArguments):
             raise ValueError(
                 f"per_device_eval_batch_size {self.per_device_eval_batch_size} leaves a caption no negatives; set "
                 "--per_device_eval_batch_size to 2 or more."
+            )
+        if self.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.hub_license):
+            raise ValueError(
+                f"hub_license {self.hub_license!r} is no identifier of a licence; set --hub_license to one of "
+                "https://huggingface.co/docs/hub/repositories-licenses, such as apache-2.0, mit or other."
             )
         self._check_contrastive_batch()
         if (self.lambda_rank or self.hard_negatives) and self.ranking_scores is None:

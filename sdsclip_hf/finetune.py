@@ -107,7 +107,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
         ValueError: the configuration has a key that is no option.
         OSError: there is no such configuration.
     """
-    first = argparse.ArgumentParser(add_help=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     known, rest = first.parse_known_args(argv)
     given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in rest if word.startswith("--")}
@@ -115,6 +115,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, SDSCLIPConfig),
         description="Fine-tune CLIP by diffusion distillation (arXiv 2307.09233) and ranking distillation.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--config",
@@ -130,7 +131,12 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
             raise ValueError(f"{path}: unknown options {', '.join(unknown)}; see --help for those there are.")
         actions = {action.dest: action for action in parser._actions}
         parser.set_defaults(**{key: _as_typed(path, actions[key], value) for key, value in settings.items()})
-    model, data, config, _ = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
+    model, data, config, _, left = parser.parse_args_into_dataclasses(
+        rest, look_for_args_file=False, return_remaining_strings=True
+    )
+    if left:  # without their values, which may be secrets
+        named = [word.partition("=")[0] for word in left if word.startswith("-")] or ["(values without an option)"]
+        raise ValueError(f"unknown options {', '.join(named)}; see --help for those there are.")
     name = Path(chosen).stem if chosen else "finetune"
     if "output_dir" not in given and not (chosen and "output_dir" in settings):
         config.output_dir = None
@@ -237,16 +243,18 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         if state.is_main_process and not existed and not (folder / BAD_IMAGES_FILE).exists():
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    if state.is_main_process and not config.resume_from_checkpoint:
-        if data.overwrite_output_dir:
+    commands = _commands(folder, command, config)
+    if state.is_main_process:
+        if data.overwrite_output_dir and not config.resume_from_checkpoint:
             shutil.rmtree(folder)
             folder.mkdir(parents=True)
-        (folder / RUN_ARGUMENTS_FILE).write_text(as_yaml(*arguments), encoding="utf-8")
+        trainer.card_facts["arguments"] = "".join(f"# {one}\n" for one in commands) + as_yaml(*arguments)
+        (folder / RUN_ARGUMENTS_FILE).write_text(trainer.card_facts["arguments"], encoding="utf-8")
     results = {"command": command, "versions": versions(), "output_dir": str(folder), "label": data.label}
     results |= {"base_revision": trainer.base_revision, "dataset_revision": _revision(trainer)}
     results["benchmarks"] = {spec: cached_benchmark(spec).source for spec in expand(data.test_benchmarks)}
     trainer.card_facts |= {"dataset_name": data.dataset_name, "dataset_revision": results["dataset_revision"]}
-    trainer.card_facts["command"] = _as_typed_again(command, config.world_size)
+    trainer.card_facts["commands"] = commands
     results["before"] = _score_before(trainer, data, folder)
     results["compared"] = _compare(model, data, to_compare, config)
     set_seed(config.seed)  # whatever was compared with
@@ -260,7 +268,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         results["evaluation"] = trainer.evaluate()
     runs = {"before": results["before"], **results["compared"], data.label: results["after"]}
     trainer.card_facts |= {"scores": runs if results["after"] else {}, "sources": results["benchmarks"]}
-    trainer.card_facts["train_seconds"] = results["train_seconds"]
+    trainer.card_facts["train_seconds"] = None if config.resume_from_checkpoint else results["train_seconds"]
     trainer.save_model(str(folder), _internal_call=True)
     trainer.accelerator.wait_for_everyone()
     if state.is_main_process:
@@ -274,12 +282,17 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     return results
 
 
-def _as_typed_again(command: str, processes: int) -> str:
-    if processes == 1:
-        return f"sdsclip {command}"
-    return (
-        f"accelerate launch --num_processes {processes} recipes/finetune.py {command.removeprefix('finetune')}".strip()
-    )
+def _commands(folder: Path, command: str, config: SDSCLIPConfig) -> tuple[str, ...]:
+    """What is typed to get here: before this command, those of the run that it goes on with."""
+    typed = f"sdsclip {command}"
+    if config.world_size > 1:
+        arguments = command.removeprefix("finetune")
+        typed = f"accelerate launch --num_processes {config.world_size} recipes/finetune.py{arguments}"
+    earlier = folder / RUN_ARGUMENTS_FILE
+    if not config.resume_from_checkpoint or not earlier.exists():
+        return (typed,)
+    lines = earlier.read_text(encoding="utf-8").splitlines()
+    return (*(line.removeprefix("# ") for line in lines if line.startswith("# ")), typed)
 
 
 def _revision(trainer: SDSCLIPTrainer) -> str | None:
@@ -369,7 +382,7 @@ def _config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLI
     kept = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
     kept |= {"resume_from_checkpoint": None, "push_to_hub": False, "report_to": "none"}
     kept["output_dir"] = str(Path(config.output_dir) / "compared" / re.sub(r"\W+", "_", name).strip("_"))
-    taken = sorted(set(kept) & set(options))
+    taken = sorted(option for option in options if option in kept or option.startswith("hub_"))
     if taken:
         raise ValueError(
             f"compare: {', '.join(taken)} of {name!r} cannot be set; what is compared with is only scored."

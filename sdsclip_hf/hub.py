@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
 logger = logging.getLogger(__name__)
@@ -18,6 +18,7 @@ WAITS = (1.0, 5.0, 20.0)  # seconds before each further attempt; inside one, the
 REFUSED = (401, 403, 404)  # what a further attempt seldom mends; one is made, since the Hub errs now and then
 WRONG = (400, 402, 413, 422)  # what no further attempt mends
 LONGEST_WAIT = 60.0  # seconds that the Hub may ask for
+TEXTS = (".md", ".json", ".yaml", ".txt", ".py")  # files that could hold what somebody typed
 GIT_FILE = ".gitattributes"  # the Hub's own, without which large files are not found
 HARMLESS = {GIT_FILE, "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"}
 
@@ -37,11 +38,17 @@ class HubError(OSError):
 
 
 def check_login(token: str | None = None) -> None:
-    """Raise ValueError unless there is a token for the Hub, given or from a login."""
-    if not (token or get_token()):
+    """Raise ValueError unless there is a token for the Hub, given or from a login, that can be sent."""
+    token = token or get_token()
+    if not token:
         raise ValueError(
             "a push needs a login on the Hub, and there is no token; type `hf auth login`, or set HF_TOKEN to a token with "
             "write rights."
+        )
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ValueError(
+            "the token for the Hub holds a space, a line break or another character that no token has; give it without, or "
+            "type `hf auth login`."
         )
 
 
@@ -85,7 +92,7 @@ def claim_repo(
     check_login(token)
     check_repo_id(repo_id)
     api = HfApi(token=token)
-    return _insist(lambda: _open(api, repo_id, repo_type, private, revision, space_sdk), repo_id)
+    return insist(lambda: _open(api, repo_id, repo_type, private, revision, space_sdk), repo_id, needs_network=True)
 
 
 def check_holds_clip(repo_id: str, *, token: str | None = None, revision: str | None = None) -> None:
@@ -101,16 +108,22 @@ def check_holds_clip(repo_id: str, *, token: str | None = None, revision: str | 
         files = sorted(set(api.list_repo_files(repo_id, revision=revision)) - HARMLESS)
         if "config.json" not in files:
             return files, None
-        path = api.hf_hub_download(repo_id, "config.json", revision=revision)
-        return files, json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
+        return files, _model_type(Path(api.hf_hub_download(repo_id, "config.json", revision=revision)))
 
-    files, model_type = _insist(look, repo_id)
+    files, model_type = insist(look, repo_id)
     if files and model_type != "clip":
         held = f"a model of type {model_type!r}" if model_type else f"{', '.join(files[:3])}{' …' * (len(files) > 3)}"
         raise ValueError(
             f"{repo_id} on the Hub holds something other than a CLIP: {held}. Choose another name, or say that it shall "
             "be put on top, with --force (in training: --hub_force)."
         )
+
+
+def _model_type(config: Path) -> str | None:
+    try:
+        return json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):  # no json, or no mapping
+        return None
 
 
 def push_files(
@@ -145,11 +158,12 @@ def push_files(
         The commit; as a string, its address.
 
     Raises:
-        ValueError: there is no token, or the name cannot be one.
+        ValueError: there is no token, it stands in one of the files, or the name cannot be one.
         HubError: it could not be reached, or refused.
     """
     check_login(token)
     check_repo_id(repo_id)
+    _check_tells_no_secret(files, token or get_token())
     api = HfApi(token=token)
     where = {"repo_type": repo_type, "revision": revision}
     patterns = list(delete_patterns)
@@ -162,7 +176,7 @@ def push_files(
         operations += [CommitOperationAdd(path, content) for path, content in files.items()]
         return api.create_commit(name, operations, commit_message=message, **where)
 
-    return _insist(attempt, repo_id)
+    return insist(attempt, repo_id)
 
 
 def push_folder(
@@ -183,6 +197,15 @@ def push_folder(
     return push_files(chosen, repo_id, **options)
 
 
+def _check_tells_no_secret(files: Mapping[str, Path | bytes], token: str) -> None:
+    for name, content in files.items():
+        if name.endswith(TEXTS) and token.encode() in (content if isinstance(content, bytes) else content.read_bytes()):
+            raise ValueError(
+                f"{name} holds the token for the Hub, and is not pushed; take it out of the file, and give the token by "
+                "`hf auth login` or HF_TOKEN."
+            )
+
+
 def _matches(path: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(path, pattern) and ("/" in pattern or "/" not in path) for pattern in patterns)
 
@@ -197,8 +220,17 @@ def _open(
     return url.repo_id
 
 
-def _insist(attempt: Callable[[], Returned], repo_id: str) -> Returned:
-    """What ``attempt`` returns, once it does not fail; or a HubError."""
+def insist(attempt: Callable[[], Returned], repo_id: str, needs_network: bool = False) -> Returned:
+    """What ``attempt`` returns, once it does not fail.
+
+    Args:
+        attempt: makes requests to the Hub.
+        repo_id: what it is about, for errors.
+        needs_network: whether to give up at once where no connection comes about; otherwise that is tried again, too.
+
+    Raises:
+        HubError: it failed for good.
+    """
     refusals = 0
     for wait in (*WAITS, None):
         try:
@@ -207,7 +239,8 @@ def _insist(attempt: Callable[[], Returned], repo_id: str) -> Returned:
             error = _cause(raised)
             status, reason = _status(error), _first_line(error)
             refusals += status in REFUSED
-            hopeless = status in WRONG or refusals > 1 or not _is_of_the_hub(error) or _no_network(error)
+            hopeless = status in WRONG or refusals > 1 or not _is_of_the_hub(error)
+            hopeless = hopeless or (needs_network and _no_network(error))
             if hopeless or wait is None:
                 passing = not hopeless and status not in REFUSED
                 raise HubError(f"{repo_id} on the Hub: {reason} {_remedy(error, repo_id)}", passing) from raised
@@ -227,9 +260,8 @@ def _cause(error: Exception) -> Exception:
 
 def _is_of_the_hub(error: Exception) -> bool:
     """Whether the Hub or the network failed, and not what was to be pushed."""
-    return not isinstance(error, (ValueError, FileNotFoundError, PermissionError, OfflineModeIsEnabled)) or isinstance(
-        error, HfHubHTTPError
-    )
+    local = (ValueError, FileNotFoundError, PermissionError, OfflineModeIsEnabled)
+    return isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError)) or not isinstance(error, local)
 
 
 def _status(error: Exception) -> int | None:

@@ -3,7 +3,7 @@
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from sdsclip_hf.hub import check_repo_id
+from sdsclip_hf.hub import check_repo_id, insist
 
 EMPTY = {".gitattributes", "README.md"}  # what the Hub itself puts into a new Space
 STALE = ("*", "*/*")  # all of it, at the top and below
@@ -28,22 +28,17 @@ def check_space(space: str, mark: str, what: str, force: bool = False, token: st
         raise ValueError(f"{space!r} names no namespace; give it as NAMESPACE/NAME.")
     if force:
         return
-    try:
-        files = set(HfApi(token=token).list_repo_files(space, repo_type="space"))
-    except RepositoryNotFoundError:
-        return
-    except Exception as error:  # the client passes those of its network library on, whichever it is
-        raise OSError(
-            f"the Space {space} could not be looked at: {first_line(error)}. Check the connection, or try again later."
-        ) from error
+
+    def look() -> set[str]:
+        try:
+            return set(HfApi(token=token).list_repo_files(space, repo_type="space"))
+        except RepositoryNotFoundError:
+            return set()
+
+    files = insist(look, space)
     if mark not in files and not files <= EMPTY:
         held = ", ".join(sorted(files - EMPTY)[:3])
         raise ValueError(
             f"the Space {space} holds something other than {what}: it has {held} and no {mark}. Give another name, or "
             "--force to replace its files (they stay in its history)."
         )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, without its full stop."""
-    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(". ")

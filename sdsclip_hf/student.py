@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -283,6 +284,8 @@ class SDSCLIPModel(nn.Module):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier export, as the mapper
+        (folder / MAPPER_FILE).unlink(missing_ok=True)
         self.merged_clip().save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)

@@ -401,6 +401,7 @@ class SDSCLIPTrainer(HubTrainer):
             super()._save_checkpoint(model, trial)
         finally:
             self._saving_checkpoint, self.args.save_total_limit = False, limit
+        self.accelerator.wait_for_everyone()  # each process adds the state of its random numbers
         if self.args.should_save:
             seal(folder, self._identity())
             rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint)
@@ -413,6 +414,8 @@ class SDSCLIPTrainer(HubTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Inside a checkpoint the weights that train; anywhere else the export, a plain CLIP."""
+        if not self.args.should_save:  # Trainer calls this on all processes
+            return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if self._saving_checkpoint:
@@ -422,7 +425,7 @@ class SDSCLIPTrainer(HubTrainer):
             save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         else:
             self.student.export(folder, self.processing_class)
-            self.create_model_card(output_dir=folder)
+            self._write_card(folder)
 
     def _identity(self) -> dict:
         return {

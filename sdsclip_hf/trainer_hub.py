@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from transformers import Trainer
 from transformers.trainer import PushInProgress
 from transformers.trainer_utils import HubStrategy
 
-from sdsclip_hf.cards import RunFacts, licence_is_known, write_card
+from sdsclip_hf.cards import RunFacts, find_licence, write_card
 from sdsclip_hf.config import as_yaml
 from sdsclip_hf.hub import HubError, check_holds_clip, claim_repo
 from sdsclip_hf.push import push_model
@@ -21,6 +23,8 @@ from sdsclip_hf.push import push_model
 logger = logging.getLogger(__name__)
 
 RUN_ARGUMENTS_FILE = "run.yaml"
+LISTS = ("tags", "datasets")
+MOST_WAITING = 3
 COPY = "_push-"  # what is being pushed, since the training goes on meanwhile
 
 
@@ -31,10 +35,16 @@ class HubTrainer(Trainer):
     all the same is told in the log. ``hub_strategy`` and ``hub_always_push`` mean what they do for Trainer.
 
     Attributes:
-        card_facts: what the model card tells beyond what the trainer knows, by [`RunFacts`]' names: scores, the command, …
+        card_facts: what the model card tells beyond what the trainer knows, by [`RunFacts`]' names, and ``arguments``: the
+            content of ``run.yaml``.
     """
 
     card_facts: dict
+    _licence: dict[str, str] | None = None
+
+    def __init__(self, *args, **kwargs):
+        self._waiting: list[tuple[Future, Path]] = []
+        super().__init__(*args, **kwargs)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository, or make sure that this run may push there. Called before training.
@@ -53,9 +63,10 @@ class HubTrainer(Trainer):
         name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         token, revision = token or self.args.hub_token, self.args.hub_revision
         private = self.args.hub_private_repo if private is None else private
+        self._read_licence()
         try:
             self.hub_model_id = claim_repo(name, token=token, private=private, revision=revision)
-            if not self.args.hub_force:
+            if not self.args.hub_force:  # each push looks again
                 check_holds_clip(self.hub_model_id, token=token, revision=revision)
         except HubError as error:
             if not error.passing:
@@ -66,8 +77,15 @@ class HubTrainer(Trainer):
             logger.warning("%s Training begins all the same; the first push tries again.", error)
             self.hub_model_id = name
 
-    def run_facts(self) -> RunFacts:
-        """What the model card tells."""
+    def _read_licence(self) -> dict[str, str] | None:
+        """The licence of the base model, asked for once."""
+        if self._licence is None:
+            self._licence = find_licence(self.base_name)
+        return self._licence
+
+    def run_facts(self, unfinished: bool = False) -> RunFacts:
+        """What the model card tells; ``unfinished`` in the middle of training."""
+        best, best_step = self.args.load_best_model_at_end and not unfinished, self.state.best_global_step
         return RunFacts(
             config=self.args,
             base_name=self.base_name,
@@ -80,7 +98,10 @@ class HubTrainer(Trainer):
             processes=self.args.world_size,
             has_adapter=self.student.has_adapter,
             has_mapper=self.student.mapper is not None,
-            **self.card_facts,
+            unfinished=unfinished,
+            best_step=best_step if best and best_step != self.state.global_step else None,
+            licence=self._licence if unfinished else self._read_licence(),
+            **{name: value for name, value in self.card_facts.items() if name != "arguments"},
         )
 
     def create_model_card(
@@ -88,29 +109,44 @@ class HubTrainer(Trainer):
         language: str | None = None,
         license: str | None = None,
         tags: str | list[str] | None = None,
-        dataset: str | None = None,
-        output_dir: str | Path | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Write the card, ``run.yaml`` and ``.eval_results/`` into an export.
+        """Write the card, ``run.yaml`` and ``.eval_results/`` into ``args.output_dir``.
 
         Args:
-            language, license, tags, dataset: what the front matter shall name, beside or instead of what is known.
-            output_dir: the export; default: ``args.output_dir``.
+            language, license, tags: for the front matter, instead of what is known.
+            finetuned_from, dataset_tags: Hub ids of the base model and of the data, instead of what is known.
+            dataset: what the data is called, where no id is known.
+            model_name, tasks, dataset_args: taken as Trainer does, and not used: the model is called by its repository,
+                and the scores tell the rest.
         """
+        given = {"language": language, "license": license, "tags": tags, "base_model": finetuned_from}
+        given["datasets"] = dataset_tags
+        named = ", ".join([dataset] if isinstance(dataset, str) else dataset or [])
+        self._write_card(Path(self.args.output_dir), {name: value for name, value in given.items() if value}, named)
+
+    def _write_card(
+        self, folder: Path, overrides: dict | None = None, dataset: str = "", unfinished: bool = False
+    ) -> None:
         if not self.is_world_process_zero():
             return
-        folder = Path(output_dir or self.args.output_dir)
-        facts = self.run_facts()
-        tags = [tags] if isinstance(tags, str) else tags
-        facts.overrides |= {k: v for k, v in {"language": language, "license": license, "tags": tags}.items() if v}
-        facts.dataset_name = dataset or facts.dataset_name
-        own, arguments = Path(self.args.output_dir) / RUN_ARGUMENTS_FILE, folder / RUN_ARGUMENTS_FILE
-        if own.exists() and not arguments.exists():
-            shutil.copy2(own, arguments)
-        elif not arguments.exists():
-            names = {"model_name_or_path": self.base_name, "teacher_name_or_path": facts.teacher_name}
-            known = yaml.safe_dump({name: value for name, value in names.items() if value})
-            arguments.write_text(known + as_yaml(self.args), encoding="utf-8")
+        facts = self.run_facts(unfinished)
+        overrides = {
+            name: [value] if name in LISTS and isinstance(value, str) else value
+            for name, value in (overrides or {}).items()
+        }
+        facts = replace(
+            facts, overrides=facts.overrides | overrides, dataset_name=facts.dataset_name or dataset or None
+        )
+        names = {"model_name_or_path": self.base_name, "teacher_name_or_path": facts.teacher_name}
+        known = yaml.safe_dump({name: value for name, value in names.items() if value})
+        arguments = self.card_facts.get("arguments") or known + as_yaml(self.args)
+        (folder / RUN_ARGUMENTS_FILE).write_text(arguments, encoding="utf-8")
         write_card(folder, facts)
 
     def push_to_hub(
@@ -140,10 +176,11 @@ class HubTrainer(Trainer):
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         self.save_model(_internal_call=True)
+        self.accelerator.wait_for_everyone()
         if not self.is_world_process_zero():
             return None
         self.create_model_card(**kwargs)
-        if not licence_is_known(self.run_facts()) and not kwargs.get("license"):
+        if not self.run_facts().licence_is_known and not kwargs.get("license"):
             logger.warning(
                 "the card of the base model %r names no licence, so that of this model says `unknown`; give one with "
                 "--hub_license.",
@@ -161,6 +198,7 @@ class HubTrainer(Trainer):
             "token": token or self.args.hub_token,
             "revision": revision or self.args.hub_revision,
             "private": self.args.hub_private_repo if private is None else private,
+            "force": self.args.hub_force,
         }
 
     def _pusher(self) -> ThreadPoolExecutor:
@@ -177,24 +215,48 @@ class HubTrainer(Trainer):
         if busy and not self.args.hub_always_push:
             logger.info("Step %d is not pushed: the last push is under way.", self.state.global_step)
             return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        step = self.state.global_step
-        copy = Path(self.args.output_dir) / f"{COPY}{step}"
-        shutil.rmtree(copy, ignore_errors=True)
-        self.student.export(copy, self.processing_class)
-        self.create_model_card(output_dir=copy)
-        extra, stale = {}, ()
-        if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-            last = self.args.hub_strategy == HubStrategy.CHECKPOINT
-            name = "last-checkpoint" if last else Path(checkpoint_folder).name
-            shutil.copytree(checkpoint_folder, copy / name, copy_function=_link)  # it may be rotated away meanwhile
-            extra = {path.relative_to(copy).as_posix(): path for path in (copy / name).rglob("*") if path.is_file()}
-            stale = (f"{name}/*",)
-        job = self._pusher().submit(self._push_copy, copy, f"Training in progress, step {step}", extra, stale)
+        try:
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            job = self._start_push(Path(checkpoint_folder))
+        except Exception as error:  # a full disk, for instance: the training must not know
+            logger.warning("Step %d is not pushed: %s Training goes on.", self.state.global_step, error)
+            return
         if busy:
             self.push_in_progress.jobs.append(job)
         else:
             self.push_in_progress = PushInProgress([job])
+
+    def _start_push(self, checkpoint: Path) -> Future:
+        """Copy what is to be pushed, and have it pushed when its turn comes."""
+        step = self.state.global_step
+        copy = Path(self.args.output_dir) / f"{COPY}{step}"
+        shutil.rmtree(copy, ignore_errors=True)
+        try:
+            self.student.export(copy, self.processing_class)
+            self._write_card(copy, unfinished=True)
+            extra, stale = {}, ()
+            if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+                last = self.args.hub_strategy == HubStrategy.CHECKPOINT
+                name = "last-checkpoint" if last else checkpoint.name
+                shutil.copytree(checkpoint, copy / name, copy_function=_link)  # it may be rotated away meanwhile
+                extra = {path.relative_to(copy).as_posix(): path for path in (copy / name).rglob("*") if path.is_file()}
+                stale = (f"{name}/*",)
+        except BaseException:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise
+        self._drop_waiting()
+        job = self._pusher().submit(self._push_copy, copy, f"Training in progress, step {step}", extra, stale)
+        self._waiting.append((job, copy))
+        return job
+
+    def _drop_waiting(self) -> None:
+        """Leave out the oldest pushes that have not begun, where more wait than there shall be copies of the model."""
+        self._waiting = [(job, copy) for job, copy in self._waiting if not job.running() and not job.done()]
+        while len(self._waiting) > MOST_WAITING:
+            job, copy = self._waiting.pop(0)
+            if job.cancel():
+                shutil.rmtree(copy, ignore_errors=True)
+                logger.info("%s is not pushed: too many pushes wait.", copy.name)
 
     def _push_copy(self, copy: Path, message: str, extra: dict[str, Path], stale: tuple[str, ...]) -> None:
         try:
@@ -206,6 +268,15 @@ class HubTrainer(Trainer):
             )
         finally:
             shutil.rmtree(copy, ignore_errors=True)
+
+
+def _told(push: Callable[[], CommitInfo]) -> CommitInfo:
+    """Push, and log what goes wrong, in case that nobody asks for the result."""
+    try:
+        return push()
+    except Exception as error:
+        logger.warning("%s", error)
+        raise
 
 
 def _link(source: str, target: str) -> None:

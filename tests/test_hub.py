@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import hub_env
 from hub_server import READER, STRANGER, WRITER, HubServer
 
-from sdsclip_hf.hub import check_repo_id, is_hub_id
+from sdsclip_hf.hub import HubError, check_repo_id, insist, is_hub_id
 
 STAGES = (
     "create",
@@ -155,6 +156,43 @@ def test_a_folder_is_pushed_without_what_is_hidden_and_what_is_stale_goes(hub, t
     assert hub.repository("spaces", "org/space").private
     push(hub, WRITER, call + 'allow_patterns=["*.py", "sub/*"], delete_patterns=["*.json"])')
     assert set(hub.files("spaces", "org/space")) == {*fresh, "app.py", "sub/data.json"}
+    push(
+        hub, WRITER, call + 'allow_patterns=["app.py"], delete_patterns=["*.json"])'
+    )  # without a slash: at the top alone
+    assert "sub/data.json" in hub.files("spaces", "org/space")
+
+
+def test_the_hub_is_given_the_time_that_it_asks_for(monkeypatch):
+    waits, answers = [], [("7", 429), ("600", 503), ("", 500)]
+    monkeypatch.setattr("sdsclip_hf.hub.time.sleep", waits.append)
+
+    def attempt():
+        if answers:
+            wait, status = answers.pop(0)
+            error = OSError("busy")
+            error.response = SimpleNamespace(status_code=status, headers={"Retry-After": wait})
+            raise error
+        return "done"
+
+    assert insist(attempt, "org/x") == "done" and waits == [7.0, 60.0, 20.0]
+
+
+def test_no_connection_is_tried_again_but_before_training(monkeypatch):
+    waits = []
+    monkeypatch.setattr("sdsclip_hf.hub.time.sleep", waits.append)
+
+    class ConnectError(Exception):
+        pass
+
+    def attempt():
+        raise ConnectError("refused")
+
+    with pytest.raises(HubError, match="Check the network connection") as caught:
+        insist(attempt, "org/x", needs_network=True)
+    assert not caught.value.passing and not waits
+    with pytest.raises(HubError) as caught:
+        insist(attempt, "org/x")
+    assert caught.value.passing and waits == [1.0, 5.0, 20.0]
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "a..b", "-a/b", "a b", "x" * 97, ""])

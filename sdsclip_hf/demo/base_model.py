@@ -7,7 +7,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from sdsclip_hf.errors import expand
-from sdsclip_hf.spaces import first_line
+from sdsclip_hf.hub import HubError, insist
 
 CARD, OPTIONS = "README.md", "run.yaml"
 
@@ -42,14 +42,18 @@ def _of_folder(folder: Path) -> list[str]:
 
 
 def _of_hub(model: str) -> list[str]:
+    def look() -> list[str]:
+        try:
+            return _of_card(Path(hf_hub_download(model, CARD)).read_text(encoding="utf-8"))
+        except RemoteEntryNotFoundError:
+            return []
+
     try:
-        return _of_card(Path(hf_hub_download(model, CARD)).read_text(encoding="utf-8"))
-    except RemoteEntryNotFoundError:
-        return []
-    except Exception as error:  # the client passes those of its network library on, whichever it is
-        raise ValueError(
-            f"the card of {model}, which names its base model, could not be read: {first_line(error)}. Check the name and "
-            "the login, or give the base model as --base."
+        return insist(look, model)
+    except HubError as error:
+        raise HubError(
+            f"the card of {model}, which names its base model, could not be read: {error} Or give the base model as --base.",
+            error.passing,
         ) from error
 
 

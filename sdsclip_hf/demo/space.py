@@ -10,15 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from string import Template
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelInfo
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from sdsclip_hf import shapes
 from sdsclip_hf.demo.base_model import find_base
 from sdsclip_hf.demo.command import PAGE
 from sdsclip_hf.errors import expand
-from sdsclip_hf.hub import check_login, check_repo_id, push_folder
-from sdsclip_hf.spaces import STALE, check_space, first_line
+from sdsclip_hf.hub import check_login, check_repo_id, insist, push_folder
+from sdsclip_hf.spaces import STALE, check_space
 
 SETTINGS = "sdsclip_demo.json"
 
@@ -103,17 +103,24 @@ def _check_on_hub(model: str, option: str, remedy: str) -> bool:
     """
     if shapes.resolve(model) != model:
         raise ValueError(f"{option} {model} is part of this package and not on the Hub, where a Space reads; {remedy}.")
+
+    def look() -> ModelInfo | None:
+        try:
+            return HfApi().model_info(model)
+        except RepositoryNotFoundError:
+            return None
+
     try:
         check_repo_id(model)
-        info = HfApi().model_info(model)
-    except (ValueError, RepositoryNotFoundError) as error:
+        info = insist(look, model)
+    except ValueError:
+        info = None
+    if info is None:
         where = "a folder here" if Path(expand(model)).is_dir() else "no folder either"
         raise ValueError(
             f"{option} {model}: there is no such model on the Hub, or this login may not see it ({where}); a Space reads "
             f"models from the Hub: {remedy}."
-        ) from error
-    except Exception as error:  # the client passes those of its network library on, whichever it is
-        raise OSError(f"the model {model} could not be looked up: {first_line(error)}. Try again later.") from error
+        )
     return bool(info.private or info.gated)
 
 
