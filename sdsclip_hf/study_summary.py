@@ -37,12 +37,13 @@ def summarize(study: Study) -> dict:
     baseline = study.settings["baseline"]
     summary = {"settings": study.settings, "arms": {}, "retained": {}, "drift": {}, "health": {}}
     for arm in arms:
+        runs = len(set(paths[arm]))  # seeds that begin alike share what was before
         summary["arms"][arm] = {
-            tag: _row(right[arm][:, tags == tag], right[baseline][: len(right[arm]), tags == tag])
+            tag: _row(right[arm][:, tags == tag], right[baseline][: len(right[arm]), tags == tag], runs)
             for tag in dict.fromkeys(tags.tolist())
         }
         summary["retained"][arm] = {
-            name: _row(_column(told[arm], name), _column(told[baseline][: len(told[arm])], name))
+            name: _row(_column(told[arm], name), _column(told[baseline][: len(told[arm])], name), runs)
             for name in told[arm][0]["retained"]
         }
         if arm != BEFORE:
@@ -66,14 +67,14 @@ def _column(told: list[dict], name: str) -> np.ndarray:
     return np.array([[run["retained"][name]] for run in told])  # (seeds, 1)
 
 
-def _row(values: np.ndarray, base: np.ndarray) -> dict:
-    """Figures of (seeds, items) in per cent, and of their paired difference to the baseline's."""
+def _row(values: np.ndarray, base: np.ndarray, runs: int) -> dict:
+    """Figures of (seeds, items) in per cent, and of their paired difference to the baseline's; the first ``runs`` differ."""
     return {
         "group": 100 * values.mean(),
-        "interval": interval(values),
+        "interval": interval(values[:runs]),
         "gain": 100 * (values.mean() - base.mean()),
         "gain_interval": interval(values - base),
-        "seeds": [100 * row.mean() for row in values],
+        "seeds": [100 * row.mean() for row in values[:runs]],
         "items": int(values.shape[1]),
     }
 
