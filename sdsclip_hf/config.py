@@ -286,13 +286,14 @@ class SDSCLIPConfig(TrainingArguments):
 
 
 def as_yaml(*parts) -> str:
-    """Dataclasses of arguments as yaml that ``--config`` takes, without secrets and what is at its default."""
+    """Dataclasses of arguments as yaml that ``--config`` takes, without secrets, where it goes on from, and defaults."""
     settings = {}
     for part in parts:
         for entry in fields(part):
             value = getattr(part, entry.name)
             default = entry.default_factory() if callable(entry.default_factory) else entry.default
-            if entry.init and value != default and "token" not in entry.name and not entry.name.startswith("_"):
+            kept = entry.init and entry.name != "resume_from_checkpoint" and not entry.name.startswith("_")
+            if kept and value != default and "token" not in entry.name:
                 settings[entry.name] = getattr(value, "value", value)
     simple = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool, list, dict))}
     return yaml.safe_dump(simple, sort_keys=True)

@@ -244,11 +244,11 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     commands = _commands(folder, command, config)
-    if state.is_main_process:
-        if data.overwrite_output_dir and not config.resume_from_checkpoint:
+    trainer.card_facts["arguments"] = "".join(f"# {one}\n" for one in commands) + as_yaml(*arguments)
+    if state.is_main_process and not config.resume_from_checkpoint:  # a resumed run may yet be refused
+        if data.overwrite_output_dir:
             shutil.rmtree(folder)
             folder.mkdir(parents=True)
-        trainer.card_facts["arguments"] = "".join(f"# {one}\n" for one in commands) + as_yaml(*arguments)
         (folder / RUN_ARGUMENTS_FILE).write_text(trainer.card_facts["arguments"], encoding="utf-8")
     results = {"command": command, "versions": versions(), "output_dir": str(folder), "label": data.label}
     results |= {"base_revision": trainer.base_revision, "dataset_revision": _revision(trainer)}

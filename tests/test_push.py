@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from benchmark_copies import winoground, write_parquet
 from conftest import hub_env
 from hub_server import READER, STRANGER, WRITER, HubServer
 from huggingface_hub import ModelCard
@@ -537,8 +538,47 @@ def test_files_that_a_model_no_longer_has_go_with_the_next_push(hub, tmp_path):
     assert not any(name.startswith("adapter") for name in hub.files("models", "org/new"))
 
 
-def test_a_base_without_a_licence_is_told(hub, tmp_path):
+def test_scores_on_a_benchmark_of_the_hub_are_results_there_and_a_base_without_a_licence_is_told(hub, tmp_path):
     lay_base(hub, card="# nothing\n")
-    result = finetune(hub, tmp_path / "out", "--hub_model_id", "org/tuned", "--max_steps", "2")
+    (hub.root / "datasets/org").mkdir(parents=True)
+    write_parquet(hub.root / "datasets/org/wino", winoground())
+    options = ["--hub_model_id", "org/tuned", "--max_steps", "2", "--test_benchmarks", "winoground=org/wino"]
+    result = finetune(hub, tmp_path / "out", *options)
     assert "'org/base' names no licence" in result.stderr and "--hub_license" in result.stderr
-    assert ModelCard(hub.files("models", "org/tuned")["README.md"].decode()).data.license == "unknown"
+    files = hub.files("models", "org/tuned")
+    data = ModelCard(files["README.md"].decode()).data
+    assert data.license == "unknown"
+    told = {row["task_id"]: row for row in map(flat, yaml.safe_load(files[".eval_results/org__wino.yaml"]))}
+    rows = json.loads((tmp_path / "out/results.json").read_text())["after"]["winoground=org/wino"]
+    group = next(row for row in rows if (row["subset"], row["score"]) == ("all", "group"))
+    assert told["winoground_group_score"]["value"] == round(100 * group["value"], 2)
+    assert told["winoground_group_score"]["revision"] == hub.repository("datasets", "org/wino").sha
+    assert told["winoground_group_score"]["id"] == "org/wino"
+    card = {(one.metric_type, one.dataset_config): one for one in data.eval_results}
+    assert card["winoground_group_score", "all"].metric_value == round(100 * group["value"], 2)
+    assert card["winoground_group_score", "all"].dataset_type == "org/wino"
+
+
+def flat(entry: dict) -> dict:
+    return entry["dataset"] | {name: value for name, value in entry.items() if name != "dataset"}
+
+
+@pytest.mark.slow
+def test_two_processes_push_one_model_and_go_on_from_where_they_stopped(hub, tmp_path):
+    lay_base(hub)
+    script = Path(__file__).parents[1] / "recipes/finetune.py"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(script)]
+    words = [*shlex.split(FINISHED)[1:], "--output_dir", str(tmp_path / "out"), "--hub_model_id", "org/two"]
+    words += ["--hub_strategy", "checkpoint"]
+    for more in ([], ["--resume_from_checkpoint", "last", "--max_steps", "8"]):
+        env = hub_env(hub, HF_TOKEN=WRITER) | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*launch, *words, *more], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    pushed = [*(f"Training in progress, step {step}" for step in (2, 4, 6)), "after, 6 steps"]
+    pushed += ["Training in progress, step 8", "after, 8 steps"]
+    assert list(titles(hub, "org/two"))[::-1] == pushed
+    files = hub.files("models", "org/two")
+    assert {"last-checkpoint/rng_state_0.pth", "last-checkpoint/rng_state_1.pth"} <= set(files)
+    commands = re.search(r"## How to reproduce\s+```bash\n(.*?)```", files["README.md"].decode(), re.DOTALL).group(1)
+    assert commands.count("accelerate launch --num_processes 2") == 2 and "--resume_from_checkpoint last" in commands
+    assert yaml.safe_load(files["run.yaml"])["max_steps"] == 8
