@@ -1,5 +1,6 @@
 """Pushing of runs to the Hub, by the real clients against a Hub on loopback."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -233,6 +234,9 @@ def test_the_token_is_left_nowhere(pushed):
             for file, content in pushed["hub"].files("models", f"org/{name}", commit.sha).items():
                 assert secret not in content, file
     assert WRITER not in pushed["trained"].stdout + pushed["trained"].stderr
+    for process in Path("/proc").glob("[0-9]*/cmdline"):  # what the run left running
+        with contextlib.suppress(OSError):
+            assert secret not in process.read_bytes(), process
 
 
 def test_the_card_has_what_the_hub_reads(pushed):
