@@ -79,8 +79,13 @@ def claim_repo(
     private: bool | None = None,
     revision: str | None = None,
     space_sdk: str | None = None,
+    needs_network: bool = False,
 ) -> str:
     """Create a repository where there is none, and its branch, and make sure that the token may write there.
+
+    Args:
+        repo_id, repo_type, token, private, revision, space_sdk: see [`push_files`].
+        needs_network: see [`insist`].
 
     Returns:
         The repository's full name.
@@ -92,7 +97,7 @@ def claim_repo(
     check_login(token)
     check_repo_id(repo_id)
     api = HfApi(token=token)
-    return insist(lambda: _open(api, repo_id, repo_type, private, revision, space_sdk), repo_id, needs_network=True)
+    return insist(lambda: _open(api, repo_id, repo_type, private, revision, space_sdk), repo_id, needs_network)
 
 
 def check_holds_clip(repo_id: str, *, token: str | None = None, revision: str | None = None) -> None:

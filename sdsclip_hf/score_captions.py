@@ -50,7 +50,7 @@ def push(folder: Path, dataset_id: str, private: bool) -> CommitInfo:
 
 def _load_and_run(arguments: ScoringArguments) -> dict:
     if arguments.push_to_hub and processes().is_main_process:
-        claim_repo(arguments.hub_dataset_id, repo_type="dataset", private=arguments.private or None)
+        claim_repo(arguments.hub_dataset_id, repo_type="dataset", private=arguments.private or None, needs_network=True)
     state = processes()
     teacher = embedder = None
     with state.main_process_first():

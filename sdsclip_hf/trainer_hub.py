@@ -65,7 +65,7 @@ class HubTrainer(Trainer):
         private = self.args.hub_private_repo if private is None else private
         self._read_licence()
         try:
-            self.hub_model_id = claim_repo(name, token=token, private=private, revision=revision)
+            self.hub_model_id = claim_repo(name, token=token, private=private, revision=revision, needs_network=True)
             if not self.args.hub_force:  # each push looks again
                 check_holds_clip(self.hub_model_id, token=token, revision=revision)
         except HubError as error:

@@ -423,6 +423,16 @@ def test_a_busy_hub_at_the_start_is_no_way_into_a_foreign_repository(hub, tmp_pa
     assert json.loads((tmp_path / "out/results.json").read_text())["steps"] == 2
 
 
+def test_a_hub_that_is_gone_at_the_end_is_tried_again(tmp_path):
+    gone = HubServer(tmp_path / "gone")
+    gone.server_close()
+    folder = tmp_path / "run"
+    shutil.copytree(model_path("student"), folder)
+    result = run(CLI, "push", str(folder), "org/new", env=hub_env(gone, HF_TOKEN=WRITER), code_expected=1)
+    assert result.stderr.count("Trying again in") == 3 and "Check the network connection" in result.stderr
+    assert f"To push it, logged in: sdsclip push {folder} org/new" in result.stderr
+
+
 def test_tokens_that_cannot_be_sent_and_abbreviated_options_are_refused(hub, tmp_path):
     start = [*shlex.split(FINISHED)[1:], "--model_name_or_path", "shapes/student", "--hub_model_id", "org/new"]
     told = ask_errors(
