@@ -557,7 +557,8 @@ def test_scores_on_a_benchmark_of_the_hub_are_results_there_and_a_base_without_a
     (hub.root / "datasets/org").mkdir(parents=True)
     write_parquet(hub.root / "datasets/org/wino", winoground())
     options = ["--hub_model_id", "org/tuned", "--max_steps", "2", "--test_benchmarks", "winoground=org/wino"]
-    result = finetune(hub, tmp_path / "out", *options)
+    result = finetune(hub, tmp_path / "out", *options, "--hub_strategy", "end")
+    assert list(titles(hub, "org/tuned")) == ["after, 2 steps"]
     assert "'org/base' names no licence" in result.stderr and "--hub_license" in result.stderr
     files = hub.files("models", "org/tuned")
     data = ModelCard(files["README.md"].decode()).data
