@@ -143,6 +143,14 @@ def test_who_may_not_write_is_told_so(hub):
     assert hub.repository("models", "org/new") is None
 
 
+def test_what_a_branch_holds_is_looked_at_there(hub):
+    for model_type, options in (("clip", ""), ("bert", ', revision="other"')):
+        content = f"{{'config.json': b'{{\"model_type\": \"{model_type}\"}}'}}"
+        push(hub, WRITER, f'push_files({content}, "org/mixed", message="a push"{options})')
+    assert push(hub, WRITER, 'check_holds_clip("org/mixed")') == "None"
+    assert "a model of type 'bert'" in push(hub, WRITER, 'check_holds_clip("org/mixed", revision="other")')
+
+
 def test_a_folder_is_pushed_without_what_is_hidden_and_what_is_stale_goes(hub, tmp_path):
     for name in ("app.py", ".secret", "__pycache__/app.pyc", "sub/data.json", "old.json"):
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)

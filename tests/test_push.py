@@ -31,6 +31,7 @@ import numpy as np, torch
 from huggingface_hub import snapshot_download
 from transformers import TrainerCallback
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf.hub import push_files
 from sdsclip_hf.shapes import load_shapes
 
 torch.set_num_threads(1)
@@ -60,6 +61,8 @@ def make(trainable, output_dir, **options):
 
 Path(out, "layernorm/_push-9").mkdir(parents=True)  # left by a run that was killed
 STRATEGIES = {"layernorm": "all_checkpoints", "lora": "every_save", "full": "checkpoint"}
+before = {"config.json": b'{"model_type": "clip"}', "last-checkpoint/old.txt": b"of an earlier run"}
+push_files(before, "org/full", message="before", token=token, private=True)
 for trainable, strategy in STRATEGIES.items():
     logits = {}
     trainer = make(trainable, f"{out}/{trainable}", hub_strategy=strategy, hub_private_repo=trainable == "full")
@@ -141,7 +144,8 @@ def lay_base(hub: HubServer, card: str = "---\nlicense: mit\n---\n") -> None:
 
 
 def titles(hub: HubServer, name: str) -> dict[str, str]:
-    return {commit.title: commit.sha for commit in hub.history("models", name) if commit.title != "initial commit"}
+    first = ("initial commit", "before")
+    return {commit.title: commit.sha for commit in hub.history("models", name) if commit.title not in first}
 
 
 @pytest.fixture(scope="module")
@@ -205,14 +209,14 @@ def test_what_is_pushed_is_what_belongs_there(pushed):
     common |= {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
     adapter = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
     for name in TRAINABLE:
-        commits = pushed["hub"].history("models", f"org/{name}")
-        for commit in commits[:-1]:
-            files = set(pushed["hub"].files("models", f"org/{name}", commit.sha))
+        for sha in titles(pushed["hub"], f"org/{name}").values():
+            files = set(pushed["hub"].files("models", f"org/{name}", sha))
             checkpoint = {file for file in files if "checkpoint" in file}
             assert files - checkpoint == common | (adapter if name == "lora" else set())
     last = pushed["hub"].files("models", "org/full")
     assert json.loads(last["last-checkpoint/trainer_state.json"])["global_step"] == 4
     assert "last-checkpoint/sdsclip_run.json" in last  # it can be resumed
+    assert "last-checkpoint/old.txt" not in last
     every = pushed["hub"].files("models", "org/layernorm")
     assert {name.partition("/")[0] for name in every if "checkpoint" in name} == {"checkpoint-2", "checkpoint-4"}
     assert not any("checkpoint" in name for name in pushed["hub"].files("models", "org/lora"))
