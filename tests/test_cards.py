@@ -51,7 +51,7 @@ def facts(tmp_path):
 def test_the_front_matter(facts):
     data = ModelCard(str(model_card(facts))).data  # as it reads after it was written
     assert (data.base_model, data.base_model_relation, data.datasets) == ("org/base-clip", "finetune", ["org/pictures"])
-    assert (data.library_name, data.pipeline_tag, data.license) == (
+    assert (data["library_name"], data.pipeline_tag, data.license) == (
         "transformers",
         "zero-shot-image-classification",
         "mit",

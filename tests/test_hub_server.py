@@ -747,7 +747,7 @@ def test_right_cards(hub, api):
     commit(api, add("README.md", card))
     info = api.model_info("org/name")
     assert (info.card_data.base_model, info.card_data.license, info.tags) == ("org/clip", ["mit"], ["a"])
-    assert (info.library_name, info.card_data.eval_results[0].metric_value) == ("transformers", 1.5)
+    assert (vars(info)["library_name"], info.card_data.eval_results[0].metric_value) == ("transformers", 1.5)
     with pytest.warns(UserWarning, match="empty or missing yaml metadata"):
         commit(api, add("README.md", "# X"))
 
