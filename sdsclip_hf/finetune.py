@@ -437,6 +437,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         arguments, name = parse_arguments(argv)
         finetune(arguments, name, shlex.join(["finetune", *without_token(argv)]))
+        PartialState().destroy_process_group()  # an interpreter that ends with gloo's threads alive may abort
     except (ValueError, OSError, FloatingPointError) as error:
         logger.debug("the traceback of the error below", exc_info=True)
         sys.exit(f"error: {error}")

@@ -120,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _report(scores, folder, arguments.dataset_name)
             if arguments.push_to_hub:
                 print(f"On the Hub: {push(folder, arguments.hub_dataset_id, arguments.private)}")
+        processes().destroy_process_group()  # an interpreter that ends with gloo's threads alive may abort
     except (ValueError, OSError, ImportError) as error:
         logger.debug("the traceback of the error below", exc_info=True)
         sys.exit(f"error: {error}")

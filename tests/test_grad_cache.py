@@ -198,6 +198,7 @@ trainer = SDSCLIPTrainer(model, args, teacher=teacher, train_dataset=datasets.lo
 trainer.train()
 if trainer.is_world_process_zero():
     torch.save(trainer.student.state_dict(), out)
+trainer.accelerator.end_training()
 """
 
 

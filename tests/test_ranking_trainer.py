@@ -281,7 +281,6 @@ def test_streaming_reads_the_same_scores(make_trainer, pairs):
 TWO_PROCESSES = """
 import sys
 import torch
-from accelerate import PartialState
 from datasets import load_from_disk
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 clip, data, scores, out, batch, options = sys.argv[1:]
@@ -291,8 +290,9 @@ args = SDSCLIPConfig(output_dir=out + "-run", use_cpu=True, per_device_train_bat
     trainable="full", optim="sgd", report_to="none", **eval(options))
 trainer = SDSCLIPTrainer(model=clip, args=args, train_dataset=load_from_disk(data))
 trainer.train()
-if PartialState().is_main_process:
+if trainer.is_world_process_zero():
     torch.save(trainer.student.state_dict(), out)
+trainer.accelerator.end_training()
 """
 
 
