@@ -71,6 +71,16 @@ class SDSCLIPConfig(TrainingArguments):
     timestep_range: list[int] | None = knob(
         None, "First and last timestep that L_SDS draws, both inclusive; default: the teacher's whole schedule."
     )
+    distill_every: int = knob(
+        1,
+        "Optimiser steps from one with L_SDS to the next; it counts that many times there, so that its expectation stays. "
+        "Saves its cost in the steps between.",
+    )
+    distill_fraction: float = knob(
+        1.0,
+        "Share of a batch's images that L_SDS is computed on, spread evenly and drawn anew in each step; its expectation "
+        "stays.",
+    )
     shuffle_captions: bool = knob(
         False, "Control experiment: give the denoiser the caption of another image of the batch. It should not help."
     )
@@ -128,6 +138,18 @@ class SDSCLIPConfig(TrainingArguments):
     )
     teacher_revision: str | None = knob(None, "Branch, tag or commit of the teacher on the Hub.")
     teacher_variant: str | None = knob(None, "Variant of the teacher's weight files, e.g. fp16.")
+    teacher_gradient_checkpointing: bool = knob(
+        False,
+        "Compute the denoiser's activations again in its backward pass instead of keeping them: less memory, a forward "
+        "pass more. Without effect with sds_gradient=stop_gradient, which has no such pass.",
+    )
+    teacher_compile: bool = knob(False, "Pass the denoiser through torch.compile; the first steps are then slow.")
+    teacher_channels_last: bool = knob(False, "Keep the denoiser's weights and latents in channels-last order.")
+    prompt_cache_dir: str | None = knob(
+        None,
+        "Encode all captions with the teacher's text encoder before the run, keep the prompts in this folder and free the "
+        "encoder: L x D numbers a caption (Stable Diffusion 1.x: 118 kB in float16). Not for streams.",
+    )
 
     # The latent mapper h_w.
     mapper_unit_rms: bool = knob(True, "Scale every z0 to RMS mapper_scale, so that the mapper cannot collapse.")
@@ -213,6 +235,8 @@ class SDSCLIPConfig(TrainingArguments):
         for name in above_zero + of_ranking:
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "more than zero")
+        _require(self.distill_every >= 1, "distill_every", self.distill_every, "1 or more")
+        _require(0 < self.distill_fraction <= 1, "distill_fraction", self.distill_fraction, "in (0, 1]")
         _require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
         for name, choices in (
             ("sds_reading", READINGS),
@@ -247,8 +271,9 @@ class SDSCLIPConfig(TrainingArguments):
                 f"{needy}, but there are no candidate captions; give --ranking_scores a folder that sdsclip "
                 "score-captions wrote, or its Hub id."
             )
-        if self.mapper_warmup_steps and self.lambda_sds == 0:
-            raise ValueError("mapper_warmup_steps needs the distillation term; set --lambda_sds above 0.")
+        for name in ("mapper_warmup_steps", "prompt_cache_dir"):
+            if getattr(self, name) and self.lambda_sds == 0:
+                raise ValueError(f"{name} needs the distillation term; set --lambda_sds above 0.")
         if self.per_device_train_batch_size * self.world_size < 2:
             raise ValueError(
                 f"per_device_train_batch_size {self.per_device_train_batch_size} on {self.world_size} process leaves a "
@@ -280,6 +305,10 @@ class SDSCLIPConfig(TrainingArguments):
             "health_steps",
             "gradient_norm_steps",
             "max_bad_images",
+            "teacher_gradient_checkpointing",
+            "teacher_compile",
+            "teacher_channels_last",
+            "prompt_cache_dir",
         }
         own = [entry.name for entry in fields(self) if entry.name not in inherited | unimportant]
         return {name: getattr(self, name) for name in [*own, "seed", "per_device_train_batch_size"]}

@@ -202,6 +202,11 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
+    def captions(self) -> list[str]:
+        """All captions, each once, in the order of the rows."""
+        cells = self.source[self.caption_column]
+        return list(dict.fromkeys(text for cell in cells for text in ([cell] if isinstance(cell, str) else cell)))
+
     def check_scores(self) -> None:
         """Raise ValueError if the scores miss the captions of any row, or the pictures of a sample of the rows."""
         if self.scores is None:
@@ -315,17 +320,19 @@ class ImageCaptionCollator:
         processor: the student's.
         teacher_tokenize: a teacher's [`~teacher.DiffusionTeacher.tokenize`]; None when no term needs prompts.
         max_candidates: K, how many candidates a picture has at most; 0 when no term needs them.
+        prompts: the teacher's prompts of captions, (N, L, D), where they are at hand; default: its tokens are given.
 
     Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (B, L), padded
     to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads; with a
-    teacher ``teacher_input_ids`` (B, T); and with candidates ``candidate_input_ids`` and ``candidate_attention_mask``
-    (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K), the teacher's d(x, c_k), NaN
-    where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).
+    teacher ``teacher_input_ids`` (B, T) or ``teacher_prompts`` (B, T, D); and with candidates ``candidate_input_ids`` and
+    ``candidate_attention_mask`` (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K),
+    the teacher's d(x, c_k), NaN where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).
     """
 
     processor: CLIPProcessor
     teacher_tokenize: Callable[[Sequence[str]], Tensor] | None = None
     max_candidates: int = 0
+    prompts: Callable[[Sequence[str]], Tensor] | None = None
 
     def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
         captions = [example["caption"] for example in examples]
@@ -343,7 +350,9 @@ class ImageCaptionCollator:
             "attention_mask": tokens.attention_mask[: len(captions)],
             "caption_cut": torch.tensor([len(ids) > tokenizer.model_max_length for ids in uncut]),
         }
-        if self.teacher_tokenize is not None:
+        if self.prompts is not None:
+            batch["teacher_prompts"] = self.prompts(captions)
+        elif self.teacher_tokenize is not None:
             batch["teacher_input_ids"] = self.teacher_tokenize(captions)
         if items:
             of_candidates = tokens.input_ids[len(captions) :], tokens.attention_mask[len(captions) :]

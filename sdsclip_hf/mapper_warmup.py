@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
+from sdsclip_hf.terms import prompts_of
+
 if TYPE_CHECKING:
     from sdsclip_hf.trainer import SDSCLIPTrainer
 
@@ -44,7 +46,7 @@ def _warm_up(trainer: SDSCLIPTrainer) -> None:
     for step, batch in enumerate(trainer.endless_batches(args.mapper_warmup_steps)):
         latents = mapper(_mapper_inputs(trainer, batch))
         with_gap = bool(args.health_steps) and step % args.health_steps == 0
-        loss, figures = trainer.distillation(latents, batch["teacher_input_ids"], (0, step), with_gap)
+        loss, figures = trainer.distillation(latents, prompts_of(batch), (0, step), with_gap)
         trainer.check_finite({"sds (mapper warm-up)": loss})
         optimizer.zero_grad()
         loss.backward()

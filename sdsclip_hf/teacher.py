@@ -47,6 +47,8 @@ class DiffusionTeacher(nn.Module):
         check_parts_fit(denoiser, text_encoder, scheduler, vae)
         self.denoiser, self.text_encoder, self.vae = denoiser, text_encoder, vae
         self.tokenizer, self.scheduler = tokenizer, scheduler
+        limit = getattr(text_encoder.config, "max_position_embeddings", tokenizer.model_max_length)
+        self.max_length: int = min(tokenizer.model_max_length, limit)  # tokens of a prompt, padding included
         self.prediction_type = scheduler.config.prediction_type
         self.name_or_path = getattr(denoiser.config, "_name_or_path", "")
         size = denoiser.config.sample_size
@@ -115,6 +117,25 @@ class DiffusionTeacher(nn.Module):
         """Stay in evaluation mode, whatever is asked for."""
         return super().train(False)
 
+    def speed_up(
+        self, gradient_checkpointing: bool = False, channels_last: bool = False, compiled: bool = False
+    ) -> "DiffusionTeacher":
+        """Change how the denoiser computes, and not what.
+
+        Args:
+            gradient_checkpointing: keep the inputs of the denoiser's blocks alone for its backward pass, and compute the
+                rest again: less memory, one more forward pass. Without effect where there is no such pass.
+            channels_last: store weights and latents with channels as the innermost axis.
+            compiled: pass the denoiser through ``torch.compile``.
+        """
+        if gradient_checkpointing:
+            self.denoiser.enable_gradient_checkpointing()
+        if channels_last:
+            self.denoiser.to(memory_format=torch.channels_last)
+        if compiled:
+            self.denoiser.compile()
+        return self
+
     @property
     def device(self) -> torch.device:
         return self.alphas.device
@@ -143,15 +164,17 @@ class DiffusionTeacher(nn.Module):
             list(captions), padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
         ).input_ids
 
-    @property
-    def max_length(self) -> int:
-        """How many tokens a prompt has, padding included."""
-        limit = getattr(self.text_encoder.config, "max_position_embeddings", self.tokenizer.model_max_length)
-        return min(self.tokenizer.model_max_length, limit)
-
     @torch.no_grad()
     def encode_tokens(self, input_ids: Tensor) -> Tensor:
-        """Prompts (N, L, D) of token ids (N, L) made by [`tokenize`]."""
+        """Prompts (N, L, D) of token ids (N, L) made by [`tokenize`].
+
+        Raises:
+            ValueError: the text encoder was freed.
+        """
+        if self.text_encoder is None:
+            raise ValueError(
+                "the teacher's text encoder was freed, since its prompts are read from --prompt_cache_dir."
+            )
         input_ids = input_ids.to(self.device)
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", False):

@@ -30,40 +30,45 @@ class DistillationTerm:
     def __call__(
         self,
         latents: Tensor,
-        prompt_ids: Tensor,
+        prompts: Tensor,
         draw_number: tuple[int, int],
         with_gap: bool = False,
         place: tuple[int, int] | None = None,
+        fraction: float = 1.0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The term and its health figures.
 
         Args:
             latents: z0 = h_w(f(x)), (B, C, h, w).
-            prompt_ids: the captions in the teacher's tokens, (B, T).
+            prompts: the captions in the teacher's tokens, (B, L), or already encoded, (B, L, D).
             draw_number: step and call, which decide t and eps; see [`draw`].
             with_gap: whether L_SDS under other images' captions is measured, too.
             place: the first row and the number of rows of the batch that these are a part of; default: they are all.
+            fraction: of the images that the denoiser is called for, see [`chosen_rows`].
 
         Returns:
-            L_SDS, scalar, and ``latent_rms``, ``latent_spread`` and perhaps ``sds_gap``.
+            L_SDS, scalar: the mean over the images, or with ``fraction`` an unbiased estimate of it; and ``latent_rms``,
+            ``latent_spread`` and perhaps ``sds_gap``.
         """
-        timesteps, noise = self.draw(latents, draw_number, place)
-        true_prompts = self.teacher.encode_tokens(prompt_ids)
-        other_prompts = true_prompts.roll(1, dims=0)
-        prompts = other_prompts if self.args.shuffle_captions else true_prompts
-        error = self._error(latents, prompts, timesteps, noise)
         figures = {"latent_rms": rms(latents.detach()).mean(), "latent_spread": spread(latents.detach())}
+        rows = self.chosen_rows(latents, draw_number, place, fraction)
+        timesteps, noise = (drawn[rows] for drawn in self.draw(latents, draw_number, place))
+        true_prompts, other_prompts = prompts[rows], prompts.roll(1, dims=0)[rows]
+        given = other_prompts if self.args.shuffle_captions else true_prompts
+        if len(rows) == 0:
+            return 0.0 * latents.sum(), figures  # every weight has a gradient, as DDP expects
+        error = self._errors(latents[rows], given, timesteps, noise).sum() / (fraction * len(latents))
         if with_gap:
             with torch.no_grad():
-                gap = self._error(latents, other_prompts, timesteps, noise)
-                gap = gap - self._error(latents, true_prompts, timesteps, noise)
-            figures["sds_gap"] = gap
+                gap = self._errors(latents[rows], other_prompts, timesteps, noise)
+                gap = gap - self._errors(latents[rows], true_prompts, timesteps, noise)
+            figures["sds_gap"] = gap.mean()
         return error, figures
 
-    def _error(self, latents: Tensor, prompts: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        errors = self.teacher.denoising_error(
+    def _errors(self, latents: Tensor, prompts: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        return self.teacher.denoising_error(
             latents,
-            prompts,
+            prompts if prompts.is_floating_point() else self.teacher.encode_tokens(prompts),
             timesteps,
             noise,
             reading=self.args.sds_reading,
@@ -71,7 +76,23 @@ class DistillationTerm:
             weighting=self.args.sds_weighting,
             snr_gamma=self.args.snr_gamma,
         )
-        return errors.mean()
+
+    def chosen_rows(
+        self, latents: Tensor, number: tuple[int, int], place: tuple[int, int] | None, fraction: float
+    ) -> Tensor:
+        """Which of this process's rows L_SDS is computed on: each with probability ``fraction``, evenly spread.
+
+        Systematic sampling: of the rows of all processes every (1 / fraction)-th, from a start that the seed and
+        ``number`` (step, call) draw.
+        """
+        if fraction == 1:
+            return torch.arange(len(latents), device=latents.device)
+        start, rows = place or (0, len(latents))
+        generator = torch.Generator().manual_seed(_seed_of(self.args.seed, *number, 1))
+        phase = torch.rand((), generator=generator, dtype=torch.float64)
+        places = self.args.process_index * rows + start + torch.arange(len(latents) + 1)
+        passed = (places * fraction + phase).floor()
+        return (passed[1:] > passed[:-1]).nonzero()[:, 0].to(latents.device)
 
     def draw(
         self, latents: Tensor, number: tuple[int, int], place: tuple[int, int] | None = None
@@ -89,6 +110,11 @@ class DistillationTerm:
         noise = torch.randn((world * rows, *latents.shape[1:]), generator=generator)
         mine = slice(rank * rows + start, rank * rows + start + len(latents))
         return timesteps[mine].to(latents.device), noise[mine].to(latents.device)
+
+
+def prompts_of(batch: dict[str, Tensor]) -> Tensor:
+    """The teacher's prompts of a batch, (B, L, D), or the token ids (B, L) that it is yet to encode."""
+    return batch["teacher_prompts"] if "teacher_prompts" in batch else batch["teacher_input_ids"]
 
 
 class RankingTerm:

@@ -24,9 +24,9 @@ from sdsclip_hf.mapper_warmup import prepare_mapper
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
-from sdsclip_hf.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up
+from sdsclip_hf.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up, prompts_of
 from sdsclip_hf.trainer_hub import HubTrainer
-from sdsclip_hf.trainer_parts import DatasetMaker, load_scores, load_teacher, make_student
+from sdsclip_hf.trainer_parts import DatasetMaker, cache_prompts, load_scores, load_teacher, make_student
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -92,6 +92,7 @@ class SDSCLIPTrainer(HubTrainer):
             raise ValueError("processing_class is missing; give the CLIPProcessor that goes with the model.")
         self.base_revision = getattr(model.config, "_commit_hash", None)
         self.base_fingerprint = fingerprint(model)
+        self.teacher_fingerprint = None
         self.card_facts = {}
         self.peft_settings = str(peft_config and sorted(peft_config.to_dict().items(), key=str))
         given_teacher, teacher = teacher, load_teacher(teacher, args)
@@ -100,23 +101,30 @@ class SDSCLIPTrainer(HubTrainer):
         needs_candidates = bool(args.lambda_rank or args.hard_negatives)
         as_data = DatasetMaker(args, self.scores, needs_candidates)
         max_candidates = self.scores.max_candidates if needs_candidates else 0
+        train_dataset, eval_dataset = as_data(train_dataset, training=True), as_data(eval_dataset)
+        prompts = None
+        if teacher is not None:
+            self.teacher_fingerprint = fingerprint(teacher.denoiser)
+            teacher.to(args.device).speed_up(
+                args.teacher_gradient_checkpointing, args.teacher_channels_last, args.teacher_compile
+            )
+            if args.prompt_cache_dir is not None:
+                prompts = cache_prompts(teacher, train_dataset, eval_dataset, args)
+                if given_teacher is not teacher:
+                    teacher.text_encoder = None  # frees its memory
         kwargs.setdefault(
-            "data_collator", ImageCaptionCollator(processing_class, teacher and teacher.tokenize, max_candidates)
+            "data_collator",
+            ImageCaptionCollator(processing_class, teacher and teacher.tokenize, max_candidates, prompts),
         )
         super().__init__(
             model=student,
             args=args,
-            train_dataset=as_data(train_dataset, training=True),
-            eval_dataset=(
-                {name: as_data(part) for name, part in eval_dataset.items()}
-                if isinstance(eval_dataset, dict)
-                else as_data(eval_dataset)
-            ),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             processing_class=processing_class,
             **kwargs,
         )
-        self.teacher = None if teacher is None else teacher.to(self.args.device)
-        self.teacher_fingerprint = None if teacher is None else fingerprint(teacher.denoiser)
+        self.teacher = teacher
         self.distillation = None if teacher is None else DistillationTerm(self.teacher, self.args)
         weights = {"sds": args.lambda_sds, "ranking": args.lambda_rank, "cosine": args.lambda_cosine}
         self.term_weights = {"contrastive": 1.0} | {name: weight for name, weight in weights.items() if weight}
@@ -210,11 +218,7 @@ class SDSCLIPTrainer(HubTrainer):
         """
         terms, images = {}, pairs.images
         if "sds" in self.term_weights:
-            with_gap = self._is_due(self.args.health_steps)
-            terms["sds"], figures = self.distillation(
-                output.latents, batch["teacher_input_ids"], self._draw_number(), with_gap, place
-            )
-            self.note(figures)
+            terms["sds"] = self._distill(output.latents, batch, place)
         if "ranking" in self.term_weights and pairs.candidates is not None:  # evaluation data is not scored
             terms["ranking"], figures = self.ranking(
                 images, pairs.candidates, pairs.logit_scale, batch, pairs.identities
@@ -223,6 +227,16 @@ class SDSCLIPTrainer(HubTrainer):
         if "cosine" in self.term_weights:
             terms["cosine"] = 1 - (images * pairs.captions).sum(-1).mean()
         return terms
+
+    def _distill(self, latents: Tensor, batch: dict[str, Tensor], place: tuple[int, int] | None) -> Tensor:
+        """L_SDS of a batch, or in training what stands for it: the cheap forms keep its expectation."""
+        every, fraction = (self.args.distill_every, self.args.distill_fraction) if self.model.training else (1, 1.0)
+        if self.state.global_step % every:
+            return 0.0 * latents.sum()  # every weight has a gradient, as DDP expects
+        with_gap = self._is_due(self.args.health_steps)
+        term, figures = self.distillation(latents, prompts_of(batch), self._draw_number(), with_gap, place, fraction)
+        self.note(figures)
+        return every * term
 
     def take_in(self, terms: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
         """Check the terms of a batch, and note them for the log."""

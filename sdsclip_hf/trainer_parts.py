@@ -9,8 +9,9 @@ from transformers import CLIPModel
 from sdsclip_hf import shapes
 from sdsclip_hf.checkpoints import fingerprint
 from sdsclip_hf.config import SDSCLIPConfig
-from sdsclip_hf.data import CaptionedImages, as_training_data
+from sdsclip_hf.data import CaptionedImages, ImageCaptionDataset, as_training_data
 from sdsclip_hf.images import BAD_IMAGES_FILE, BadImages
+from sdsclip_hf.prompt_cache import PromptCache
 from sdsclip_hf.ranking import CandidateScores
 from sdsclip_hf.student import LatentMapper, SDSCLIPModel
 from sdsclip_hf.teacher import DiffusionTeacher
@@ -27,6 +28,8 @@ class DatasetMaker:
     def __call__(self, dataset, training: bool = False):
         if dataset is None or isinstance(dataset, CaptionedImages):
             return dataset
+        if isinstance(dataset, dict):
+            return {name: self(part, training) for name, part in dataset.items()}
         if isinstance(dataset, datasets.IterableDataset) and training and self.args.shuffle_buffer_size:
             dataset = dataset.shuffle(seed=self.args.seed, buffer_size=self.args.shuffle_buffer_size)
         return as_training_data(
@@ -70,6 +73,24 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
     if args.timestep_range is not None:
         teacher.check_timestep_range(args.timestep_range)
     return teacher
+
+
+def cache_prompts(teacher: DiffusionTeacher, train_dataset, eval_dataset, args: SDSCLIPConfig) -> PromptCache:
+    """The teacher's prompts of all captions of the datasets, on disk.
+
+    Raises:
+        ValueError: one of them is a stream.
+    """
+    evaluation = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
+    captions: list[str] = []
+    for part in (train_dataset, *evaluation):
+        if part is not None and not isinstance(part, ImageCaptionDataset):
+            raise ValueError(
+                "prompt_cache_dir needs all captions before the run, which a stream does not tell; leave it out, or "
+                "leave out --streaming."
+            )
+        captions += part.captions() if part is not None else []
+    return PromptCache.build(args.prompt_cache_dir, teacher, captions)
 
 
 def load_scores(teacher: DiffusionTeacher | None, given, args: SDSCLIPConfig) -> CandidateScores | None:

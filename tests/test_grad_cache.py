@@ -20,6 +20,7 @@ TERMS = {
     "contrastive": {"lambda_sds": 0.0},
     "sds": {"lambda_sds": 0.5},
     "sds stop-gradient": {"lambda_sds": 0.5, "sds_gradient": "stop_gradient"},
+    "sds of some images": {"lambda_sds": 0.5, "distill_fraction": 0.4},
     "ranking": RANK,
     "hard negatives": {"lambda_sds": 0.0, "hard_negatives": True},
     "all": RANK | {"lambda_sds": 0.5, "lambda_cosine": 0.3, "hard_negatives": True, "ranking_confidence": True},

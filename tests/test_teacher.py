@@ -12,6 +12,7 @@ from conftest import make_pipeline
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 
+from sdsclip_hf.checkpoints import fingerprint
 from sdsclip_hf.teacher import DiffusionTeacher
 
 CAPTIONS = ["a photo of a cat", "red dog on a blue mat", "a cat on a chair"]
@@ -221,6 +222,36 @@ def test_options_reach_the_loss(teacher, pipeline, case):
 
 
 # Sizes
+
+
+def gradient_and_kept_bytes(teacher, case):
+    """The gradient of the error in the latents, and the bytes that are kept for it."""
+    kept = {}
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.update({tensor.data_ptr(): tensor.nbytes}) or tensor, lambda tensor: tensor
+    )
+    latents = case[0].clone().requires_grad_()
+    with hooks:
+        error = teacher.denoising_error(latents, case[3], case[2], case[1]).sum()
+    return torch.autograd.grad(error, latents)[0], sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["gradient_checkpointing", "channels_last", pytest.param("compiled", marks=pytest.mark.slow)],
+)
+def test_speeding_up_changes_neither_gradient_nor_fingerprint(teacher_folder, teacher, case, option):
+    fast = DiffusionTeacher.from_pretrained(teacher_folder).speed_up(**{option: True})
+    expected, kept = gradient_and_kept_bytes(teacher, case)
+    found, kept_fast = gradient_and_kept_bytes(fast, case)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert fingerprint(fast.denoiser) == fingerprint(teacher.denoiser)
+    if option == "gradient_checkpointing":
+        assert kept_fast < 0.6 * kept
+    if option == "channels_last":
+        assert fast.denoiser.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    if option == "compiled":
+        assert fast.denoiser._compiled_call_impl is not None
 
 
 def test_smaller_latents_work(teacher_folder):
