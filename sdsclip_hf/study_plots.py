@@ -7,6 +7,7 @@ import numpy as np
 
 from sdsclip_hf.plots import save_figure
 
+SPAN = 30
 TITLES = {
     "sds": "L_SDS",
     "sds_gap": "L_SDS of another caption, less that of the own",
@@ -97,6 +98,9 @@ def plot_health(arms: dict[str, dict], path: Path) -> None:
         for arm, rows in arms.items():
             if name in rows:
                 axis.plot(*zip(*rows[name], strict=True), color=colors[arm], label=arm, linewidth=1.2)
+        values = [value for rows in arms.values() for _, value in rows.get(name, [])]
+        if max(values) > SPAN * np.median(values) > 0 < min(values):
+            axis.set_yscale("log")  # one arm would flatten the others
         axis.set_title(TITLES[name], fontsize=10)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
@@ -118,5 +122,7 @@ def plot_decoded(files: dict[str, Path], path: Path) -> None:
         for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture)
             axis.axis("off")
-        line[0].set_title(name, loc="left", fontsize=8)
+        text = line[0].text(0, 1.06, name, transform=line[0].transAxes, fontsize=8)
+        text.set_in_layout(False)  # a long one would widen the first column
+    figure.get_layout_engine().set(hspace=0.25, rect=(0, 0, 1, 1 - 0.2 / figure.get_figheight()))
     save_figure(figure, path)
