@@ -1,6 +1,7 @@
 """A study: arms x seeds from the same starts at equal steps, with paired differences and intervals over seeds and items."""
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -35,6 +36,7 @@ from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.trainer import SDSCLIPTrainer
 
 DECODED = 8
+SCORES = "study_scores"
 SETTINGS = (
     "model_name_or_path",
     "teacher_name_or_path",
@@ -70,7 +72,8 @@ class Study:
             have fewer ``seeds``, a number of them. ``scores`` (name -> options of ``sdsclip score-captions`` that differ
             from ``scoring``) are made once a world, and an arm takes those that its ``scores`` names. ``curves`` (name ->
             options) become an arm with each of the scores, to be drawn against the skill of their teachers.
-        folder: receives one folder an arm with a file of scores a seed, ``results.json``, the tables and the plots.
+        folder: receives one folder an arm with a file of scores a seed, ``results.json``, the tables and the plots. The
+            scores of training pictures are kept beside it, in ``study_scores``.
         workers: how many processes run at once.
     """
 
@@ -92,8 +95,9 @@ class Study:
     def run(self) -> dict:
         """Every arm and seed, then the summary; what is on disk already is not made again."""
         names, worlds = self.settings.get("scores") or {}, range(len(self.worlds))
+        to_score = {self.scores_folder(name, world): ("make_scores", name, world) for name in names for world in worlds}
         stages = [
-            [("make_scores", name, world) for name in names for world in worlds],
+            list(to_score.values()),
             [("score_start", world) for world in worlds],
             [("measure_skill", name, world) for name in names for world in worlds if self.settings.get("curves")],
             [
@@ -159,8 +163,11 @@ class Study:
         return self.folder / _slug(arm) / f"{'world' if arm == BEFORE else 'seed'}-{number}.npz"
 
     def scores_folder(self, name: str, world: int) -> Path:
-        """Where scores stand."""
-        return self.folder / "scores" / f"{_slug(name)}-{world}"
+        """Where scores stand: beside the study's folder, so that studies which need the same make them once."""
+        options = self._scoring_options(name, world)
+        asked = {name: self.settings.get(name) for name in ("dataset_name", "train_split_name")} | options
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+        return self.folder.parent / SCORES / f"{_slug(Path(options['teacher_name_or_path']).name)}-{digest}"
 
     def skill_path(self, name: str, world: int) -> Path:
         """Where the skill of the teacher that made scores is written."""
@@ -365,7 +372,7 @@ def _check(settings: dict) -> None:
         if unknown:
             raise ValueError(f"unknown options {', '.join(unknown)} of {name}; see `sdsclip score-captions --help`.")
     slugs = [_slug(arm) for arm in [*arms, *(f"{curve}, {name}" for curve in curves for name in scores)]]
-    taken = sorted({slug for slug in slugs if slugs.count(slug) > 1 or slug in (BEFORE, "scores", "skill")})
+    taken = sorted({slug for slug in slugs if slugs.count(slug) > 1 or slug in (BEFORE, "skill")})
     if taken:
         raise ValueError(
             f"two arms, or an arm and the study's own files, would share the folder {', '.join(taken)}; rename."
