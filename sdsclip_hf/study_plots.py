@@ -1,4 +1,4 @@
-"""Plots of a study: scores by arm, gain against the teacher's skill, health over training, what h_w(f(x)) decodes to."""
+"""Plots of a study: scores by arm, and against the teacher's skill, health over training, what h_w(f(x)) decodes to."""
 
 from pathlib import Path
 
@@ -61,26 +61,28 @@ def plot_scores(summary: dict, path: Path) -> None:
 
 
 def plot_skill(summary: dict, path: Path) -> None:
-    """The gain over the baseline against the accuracy of the teacher that made the scores, one panel a tag."""
-    tags = [
-        tag for tag in next(iter(summary["skill"].values())) if tag in summary["arms"][summary["settings"]["baseline"]]
-    ]
+    """Group score against the accuracy of the teacher that made the scores, one panel a tag; a line for the baseline."""
+    baseline = summary["settings"]["baseline"]
+    tags = [tag for tag in next(iter(summary["skill"].values())) if tag in summary["arms"][baseline]]
     figure, axes = plt.subplots(1, len(tags), figsize=(4.2 * len(tags), 3.6), sharey=True, squeeze=False)
     for axis, tag in zip(axes[0], tags, strict=True):
+        alone = summary["arms"][baseline][tag]
+        axis.axhline(alone["group"], color="black", linewidth=0.8, label=f"{baseline} alone")
+        axis.axhspan(*alone["interval"], color="black", alpha=0.08)
         for curve in summary["settings"]["curves"]:
             points = [
                 (skill[tag], summary["arms"][f"{curve}, {name}"][tag]) for name, skill in summary["skill"].items()
             ]
             points.sort(key=lambda point: point[0])
-            x, gains = [point[0] for point in points], [point[1]["gain"] for point in points]
-            bounds = np.array([point[1]["gain_interval"] for point in points]).T
-            (line,) = axis.plot(x, gains, "o-", markersize=4, label=curve)
+            x, scores = [point[0] for point in points], [point[1]["group"] for point in points]
+            bounds = np.array([point[1]["interval"] for point in points]).T
+            (line,) = axis.plot(x, scores, "o-", markersize=4, label=curve)
             axis.fill_between(x, *bounds, alpha=0.15, color=line.get_color())
-        axis.axhline(0, color="black", linewidth=0.8)
         axis.set_title(tag, fontsize=10)
         axis.set_xlabel("teacher takes the right one of two captions, %")
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("gain in group score over\n" + summary["settings"]["baseline"])
+    axes[0][0].set_ylabel("group score, %")
+    axes[0][0].set_ylim(-3, 103)
     axes[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     save_figure(figure, path)
