@@ -199,7 +199,7 @@ def test_without_the_term_it_is_refused(tmp_path):
 
 
 PROCESSES = """
-import sys, json
+import os, sys, json
 from pathlib import Path
 from accelerate import PartialState
 from sdsclip_hf import prompt_cache
@@ -212,7 +212,8 @@ encoded, encode = [], teacher.encode_captions
 teacher.encode_captions = lambda texts, size: encoded.extend(texts) or encode(texts, size)
 cache = PromptCache.build(out, teacher, captions)
 Path(f"{out}/{state.process_index}.json").write_text(json.dumps([encoded, cache(captions).tolist()]))
-state.destroy_process_group()
+state.wait_for_everyone()
+os._exit(0)  # the prompts are looked at, and not how gloo's threads end with the interpreter
 """
 
 
