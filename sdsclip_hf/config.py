@@ -1,9 +1,11 @@
 """Every knob of a run: [`transformers.TrainingArguments`] and what the method adds to it."""
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+import torch
 import yaml
 from transformers import TrainingArguments
 
@@ -193,7 +195,11 @@ class SDSCLIPConfig(TrainingArguments):
     )
 
     def __post_init__(self):
+        if not torch.accelerator.is_available():  # else the processes of a launch would not know of one another
+            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
         super().__post_init__()
+        if self.accelerator_config.dispatch_batches is None:  # accelerate would read a stream on one process for all
+            self.accelerator_config.dispatch_batches = False
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
         weights = ("lambda_sds", "lambda_rank", "lambda_cosine")
         for name in (*weights, *whole, "mapper_learning_rate"):

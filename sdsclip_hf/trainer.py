@@ -6,17 +6,20 @@ from pathlib import Path
 
 import torch
 import torch.distributed.nn
+from accelerate.data_loader import IterableDatasetShard
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import CLIPModel, CLIPProcessor, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from sdsclip_hf import shapes
 from sdsclip_hf.callbacks import ClampLogitScale, TellEpoch
 from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint, seal, unseal
 from sdsclip_hf.config import SDSCLIPConfig
-from sdsclip_hf.data import EndlessStream, ImageCaptionCollator, ImageCaptionDataset
+from sdsclip_hf.data import ImageCaptionCollator, ImageCaptionDataset
 from sdsclip_hf.evaluation import Results, evaluate_benchmarks, flatten
 from sdsclip_hf.grad_cache import cached_step
 from sdsclip_hf.losses import contrastive_loss, gradient_norms
@@ -26,7 +29,7 @@ from sdsclip_hf.student import SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up
 from sdsclip_hf.trainer_hub import HubTrainer
-from sdsclip_hf.trainer_parts import DatasetMaker, load_scores, load_teacher, make_student
+from sdsclip_hf.trainer_parts import DatasetMaker, endless_share, load_scores, load_teacher, make_student
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -125,6 +128,7 @@ class SDSCLIPTrainer(HubTrainer):
         self.can_return_loss = True
         self._notes: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._calls = 0
+        self._batches_done = 0  # by the run that is gone on with
         self._saving_checkpoint = False
         self.captions_cut = 0  # captions longer than the text tower reads, of those that this process trained on
         self.add_callback(ClampLogitScale())
@@ -291,8 +295,10 @@ class SDSCLIPTrainer(HubTrainer):
             print(summary, flush=True)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        self._batches_done = 0
         if resume_from_checkpoint:
             check_same_run(Path(resume_from_checkpoint), self._identity())
+            self._batches_done = self._batches_to_skip(Path(resume_from_checkpoint))
         elif self.student.mapper is not None:
             prepare_mapper(self)
         preparation = self.state.log_history
@@ -300,6 +306,11 @@ class SDSCLIPTrainer(HubTrainer):
         self.state.log_history = preparation + self.state.log_history
         self.log({f"parameters/{name}": count for name, count in counts.items()})
         return output
+
+    def _batches_to_skip(self, checkpoint: Path) -> int:
+        """How many batches of a stream Trainer passes over until it is where ``checkpoint`` was written."""
+        steps = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step % self.args.max_steps
+        return 0 if self.args.ignore_data_skip else steps * self.args.gradient_accumulation_steps
 
     def endless_batches(self, steps: int) -> Iterator[dict[str, Tensor]]:
         """``steps`` training batches, on the device; the data begins anew when it ends."""
@@ -355,8 +366,12 @@ class SDSCLIPTrainer(HubTrainer):
                 )
             batch_size = min(batch_size, per_process)
         elif is_training:
-            dataset = EndlessStream(dataset, batch_size)
-        return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
+            ours = isinstance(self.data_collator, ImageCaptionCollator)  # another may not know what is passed over
+            dataset = endless_share(dataset, self.args, batch_size, self._batches_done if ours else 0)
+        loader = super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
+        if is_training and isinstance(loader.dataset, IterableDatasetShard):  # it is a share, not to be split again
+            loader.dataset.num_processes, loader.dataset.process_index = 1, 0
+        return loader
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
         """Trainer's loop; adds the mean of each loss term and the scores on ``args.benchmarks`` to the metrics."""
