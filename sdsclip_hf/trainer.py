@@ -16,6 +16,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from sdsclip_hf import shapes
+from sdsclip_hf.agreement import check_agreement
 from sdsclip_hf.callbacks import ClampLogitScale, TellEpoch
 from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint, seal, unseal
 from sdsclip_hf.config import SDSCLIPConfig
@@ -135,6 +136,15 @@ class SDSCLIPTrainer(HubTrainer):
         if isinstance(self.train_dataset, ImageCaptionDataset):
             self.add_callback(TellEpoch(self.train_dataset))
             self.train_dataset.check_scores()
+        check_agreement(*self._told_to_others())
+
+    def _told_to_others(self) -> tuple[dict[str, object], dict[str, int | None]]:
+        """What all processes must agree on: options, weights and scores; and the lengths of the datasets."""
+        identity = {name: value for name, value in self._identity().items() if name.endswith("_fingerprint")}
+        sets = {"train_dataset": self.train_dataset}
+        sets |= self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
+        lengths = {name: len(part) if hasattr(part, "__len__") else None for name, part in sets.items()}
+        return self.args.to_dict() | identity | {"peft_config": self.peft_settings}, lengths
 
     @property
     def student(self) -> SDSCLIPModel:
