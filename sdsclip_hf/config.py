@@ -130,6 +130,9 @@ class SDSCLIPConfig(TrainingArguments):
     )
     teacher_revision: str | None = knob(None, "Branch, tag or commit of the teacher on the Hub.")
     teacher_variant: str | None = knob(None, "Variant of the teacher's weight files, e.g. fp16.")
+    shard_teacher: bool = knob(
+        False, "Split the weights of the teacher's denoiser over the processes (FSDP2) instead of a copy on each."
+    )
 
     # The latent mapper h_w.
     mapper_unit_rms: bool = knob(True, "Scale every z0 to RMS mapper_scale, so that the mapper cannot collapse.")
@@ -282,6 +285,7 @@ class SDSCLIPConfig(TrainingArguments):
         unimportant = {
             "hub_license",
             "hub_force",
+            "shard_teacher",
             "benchmarks",
             "health_steps",
             "gradient_norm_steps",

@@ -26,6 +26,7 @@ from sdsclip_hf.grad_cache import cached_step
 from sdsclip_hf.losses import contrastive_loss, gradient_norms
 from sdsclip_hf.mapper_warmup import prepare_mapper
 from sdsclip_hf.scorers import ClipScorer
+from sdsclip_hf.sharding import is_sharded, prepare_student, shard_teacher, whole_weights
 from sdsclip_hf.student import SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up
@@ -119,8 +120,10 @@ class SDSCLIPTrainer(HubTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self.teacher = None if teacher is None else teacher.to(self.args.device)
         self.teacher_fingerprint = None if teacher is None else fingerprint(teacher.denoiser)
+        if teacher is not None and args.shard_teacher:
+            shard_teacher(teacher, args.device, args.world_size)
+        self.teacher = None if teacher is None else teacher.to(self.args.device)
         self.distillation = None if teacher is None else DistillationTerm(self.teacher, self.args)
         weights = {"sds": args.lambda_sds, "ranking": args.lambda_rank, "cosine": args.lambda_cosine}
         self.term_weights = {"contrastive": 1.0} | {name: weight for name, weight in weights.items() if weight}
@@ -137,6 +140,8 @@ class SDSCLIPTrainer(HubTrainer):
             self.add_callback(TellEpoch(self.train_dataset))
             self.train_dataset.check_scores()
         check_agreement(*self._told_to_others())
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            prepare_student(self)
 
     def _told_to_others(self) -> tuple[dict[str, object], dict[str, int | None]]:
         """What all processes must agree on: options, weights and scores; and the lengths of the datasets."""
@@ -150,6 +155,10 @@ class SDSCLIPTrainer(HubTrainer):
     def student(self) -> SDSCLIPModel:
         """The model without what accelerate wraps around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    def whole_student(self) -> SDSCLIPModel:
+        """The student with all its weights on this process, where FSDP has split them. To be called on all processes."""
+        return self.student.rebuilt(whole_weights(self.model)) if is_sharded(self.model) else self.student
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of the terms for one batch; see [`data.ImageCaptionCollator`] for what a batch holds.
@@ -401,7 +410,7 @@ class SDSCLIPTrainer(HubTrainer):
 
     def score_benchmarks(self) -> Results:
         """The student's scores on ``args.benchmarks`` as it now is, see [`evaluation.evaluate_benchmarks`]."""
-        scorer = ClipScorer(self.student.base_clip, self.processing_class)
+        scorer = ClipScorer(self.whole_student().base_clip, self.processing_class)
         return evaluate_benchmarks(scorer, self.args.benchmarks or [])
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -410,7 +419,7 @@ class SDSCLIPTrainer(HubTrainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         """A checkpoint holds what trains and all that resuming needs; ``sdsclip_run.json``, written last, seals it."""
-        for name, parameter in self.student.named_parameters():
+        for name, parameter in self.whole_student().named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
                 raise FloatingPointError(
                     f"{name} holds NaN or infinite weights after step {self.state.global_step}; no checkpoint was "
@@ -439,17 +448,17 @@ class SDSCLIPTrainer(HubTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Inside a checkpoint the weights that train; anywhere else the export, a plain CLIP."""
+        student = self.whole_student()
         if not self.args.should_save:  # Trainer calls this on all processes
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if self._saving_checkpoint:
-            tensors = {
-                name: tensor.detach().cpu().contiguous() for name, tensor in self.student.trained_state_dict().items()
-            }
+            trained = student.trained_state_dict()
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}
             save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         else:
-            self.student.export(folder, self.processing_class)
+            student.export(folder, self.processing_class)
             self._write_card(folder)
 
     def _identity(self) -> dict:

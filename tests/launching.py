@@ -45,12 +45,14 @@ def launch(
     return printed
 
 
-def accelerate_launch(config: str, script: Path, *words, processes: int = 2, options: tuple[str, ...] = ()) -> str:
+def accelerate_launch(
+    config: str, script: Path, *words, processes: int = 2, options: tuple[str, ...] = (), **env: str
+) -> str:
     """Run a script by ``accelerate launch`` as one of recipes/accelerate tells; what all processes printed."""
     file = ROOT / "recipes/accelerate" / f"{config}.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
     command += ["--num_processes", processes, "--main_process_port", 0, *options, script, *words]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | env
     command = list(map(str, command))
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
