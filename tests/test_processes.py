@@ -71,9 +71,39 @@ for name, checkpoint, shards in (("rows", True, 0), ("stream", f"{out}/stream/ch
     trainer = make("killed" if checkpoint is True else "again", shards)
     trainer.train(resume_from_checkpoint=checkpoint)
     keep(trainer, f"{name}-again")
+
+import sdsclip_hf.data
+data = data.map(lambda row: {"caption": row["caption"][:1]})
+read, found, count = sdsclip_hf.data.read_image, {}, [0]
+
+def counted(cell):
+    count[0] += 1
+    return read(cell)
+
+sdsclip_hf.data.read_image = counted
+for shards in (4, 3):
+    for workers in (0, 1):
+        trainer = make("shares", shards, max_steps=6, dataloader_num_workers=workers)
+        count[0], loader = 0, iter(trainer.get_train_dataloader())
+        batches = [next(loader)["input_ids"].tolist() for _ in range(6)]
+        found[f"{shards}, {workers}"] = [trainer.processing_class.tokenizer.batch_decode(ids, True) for ids in batches]
+        if workers == 0:
+            found[f"{shards} decoded"] = count[0]
+print(json.dumps(found))
 PartialState().destroy_process_group()
 """
 )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, clip_folder, teacher_folder, several_captions) -> tuple[Path, list[str]]:
+    """The folder of runs that were killed and gone on with, and what the processes printed in the end."""
+    folder = tmp_path_factory.mktemp("runs")
+    several_captions.save_to_disk(folder / "data")
+    words = clip_folder, teacher_folder, folder / "data", folder
+    launch(BEGUN, *words, expected=-9)
+    assert {path.name for path in (folder / "killed").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+    return folder, launch(GONE_ON, *words)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -81,65 +111,34 @@ def same(one: Path, other: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been_and_the_first_process_alone_writes(
-    tmp_path, clip_folder, teacher_folder, several_captions
-):
-    several_captions.save_to_disk(tmp_path / "data")
-    words = clip_folder, teacher_folder, tmp_path / "data", tmp_path
-    launch(BEGUN, *words, expected=-9)
-    assert {path.name for path in (tmp_path / "killed").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
-    launch(GONE_ON, *words)
-    for name in ("rows", "stream"):
-        assert same(tmp_path / f"{name}-0.pt", tmp_path / f"{name}-1.pt")
-        for rank in (0, 1):
-            assert same(tmp_path / f"{name}-{rank}.pt", tmp_path / f"{name}-again-{rank}.pt"), name
-    assert not same(tmp_path / "rows-0.pt", tmp_path / "stream-0.pt")
+@pytest.mark.parametrize("name", ["rows", "stream"])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(runs, name):
+    folder, _ = runs
+    assert same(folder / f"{name}-0.pt", folder / f"{name}-1.pt")
+    for rank in (0, 1):
+        assert same(folder / f"{name}-{rank}.pt", folder / f"{name}-again-{rank}.pt")
+    assert not same(folder / "rows-0.pt", folder / "stream-0.pt")
 
+
+def test_the_first_process_alone_writes(runs):
     written = [
         {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-        for folder in (tmp_path / "files-0", tmp_path / "files-1")
+        for folder in (runs[0] / "files-0", runs[0] / "files-1")
     ]
     assert written[1] == {"run/checkpoint-2/rng_state_1.pth"}
     expected = {"run/checkpoint-2/rng_state_0.pth", "run/checkpoint-2/sdsclip_run.json", "run/export/model.safetensors"}
     assert expected | {"run/README.md", "run/run.yaml"} <= written[0]
 
 
-SHARES = (
-    COMMON
-    + """
-import sdsclip_hf.data
-read, found = sdsclip_hf.data.read_image, {}
-for shards in (4, 3):
-    count = 0
-    def counted(cell):
-        global count
-        count += 1
-        return read(cell)
-    sdsclip_hf.data.read_image = counted
-    for workers in (0, 1):
-        trainer = make("shares", shards, max_steps=6, dataloader_num_workers=workers, save_strategy="no")
-        loader = iter(trainer.get_train_dataloader())
-        batches = [next(loader)["input_ids"].tolist() for _ in range(6)]
-        found[f"{shards}, {workers}"] = [trainer.processing_class.tokenizer.batch_decode(ids, True) for ids in batches]
-        if workers == 0:
-            found[f"{shards} decoded"] = count
-print(json.dumps(found))
-PartialState().destroy_process_group()
-"""
-)
-
-
-def test_each_process_reads_a_share_of_a_stream_in_full_batches(tmp_path, clip_folder, teacher_folder, pairs):
-    pairs.save_to_disk(tmp_path / "data")
-    printed = launch(SHARES, clip_folder, teacher_folder, tmp_path / "data", tmp_path)
-    first, second = (json.loads(text.splitlines()[-1]) for text in printed)
-    for case in ("4, 0", "4, 1", "3, 0", "3, 1"):  # shards, workers
-        rows = [[caption for batch in of_one[case] for caption in batch] for of_one in (first, second)]
-        assert [len(of_one) for of_one in rows] == [12, 12], case
-        assert len(set(rows[0]) | set(rows[1])) == 24, case
-    for of_one in (first, second):
-        for shards in (4, 3):
-            assert 12 <= of_one[f"{shards} decoded"] <= 14  # one batch is read ahead
+@pytest.mark.parametrize("shards", [4, 3])  # of two processes: whole shards, or rows
+@pytest.mark.parametrize("workers", [0, 1])
+def test_each_process_reads_a_share_of_a_stream_in_full_batches(runs, shards, workers):
+    of_each = [json.loads(text.splitlines()[-1]) for text in runs[1]]
+    rows = [[caption for batch in found[f"{shards}, {workers}"] for caption in batch] for found in of_each]
+    assert [len(of_one) for of_one in rows] == [12, 12]
+    assert len(set(rows[0]) | set(rows[1])) == 24
+    for found in of_each:
+        assert 12 <= found[f"{shards} decoded"] <= 14  # one batch is read ahead
 
 
 RECIPE = """
