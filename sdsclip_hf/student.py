@@ -68,7 +68,7 @@ class LatentMapper(nn.Module):
     def forward(self, embeds: Tensor) -> Tensor:
         """(B, D) to (B, C, h, w)."""
         whitened = (embeds - self.center) @ self.axes
-        flat = self.linear(whitened.to(self.linear.weight.dtype))  # FSDP and DeepSpeed cast weights, but not buffers
+        flat = self.linear(whitened.to(self.linear.weight.dtype))  # FSDP casts weights, but not buffers
         if self.unit_rms:
             flat = self.scale * flat / flat.square().mean(-1, keepdim=True).add(1e-8).sqrt()
         return flat.view(-1, *self.latent_shape)
@@ -226,11 +226,12 @@ class SDSCLIPModel(nn.Module):
 
     def rebuilt(self, weights: dict[str, Tensor]) -> "SDSCLIPModel":
         """The same student once more, of all its weights, where this one has only a part of each."""
-        mapper = self.mapper and LatentMapper(
-            self.mapper.linear.in_features, self.mapper.latent_shape, self.mapper.unit_rms, self.mapper.scale
-        )
         adapter = self.clip.peft_config[self.clip.active_adapter] if self.has_adapter else None
-        student = SDSCLIPModel(CLIPModel(self.config), mapper, trainable=self.trainable, peft_config=adapter)
+        with torch.random.fork_rng(devices=[]):  # what it is initialised with does not count
+            mapper = self.mapper and LatentMapper(
+                self.mapper.linear.in_features, self.mapper.latent_shape, self.mapper.unit_rms, self.mapper.scale
+            )
+            student = SDSCLIPModel(CLIPModel(self.config), mapper, trainable=self.trainable, peft_config=adapter)
         student.load_state_dict(weights)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         for name, parameter in student.named_parameters():

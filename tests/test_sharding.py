@@ -107,7 +107,9 @@ def test_a_prepared_student_has_no_scalar_parameter_and_the_same_weights():
     before = {name: tensor.clone() for name, tensor in trainer.student.state_dict().items()}
     prepare_student(trainer)
     assert all(parameter.ndim for parameter in trainer.student.parameters())
+    random = torch.get_rng_state()
     after = trainer.student.rebuilt(trainer.student.state_dict())
+    assert torch.equal(torch.get_rng_state(), random)
     assert "clip.logit_scale" in dict(after.named_parameters())
     trained = [{name for name, p in s.named_parameters() if p.requires_grad} for s in (trainer.student, after)]
     assert trained[0] == trained[1] and trained[0]
