@@ -1,9 +1,11 @@
 """Every knob of a run: [`transformers.TrainingArguments`] and what the method adds to it."""
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+import torch
 import yaml
 from transformers import TrainingArguments
 
@@ -145,6 +147,9 @@ class SDSCLIPConfig(TrainingArguments):
     )
     teacher_compile: bool = knob(False, "Pass the denoiser through torch.compile; the first steps are then slow.")
     teacher_channels_last: bool = knob(False, "Keep the denoiser's weights and latents in channels-last order.")
+    shard_teacher: bool = knob(
+        False, "Split the weights of the teacher's denoiser over the processes (FSDP2) instead of a copy on each."
+    )
     prompt_cache_dir: str | None = knob(
         None,
         "Encode all captions with the teacher's text encoder before the run, keep the prompts in this folder and free the "
@@ -215,7 +220,11 @@ class SDSCLIPConfig(TrainingArguments):
     )
 
     def __post_init__(self):
+        if not torch.accelerator.is_available():  # else the processes of a launch would not know of one another
+            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
         super().__post_init__()
+        if self.accelerator_config.dispatch_batches is None:  # accelerate would read a stream on one process for all
+            self.accelerator_config.dispatch_batches = False
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
         weights = ("lambda_sds", "lambda_rank", "lambda_cosine")
         for name in (*weights, *whole, "mapper_learning_rate"):
@@ -271,6 +280,14 @@ class SDSCLIPConfig(TrainingArguments):
                 f"{needy}, but there are no candidate captions; give --ranking_scores a folder that sdsclip "
                 "score-captions wrote, or its Hub id."
             )
+        if self.shard_teacher and self.teacher_channels_last:
+            raise ValueError("shard_teacher deals out weights row by row; leave --teacher_channels_last out beside it.")
+        if self.shard_teacher and self.distill_fraction * self.per_device_train_batch_size < 1:
+            raise ValueError(
+                f"distill_fraction {self.distill_fraction} of per_device_train_batch_size "
+                f"{self.per_device_train_batch_size} leaves some processes nothing to distil, for whose part of the "
+                "teacher's weights the others would wait; raise one of them, or leave --shard_teacher out."
+            )
         for name in ("mapper_warmup_steps", "prompt_cache_dir"):
             if getattr(self, name) and self.lambda_sds == 0:
                 raise ValueError(f"{name} needs the distillation term; set --lambda_sds above 0.")
@@ -301,6 +318,7 @@ class SDSCLIPConfig(TrainingArguments):
         unimportant = {
             "hub_license",
             "hub_force",
+            "shard_teacher",
             "benchmarks",
             "health_steps",
             "gradient_norm_steps",

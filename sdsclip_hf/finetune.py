@@ -336,7 +336,7 @@ def _make_trainer(
 
 
 def _score(trainer: SDSCLIPTrainer, data: DataArguments) -> dict:
-    scorer = ClipScorer(trainer.student.base_clip, trainer.processing_class)
+    scorer = ClipScorer(trainer.whole_student().base_clip, trainer.processing_class)
     return evaluate_benchmarks(scorer, data.test_benchmarks)
 
 

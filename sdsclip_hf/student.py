@@ -67,7 +67,8 @@ class LatentMapper(nn.Module):
 
     def forward(self, embeds: Tensor) -> Tensor:
         """(B, D) to (B, C, h, w)."""
-        flat = self.linear((embeds - self.center) @ self.axes)
+        whitened = (embeds - self.center) @ self.axes
+        flat = self.linear(whitened.to(self.linear.weight.dtype))  # FSDP casts weights, but not buffers
         if self.unit_rms:
             flat = self.scale * flat / flat.square().mean(-1, keepdim=True).add(1e-8).sqrt()
         return flat.view(-1, *self.latent_shape)
@@ -222,6 +223,20 @@ class SDSCLIPModel(nn.Module):
         """The weights that train: LayerNorms, adapter or all of CLIP, and the mapper."""
         left_out = self._keys_to_ignore_on_save
         return {name: tensor for name, tensor in self.state_dict().items() if name not in left_out}
+
+    def rebuilt(self, weights: dict[str, Tensor]) -> "SDSCLIPModel":
+        """The same student once more, of all its weights, where this one has only a part of each."""
+        adapter = self.clip.peft_config[self.clip.active_adapter] if self.has_adapter else None
+        with torch.random.fork_rng(devices=[]):  # what it is initialised with does not count
+            mapper = self.mapper and LatentMapper(
+                self.mapper.linear.in_features, self.mapper.latent_shape, self.mapper.unit_rms, self.mapper.scale
+            )
+            student = SDSCLIPModel(CLIPModel(self.config), mapper, trainable=self.trainable, peft_config=adapter)
+        student.load_state_dict(weights)
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(name in trained)
+        return student.to(self.device).eval()
 
     def count_parameters(self) -> dict[str, int]:
         """Trained weights of CLIP and of the mapper, and all of CLIP's."""

@@ -260,7 +260,7 @@ class Study:
             ),
         )
         trainer.train()
-        scorer = ClipScorer(trainer.student.base_clip, trainer.processing_class)
+        scorer = ClipScorer(trainer.whole_student().base_clip, trainer.processing_class)
         start = ClipScorer(*_cached_clip(shapes.resolve(model)))
         told = {"origin": self._origin(arm, seed), "history": trainer.state.log_history}
         told["drift"] = self._drift(start, scorer)

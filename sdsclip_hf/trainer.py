@@ -6,27 +6,39 @@ from pathlib import Path
 
 import torch
 import torch.distributed.nn
+from accelerate.data_loader import IterableDatasetShard
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import CLIPModel, CLIPProcessor, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from sdsclip_hf import shapes
+from sdsclip_hf.agreement import check_agreement
 from sdsclip_hf.callbacks import ClampLogitScale, TellEpoch
 from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint, seal, unseal
 from sdsclip_hf.config import SDSCLIPConfig
-from sdsclip_hf.data import EndlessStream, ImageCaptionCollator, ImageCaptionDataset
+from sdsclip_hf.data import ImageCaptionCollator, ImageCaptionDataset
 from sdsclip_hf.evaluation import Results, evaluate_benchmarks, flatten
 from sdsclip_hf.grad_cache import cached_step
 from sdsclip_hf.losses import contrastive_loss, gradient_norms
 from sdsclip_hf.mapper_warmup import prepare_mapper
 from sdsclip_hf.scorers import ClipScorer
+from sdsclip_hf.sharding import is_sharded, prepare_student, shard_teacher, whole_weights
 from sdsclip_hf.student import SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up, prompts_of
 from sdsclip_hf.trainer_hub import HubTrainer
-from sdsclip_hf.trainer_parts import DatasetMaker, cache_prompts, load_scores, load_teacher, make_student
+from sdsclip_hf.trainer_parts import (
+    DatasetMaker,
+    cache_prompts,
+    endless_share,
+    load_scores,
+    load_teacher,
+    make_student,
+)
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -105,6 +117,8 @@ class SDSCLIPTrainer(HubTrainer):
         prompts = None
         if teacher is not None:
             self.teacher_fingerprint = fingerprint(teacher.denoiser)
+            if args.shard_teacher:
+                shard_teacher(teacher, args.device, args.world_size)
             teacher.to(args.device).speed_up(
                 args.teacher_gradient_checkpointing, args.teacher_channels_last, args.teacher_compile
             )
@@ -133,17 +147,33 @@ class SDSCLIPTrainer(HubTrainer):
         self.can_return_loss = True
         self._notes: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._calls = 0
+        self._batches_done = 0  # by the run that is gone on with
         self._saving_checkpoint = False
         self.captions_cut = 0  # captions longer than the text tower reads, of those that this process trained on
         self.add_callback(ClampLogitScale())
         if isinstance(self.train_dataset, ImageCaptionDataset):
             self.add_callback(TellEpoch(self.train_dataset))
             self.train_dataset.check_scores()
+        check_agreement(*self._told_to_others())
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            prepare_student(self)
+
+    def _told_to_others(self) -> tuple[dict[str, object], dict[str, int | None]]:
+        """What all processes must agree on: options, weights and scores; and the lengths of the datasets."""
+        identity = {name: value for name, value in self._identity().items() if name.endswith("_fingerprint")}
+        sets = {"train_dataset": self.train_dataset}
+        sets |= self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
+        lengths = {name: len(part) if hasattr(part, "__len__") else None for name, part in sets.items()}
+        return self.args.to_dict() | identity | {"peft_config": self.peft_settings}, lengths
 
     @property
     def student(self) -> SDSCLIPModel:
         """The model without what accelerate wraps around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    def whole_student(self) -> SDSCLIPModel:
+        """The student with all its weights on this process, where FSDP has split them. To be called on all processes."""
+        return self.student.rebuilt(whole_weights(self.model)) if is_sharded(self.model) else self.student
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of the terms for one batch; see [`data.ImageCaptionCollator`] for what a batch holds.
@@ -305,8 +335,10 @@ class SDSCLIPTrainer(HubTrainer):
             print(summary, flush=True)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        self._batches_done = 0
         if resume_from_checkpoint:
             check_same_run(Path(resume_from_checkpoint), self._identity())
+            self._batches_done = self._batches_to_skip(Path(resume_from_checkpoint))
         elif self.student.mapper is not None:
             prepare_mapper(self)
         preparation = self.state.log_history
@@ -314,6 +346,11 @@ class SDSCLIPTrainer(HubTrainer):
         self.state.log_history = preparation + self.state.log_history
         self.log({f"parameters/{name}": count for name, count in counts.items()})
         return output
+
+    def _batches_to_skip(self, checkpoint: Path) -> int:
+        """How many batches of a stream Trainer passes over until it is where ``checkpoint`` was written."""
+        steps = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step % self.args.max_steps
+        return 0 if self.args.ignore_data_skip else steps * self.args.gradient_accumulation_steps
 
     def endless_batches(self, steps: int) -> Iterator[dict[str, Tensor]]:
         """``steps`` training batches, on the device; the data begins anew when it ends."""
@@ -369,8 +406,12 @@ class SDSCLIPTrainer(HubTrainer):
                 )
             batch_size = min(batch_size, per_process)
         elif is_training:
-            dataset = EndlessStream(dataset, batch_size)
-        return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
+            ours = isinstance(self.data_collator, ImageCaptionCollator)  # another may not know what is passed over
+            dataset = endless_share(dataset, self.args, batch_size, self._batches_done if ours else 0)
+        loader = super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
+        if is_training and isinstance(loader.dataset, IterableDatasetShard):  # it is a share, not to be split again
+            loader.dataset.num_processes, loader.dataset.process_index = 1, 0
+        return loader
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
         """Trainer's loop; adds the mean of each loss term and the scores on ``args.benchmarks`` to the metrics."""
@@ -390,7 +431,7 @@ class SDSCLIPTrainer(HubTrainer):
 
     def score_benchmarks(self) -> Results:
         """The student's scores on ``args.benchmarks`` as it now is, see [`evaluation.evaluate_benchmarks`]."""
-        scorer = ClipScorer(self.student.base_clip, self.processing_class)
+        scorer = ClipScorer(self.whole_student().base_clip, self.processing_class)
         return evaluate_benchmarks(scorer, self.args.benchmarks or [])
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -399,7 +440,7 @@ class SDSCLIPTrainer(HubTrainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         """A checkpoint holds what trains and all that resuming needs; ``sdsclip_run.json``, written last, seals it."""
-        for name, parameter in self.student.named_parameters():
+        for name, parameter in self.whole_student().named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
                 raise FloatingPointError(
                     f"{name} holds NaN or infinite weights after step {self.state.global_step}; no checkpoint was "
@@ -428,17 +469,17 @@ class SDSCLIPTrainer(HubTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Inside a checkpoint the weights that train; anywhere else the export, a plain CLIP."""
+        student = self.whole_student()
         if not self.args.should_save:  # Trainer calls this on all processes
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if self._saving_checkpoint:
-            tensors = {
-                name: tensor.detach().cpu().contiguous() for name, tensor in self.student.trained_state_dict().items()
-            }
+            trained = student.trained_state_dict()
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}
             save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         else:
-            self.student.export(folder, self.processing_class)
+            student.export(folder, self.processing_class)
             self._write_card(folder)
 
     def _identity(self) -> dict:

@@ -19,6 +19,7 @@ from sdsclip_hf.cards import RunFacts, find_licence, write_card
 from sdsclip_hf.config import as_yaml
 from sdsclip_hf.hub import HubError, check_holds_clip, claim_repo
 from sdsclip_hf.push import push_model
+from sdsclip_hf.student import SDSCLIPModel
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +210,10 @@ class HubTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push the model as it is now, beside the training; with ``hub_strategy`` checkpoint what resuming needs, too."""
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        student = self.whole_student()
+        if not self.is_world_process_zero():
             return
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if busy and not self.args.hub_always_push:
@@ -217,7 +221,7 @@ class HubTrainer(Trainer):
             return
         try:
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
-            job = self._start_push(Path(checkpoint_folder))
+            job = self._start_push(student, Path(checkpoint_folder))
         except Exception as error:  # a full disk, for instance: the training must not know
             logger.warning("Step %d is not pushed: %s Training goes on.", self.state.global_step, error)
             return
@@ -226,13 +230,13 @@ class HubTrainer(Trainer):
         else:
             self.push_in_progress = PushInProgress([job])
 
-    def _start_push(self, checkpoint: Path) -> Future:
+    def _start_push(self, student: SDSCLIPModel, checkpoint: Path) -> Future:
         """Copy what is to be pushed, and have it pushed when its turn comes."""
         step = self.state.global_step
         copy = Path(self.args.output_dir) / f"{COPY}{step}"
         shutil.rmtree(copy, ignore_errors=True)
         try:
-            self.student.export(copy, self.processing_class)
+            student.export(copy, self.processing_class)
             self._write_card(copy, unfinished=True)
             extra, stale = {}, ()
             if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):

@@ -9,7 +9,13 @@ from transformers import CLIPModel
 from sdsclip_hf import shapes
 from sdsclip_hf.checkpoints import fingerprint
 from sdsclip_hf.config import SDSCLIPConfig
-from sdsclip_hf.data import CaptionedImages, ImageCaptionDataset, as_training_data
+from sdsclip_hf.data import (
+    CaptionedImages,
+    EndlessStream,
+    ImageCaptionDataset,
+    StreamingImageCaptionDataset,
+    as_training_data,
+)
 from sdsclip_hf.images import BAD_IMAGES_FILE, BadImages
 from sdsclip_hf.prompt_cache import PromptCache
 from sdsclip_hf.ranking import CandidateScores
@@ -42,6 +48,34 @@ class DatasetMaker:
             with_candidates=self.with_candidates,
             num_candidates=self.args.ranking_candidates,
         )
+
+
+def endless_share(
+    stream: StreamingImageCaptionDataset, args: SDSCLIPConfig, batch_size: int, passed_over: int = 0
+) -> EndlessStream:
+    """What this process reads of a stream, without end.
+
+    Args:
+        stream: the whole stream, shuffled alike on all processes.
+        args: how many processes and loader workers there are.
+        batch_size, passed_over: see [`data.EndlessStream`].
+
+    Raises:
+        ValueError: accelerate is told to deal out the data itself, or loader workers would have nothing to read.
+    """
+    if args.accelerator_config.dispatch_batches or args.accelerator_config.split_batches:
+        raise ValueError(
+            "each process reads its own share of a stream, so that accelerator_config cannot have dispatch_batches or "
+            "split_batches; leave them out."
+        )
+    share = stream.share(args.process_index, args.world_size)
+    if args.dataloader_num_workers > share.num_shards:
+        raise ValueError(
+            f"dataloader_num_workers is {args.dataloader_num_workers}, but the stream has {share.num_shards} shards (files) "
+            f"for each of {args.world_size} processes, and a worker reads whole ones; set --dataloader_num_workers to at "
+            f"most {share.num_shards}, or spread the data over more files."
+        )
+    return EndlessStream(share, batch_size, passed_over)
 
 
 def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) -> DiffusionTeacher | None:

@@ -171,6 +171,13 @@ def pairs() -> datasets.Dataset:
     return datasets.Dataset.from_list(make_rows(24), features=features)
 
 
+@pytest.fixture(scope="session")
+def several_captions(pairs):
+    """The same, each with three captions."""
+    captions = [[caption, caption + " cat", "red " + caption] for caption in pairs["caption"]]
+    return pairs.remove_columns("caption").add_column("caption", captions)
+
+
 def make_scores(folder: Path, items: list[tuple[str, str, list[str], list[list[float]]]], **settings) -> Path:
     """A folder of scores with the given items: picture's digest, caption, candidates, errors of each draw."""
     columns = dict(zip(FEATURES, map(list, zip(*items, strict=True)), strict=True))

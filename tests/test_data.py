@@ -7,6 +7,7 @@ import os
 import tarfile
 import zipfile
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -19,6 +20,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sdsclip_hf.data import (
+    PASSED_OVER,
+    EndlessStream,
     ImageCaptionCollator,
     ImageCaptionDataset,
     StreamingImageCaptionDataset,
@@ -778,6 +781,86 @@ def test_the_epoch_reorders_a_shuffled_stream_and_tells_its_order():
     assert orders[1] == orders[3]
     assert len({tuple(order) for order in orders}) == 3
     assert all(sorted(order) == [caption for _, caption in EVERYTHING] for order in orders)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How many pictures were decoded, as a list of one number."""
+    count = [0]
+
+    def read(cell):
+        count[0] += 1
+        return read_image(cell)
+
+    monkeypatch.setattr("sdsclip_hf.data.read_image", read)
+    return count
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("shards", [6, 3, 1])  # for two processes: whole shards in the first case, else rows
+@pytest.mark.parametrize("write", [None, write_parquet_folder])
+def test_processes_share_a_stream_each_pass_and_decode_their_own_rows_alone(write, shards, shuffled, tmp_path, decoded):
+    stream = table().to_iterable_dataset(num_shards=shards)
+    if write is not None:
+        stream = load_image_captions(write(tmp_path / "source"), streaming=True)
+    if shuffled:
+        stream = stream.shuffle(seed=3, buffer_size=4)
+    orders = []
+    for epoch in (0, 1):
+        shares = [as_training_data(stream).share(rank, 2) for rank in (0, 1)]
+        for share in shares:
+            share.set_epoch(epoch)
+        decoded[0] = 0
+        rows = [content(share) for share in shares]
+        assert sorted(rows[0] + rows[1]) == EVERYTHING
+        assert {len(of_one) for of_one in rows} == {ROWS // 2}
+        assert decoded[0] == ROWS
+        orders.append([example["caption"] for example in shares[0]])
+    assert not shuffled or orders[0] != orders[1]
+
+
+def test_a_row_of_a_share_draws_the_caption_that_it_draws_in_the_whole_stream():
+    whole = drawn(as_training_data(many_captions(12).to_iterable_dataset()), 1)
+    shares = [drawn(as_training_data(many_captions(12).to_iterable_dataset()).share(rank, 5), 1) for rank in range(5)]
+    assert [shares[number % 5][number // 5] for number in range(12)] == whole
+
+
+def test_a_stream_that_was_split_by_node_stays_as_it_is():
+    half = datasets.distributed.split_dataset_by_node(table().to_iterable_dataset(), 1, 2)
+    assert content(as_training_data(half).share(0, 2)) == EVERYTHING[1::2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("passed", [0, 1, 3, 8])
+def test_a_stream_that_goes_on_gives_the_same_batches_as_one_that_never_stopped(workers, passed, decoded):
+    def batches(passed_over: int) -> list[list[dict]]:
+        source = many_captions(10).to_iterable_dataset(num_shards=2).shuffle(seed=1, buffer_size=4)
+        stream = EndlessStream(as_training_data(source), 2, passed_over)
+        return list(islice(DataLoader(stream, batch_size=2, num_workers=workers, collate_fn=list), 11))
+
+    whole = batches(0)
+    decoded[0] = 0
+    later = batches(passed)
+    assert later[:passed] == [[PASSED_OVER] * 2] * passed
+    assert [[row["caption"] for row in batch] for batch in later[passed:]] == [
+        [row["caption"] for row in batch] for batch in whole[passed:]
+    ]
+    assert workers or decoded[0] == 2 * (11 - passed)
+
+
+def test_bad_images_do_not_move_the_place_where_a_stream_goes_on(tmp_path):
+    cells = [encoded(picture(1)) if number % 4 else b"words" for number in range(16)]
+    source = datasets.Dataset.from_dict({"image": cells, "caption": [f"caption {n}" for n in range(16)]})
+
+    def captions(passed_over: int) -> list[str | None]:
+        dataset = as_training_data(source.to_iterable_dataset(), bad_images=BadImages(4, tmp_path / "bad.txt"))
+        return [row.get("caption") for row in islice(EndlessStream(dataset, 3, passed_over), 15)]
+
+    assert captions(2) == [None] * 6 + captions(0)[6:]
+
+
+def test_rows_that_are_passed_over_make_a_batch_of_nothing():
+    assert ImageCaptionCollator(make_processor())([PASSED_OVER] * 2) == {}
 
 
 def test_kinds_of_training_data_follow_the_source():

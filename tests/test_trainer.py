@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor, EarlyStoppingCallback, TrainerCallback
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf import data as data_module
 from sdsclip_hf import trainer as trainer_module
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.benchmarks.sugarcrepe import SUBSETS
@@ -56,12 +57,6 @@ def make_trainer(tmp_path, clip_folder, teacher_folder, pairs):
         return SDSCLIPTrainer(model=model, args=args, teacher=teacher, train_dataset=data, **parts)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def several_captions(pairs):
-    captions = [[caption, caption + " cat", "red " + caption] for caption in pairs["caption"]]
-    return pairs.remove_columns("caption").add_column("caption", captions)
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:
@@ -183,6 +178,7 @@ KILLED = """
 import os, sys
 from datasets import load_from_disk
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf import data as data_module
 from sdsclip_hf import trainer as trainer_module
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.benchmarks.sugarcrepe import SUBSETS
@@ -941,6 +937,30 @@ def test_stream_resumed_after_its_first_pass_ends_bit_identical(make_trainer, se
     resumed = make_trainer("resumed", data=several_captions.select(range(10)).to_iterable_dataset(), **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"whole/checkpoint-{step}"))
     assert_same_weights(resumed, whole)
+
+
+def test_resumed_stream_passes_over_what_it_has_seen_without_decoding_it(make_trainer, pairs, tmp_path, monkeypatch):
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": 2}
+    whole = make_trainer("whole", data=pairs.to_iterable_dataset(), **options)
+    whole.train()
+    resumed, count = make_trainer("resumed", data=pairs.to_iterable_dataset(), **options), []
+    read = data_module.read_image
+    monkeypatch.setattr(data_module, "read_image", lambda cell: count.append(1) or read(cell))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-4"))
+    assert_same_weights(resumed, whole)
+    assert 16 <= len(count) <= 20  # two steps of two batches of four, and one batch that is read ahead
+
+
+def test_loader_workers_without_a_shard_are_refused(make_trainer, pairs):
+    trainer = make_trainer(data=pairs.to_iterable_dataset(num_shards=2), dataloader_num_workers=3)
+    with pytest.raises(ValueError, match=r"num_workers is 3, but the stream has 2 shards .* to at most 2, or spread"):
+        trainer.train()
+
+
+def test_accelerate_is_not_to_deal_out_a_stream(make_trainer, pairs):
+    trainer = make_trainer(data=pairs.to_iterable_dataset(), accelerator_config={"dispatch_batches": True})
+    with pytest.raises(ValueError, match="accelerator_config cannot have dispatch_batches"):
+        trainer.train()
 
 
 def test_stream_is_shuffled_unless_told_otherwise(make_trainer, pairs):

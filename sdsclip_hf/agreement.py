@@ -1,0 +1,50 @@
+"""Whether all processes of a run do the same: one that does not would train something else, or wait for ever."""
+
+from collections.abc import Mapping
+
+import torch.distributed as dist
+
+# Options that may differ: where a process writes, and what it tells.
+OF_ONE_PROCESS = {"output_dir", "local_rank", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name"}
+
+
+def check_agreement(options: Mapping[str, object], lengths: Mapping[str, int | None]) -> None:
+    """Raise the same error on every process, unless all of them were given the same. To be called on all of them.
+
+    Args:
+        options: what this process was given, by name.
+        lengths: the rows of its datasets, by what they are called; None of a stream.
+
+    Raises:
+        ValueError: the processes differ; it names in what, and the values by rank.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return
+    told = {name: str(value) for name, value in options.items() if name not in OF_ONE_PROCESS}
+    everyone: list[tuple[dict, dict]] = [({}, {})] * dist.get_world_size()
+    dist.all_gather_object(everyone, (told, dict(lengths)))
+    options_by_rank, lengths_by_rank = zip(*everyone, strict=True)
+    if differing := _differences(options_by_rank):
+        raise ValueError(
+            f"the processes of this run were given different options: {'; '.join(differing)}. Launch all of them with the "
+            "same command, from the same files."
+        )
+    if differing := _differences(lengths_by_rank):
+        raise ValueError(
+            f"the processes of this run hold different data: {'; '.join(differing)}. Give every process the whole of the "
+            "same dataset (of which each then takes its share), or a stream."
+        )
+
+
+def _differences(by_rank: tuple[dict, ...]) -> list[str]:
+    """What differs, each with its values and their ranks."""
+    names = dict.fromkeys(name for of_one in by_rank for name in of_one)
+    found = []
+    for name in names:
+        ranks: dict[object, list[str]] = {}
+        for rank, of_one in enumerate(by_rank):
+            ranks.setdefault(of_one.get(name), []).append(str(rank))
+        if len(ranks) > 1:
+            values = ", ".join(f"{value} on rank {' and '.join(where)}" for value, where in ranks.items())
+            found.append(f"{name} is {values}")
+    return found
