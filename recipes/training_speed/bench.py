@@ -233,7 +233,9 @@ def _make_teacher(folder: Path, size: Size) -> None:
         text_encoder=CLIPTextModel(CLIPTextConfig(**_text(size.prompts))),
         tokenizer=_tokenizer(),
         unet=UNet2DConditionModel(**size.unet),
-        scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True),
+        scheduler=PNDMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

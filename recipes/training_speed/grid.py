@@ -4,10 +4,15 @@ import shutil
 import statistics
 from collections.abc import Iterator
 
+import torch
+from torch import nn
+
 from sdsclip_hf.losses import GRADIENTS
 from training_speed.bench import Bench
-from training_speed.measure import in_fresh_process, in_turns, memory_ratio, ratio, trainers_in_turns
+from training_speed.measure import in_fresh_process, in_turns, memory_ratio, ratio, timed, trainers_in_turns
 from training_speed.trainings import training_memory, training_seconds
+
+MUCH_SLOWER = 10
 
 
 def cheap_options(bench: Bench) -> Iterator[dict]:
@@ -28,17 +33,31 @@ def option(bench: Bench, settings: dict) -> dict:
     """A step with an option against one in the full form without it."""
     if settings.get("teacher_compile") and shutil.which("g++") is None:
         return {"figures": [], "note": "not measured: torch.compile needs a C++ compiler"}
+    slowdown = _slowdown(getattr(torch, settings.get("teacher_dtype", "float32")))
+    if slowdown > MUCH_SLOWER:
+        return {"figures": [], "note": f"not measured: a convolution takes {slowdown:.0f} times as long on this CPU"}
     if "prompt_cache_dir" in settings:
         settings = {"prompt_cache_dir": str(bench.folder / "prompts")}
     batch = max(bench.size.batch, round(1 / settings.get("distill_fraction", 1)))
     try:
         seconds = in_fresh_process(_option, bench, settings, batch)
     except RuntimeError as error:
+        if not {"teacher_dtype", "teacher_compile"} & settings.keys():
+            raise
         return {"figures": [], "note": f"not measured: {str(error).splitlines()[0]:.200}"}
     mib = {"full": training_memory(bench, batch=batch), "option": training_memory(bench, batch=batch, **settings)}
     figures = [ratio("time of a step", "", seconds["option"], seconds["full"])]
     figures.append(memory_ratio("peak memory of a step", "", "peak", mib["option"], mib["full"]))
     return {"figures": figures, "seconds": seconds, "MiB": mib, "batch": batch}
+
+
+def _slowdown(dtype: torch.dtype) -> float:
+    """How many times as long as in float32 a convolution like the denoiser's takes: CPUs lack some number formats."""
+    seconds = []
+    for kind in (torch.float32, dtype):
+        layer, values = nn.Conv2d(320, 320, 3, padding=1).to(kind), torch.randn(1, 320, 16, 16, dtype=kind)
+        seconds.append(min(timed(layer, values) for _ in range(3)))
+    return seconds[1] / seconds[0]
 
 
 def _option(bench: Bench, settings: dict, batch: int) -> dict[str, list[float]]:

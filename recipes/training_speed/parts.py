@@ -18,7 +18,7 @@ def overhead(bench: Bench, student: str, gradient: str, steps: int) -> dict:
 
 def _overhead(bench: Bench, student: str, gradient: str, steps: int) -> dict:
     random = student in bench.size.students
-    batch = bench.size.batch if random else 64 * bench.size.batch
+    batch = bench.size.batch if random else 128 * bench.size.batch
     trainer = bench.trainer(
         student,
         "random" if random else "shapes/teacher",
