@@ -21,6 +21,7 @@ from training_speed.measure import (
     in_turns,
     memory_ratio,
     ratio,
+    read_weights,
     seconds_a_step,
     timed,
     trainers_in_turns,
@@ -153,6 +154,7 @@ def _relative_difference(one: Tensor, other: Tensor) -> float:
 def _plain_memory(bench: Bench) -> dict[str, float]:
     plain, watch = PlainLoop(bench.student(), bench.teacher(), bench.size.latent), MemoryWatch()
     data = photos(bench.size.batch)
+    read_weights(plain.clip, plain.unet, plain.text_encoder)
     watch.mark()
     for _ in range(2):
         plain.step(data["image"][:], data["caption"][:])

@@ -16,6 +16,7 @@ from training_speed.measure import (
     can_measure_memory,
     in_fresh_processes,
     process_group,
+    read_weights,
     train,
 )
 
@@ -69,5 +70,7 @@ def _train(bench: Bench, threads: int, options: dict, steps: int, callback: Trai
     torch.set_num_threads(threads)
     options = dict(options)
     batch = options.pop("batch") // int(os.environ.get("WORLD_SIZE", 1))
-    train(bench.trainer(**options, steps=steps, per_device_train_batch_size=batch), callback)
+    trainer = bench.trainer(**options, steps=steps, per_device_train_batch_size=batch)
+    read_weights(*filter(None, (trainer.student, trainer.teacher)))
+    train(trainer, callback)
     PartialState().destroy_process_group()
