@@ -1,6 +1,7 @@
 """What is measured with: models with random weights in the standard formats, pictures, and trainers of them."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.shapes import load_shapes, resolve
 from sdsclip_hf.student import load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
+from training_speed.measure import in_fresh_process
 
 SMALL = "a CLIP 384 wide and 6 layers deep"  # of which a batch of 512 fits into 16 GiB
 
@@ -129,22 +131,21 @@ class Bench:
         """The folder of a CLIP: a random one of ``size.students``, or a bundled one."""
         if name not in self.size.students:
             return resolve(name)
-        return self._made(name, lambda folder: _make_student(folder, *self.size.students[name]))
+        return self._made(name, _make_student, *self.size.students[name])
 
     def teacher(self) -> str:
         """The folder of the random teacher, a whole pipeline in Stable Diffusion's layout."""
-        return self._made("teacher", lambda folder: _make_teacher(folder, self.size))
+        return self._made("teacher", _make_teacher, self.size)
 
     def load_teacher(self, **options) -> DiffusionTeacher:
         """The random teacher, for latents of ``size.latent``."""
         return DiffusionTeacher.from_pretrained(self.teacher(), latent_size=self.size.latent, **options)
 
-    def _made(self, name: str, make) -> str:
+    def _made(self, name: str, make: Callable, *arguments) -> str:
         folder = self.folder / name.replace("/", "-")
         if not folder.exists():
             partial = folder.with_name(f"{folder.name}.partial")
-            torch.manual_seed(0)
-            make(partial)
+            in_fresh_process(make, partial, *arguments)  # which leaves no memory behind
             partial.rename(folder)
         return str(folder)
 
@@ -213,6 +214,7 @@ def _text(tower: dict, **options) -> dict:
 
 
 def _make_student(folder: Path, vision: dict, text: dict, image_size: int) -> None:
+    torch.manual_seed(0)
     config = CLIPConfig(
         text_config=_text(text), vision_config=vision | {"image_size": image_size, "patch_size": 32}, projection_dim=512
     )
@@ -222,6 +224,7 @@ def _make_student(folder: Path, vision: dict, text: dict, image_size: int) -> No
 
 
 def _make_teacher(folder: Path, size: Size) -> None:
+    torch.manual_seed(0)
     blocks = len(size.vae["block_out_channels"])
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL(

@@ -1,5 +1,7 @@
 """The row that compares the scoring of candidate captions with the bare denoiser."""
 
+import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -32,7 +34,7 @@ def _scoring(bench: Bench) -> dict:
     watch = DenoiserWatch(teacher)
 
     def score() -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
             score_captions(teacher, data, output_dir=folder, **options)
 
     calls = max(1, inputs // (BARE_SHARE * best))
