@@ -4,112 +4,99 @@
 # [tool.uv.sources]
 # sdsclip_hf = { path = "..", editable = true }
 # ///
-"""What a training step with ranking distillation costs, against a contrastive step: medians of paired runs.
+"""What training and scoring cost on this machine's CPU: medians of paired runs, with random models of real sizes.
 
-    python recipes/benchmark_training.py
+    python recipes/benchmark_training.py                           # everything, more than an hour
+    python recipes/benchmark_training.py --rows plain_loop option  # rows by the beginnings of their names
 
-Each row is one student with the same batches; the two kinds of run take turns, and the ratio is taken within each pair.
-Nothing else should run on the machine meanwhile.
+Each row is measured in processes of its own; the two sides of a comparison take turns, and the ratio is taken within each
+pair. A row is written to results.json in the output folder as soon as it is measured; one that is there is not measured
+again. Nothing else should run on the machine meanwhile. The models are Stable Diffusion 1.5's and ViT-B/32's size with
+random weights, made in a temporary folder of 4.5 GB; the largest row takes about 16 GiB of memory.
 """
 
 import argparse
-import statistics
+import json
+import os
+import platform
 import tempfile
+import time
 from pathlib import Path
 
-import datasets
 import torch
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+from training_speed.bench import SIZES, Bench
+from training_speed.report import plot_all, tables
+from training_speed.rows import all_rows, chosen
 from transformers.utils import logging as transformers_logging
 
-from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.checkpoints import write_json
-from sdsclip_hf.images import picture_digest
 from sdsclip_hf.metrics.install import install_quietly
-from sdsclip_hf.ranking import CandidateScores
-from sdsclip_hf.shapes import load_shapes, resolve
-from sdsclip_hf.student import load_clip
+from sdsclip_hf.resources import versions
+
+RESULTS_FILE = "results.json"
 
 
-def vit_b32(folder: Path) -> str:
-    """A CLIP of ViT-B/32's size with random weights, and the bundled student's tokenizer."""
-    tokenizer = CLIPProcessor.from_pretrained(resolve("shapes/student")).tokenizer
-    special = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=special)).save_pretrained(folder)
-    CLIPProcessor(CLIPImageProcessorPil(), tokenizer).save_pretrained(folder)
-    return str(folder)
+def machine(size: str) -> dict:
+    """What the figures hold for: a folder of results belongs to one machine and one set of models."""
+    model = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "processor": model[0].partition(":")[2].strip() if model else platform.processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "size": size,
+        "versions": versions(),
+    }
 
 
-def three_others(data: datasets.Dataset) -> datasets.Dataset:
-    """The pictures whose caption was scored among three others, captioned with it alone."""
-    scores = CandidateScores.load("shapes/scores")
-    items = [scores.item(scores.numbers_of(picture_digest(image))[0]) for image in data["image"]]
-    kept = [number for number, item in enumerate(items) if len(item.candidates) == 4]
-    captions = [items[number].caption for number in kept]
-    return data.select(kept).remove_columns("caption").add_column("caption", captions)
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).is_file() else []
 
 
-def seconds_a_step(model: str, data: datasets.Dataset, steps: int, **options) -> float:
-    """The time of one optimiser step through the whole Trainer, data loading included."""
-    clip, processor = load_clip(resolve(model))
-    with tempfile.TemporaryDirectory() as folder:
-        config = SDSCLIPConfig(
-            output_dir=folder,
-            use_cpu=not torch.cuda.is_available(),
-            max_steps=steps,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            lambda_sds=0.0,
-            trainable="full",
-            learning_rate=1e-6,
-            **options,
-        )
-        trainer = SDSCLIPTrainer(clip, config, train_dataset=data, processing_class=processor)
-        assert trainer.teacher is None
-        trainer.train()
-        return _runtime(trainer) / steps
+def measured(folder: Path, here: dict) -> dict:
+    """What the results of a folder hold: those of this machine, or none yet.
+
+    Raises:
+        ValueError: they are another machine's.
+    """
+    path = folder / RESULTS_FILE
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"machine": here, "rows": {}}
+    changed = [name for name, value in here.items() if results["machine"].get(name) != value]
+    if changed:
+        then, now = results["machine"].get(changed[0]), here[changed[0]]
+        raise ValueError(f"{path} is of other {changed[0]}: {then}, not {now}. Choose another --output.")
+    return results
 
 
-def _runtime(trainer: SDSCLIPTrainer) -> float:
-    return next(row["train_runtime"] for row in reversed(trainer.state.log_history) if "train_runtime" in row)
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="beginnings of rows' names; default: all")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows, and measure nothing")
     parser.add_argument("--pairs", type=int, default=3, help="pairs of runs of each row")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark_training.json"))
-    args = parser.parse_args()
+    parser.add_argument("--size", choices=SIZES, default="real", help="of the models; tiny: to try the rows")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark_training"), help="a folder")
+    args = parser.parse_args(argv)
     install_quietly()
     transformers_logging.set_verbosity_error()
-    data = three_others(load_shapes("train"))
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        students = {
-            "ViT-B/32's size, batch 32": (vit_b32(Path(folder)), 4),
-            "shapes/student, batch 32": ("shapes/student", 60),
-        }
-        for name, (model, steps) in students.items():
-            for candidates in (1, 3):
-                pairs = []
-                for _ in range(args.pairs):
-                    plain = seconds_a_step(model, data, steps)
-                    terms = {"lambda_rank": 1.0, "ranking_scores": "shapes/scores", "ranking_candidates": candidates}
-                    ranking = seconds_a_step(model, data, steps, **terms)
-                    pairs.append((plain, ranking))
-                ratios = [ranking / plain for plain, ranking in pairs]
-                row = {"student": name, "K": candidates, "ratio": statistics.median(ratios), "ratios": ratios}
-                row["contrastive_seconds"] = statistics.median(plain for plain, _ in pairs)
-                rows.append(row)
-                print(
-                    f"{name}, K = {candidates}: {row['contrastive_seconds']:.3f} s a contrastive step; with L_rank "
-                    f"{row['ratio']:.2f} times that ({', '.join(f'{ratio:.2f}' for ratio in ratios)})",
-                    flush=True,
-                )
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.output, {"threads": torch.get_num_threads(), "rows": rows})
+    os.environ |= {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+    args.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.output, prefix="models-") as folder:
+        rows = all_rows(Bench(Path(folder), args.size, args.pairs))
+        try:
+            names, results = chosen(args.rows, rows), measured(args.output, machine(args.size))
+        except ValueError as error:
+            parser.error(str(error))
+        if args.list:
+            return print("\n".join(names))
+        for name in names:
+            if name not in results["rows"]:
+                began = time.perf_counter()
+                row = rows[name]()
+                results["rows"][name] = row | {"took": time.perf_counter() - began}
+                write_json(args.output / RESULTS_FILE, results)
+                print(f"{name}, {results['rows'][name]['took']:.0f} s:\n{tables({name: row})}\n", flush=True)
+    done = {name: results["rows"][name] for name in rows if name in results["rows"]}
+    print(f"{json.dumps(results['machine'])}\n\n{tables(done)}")
+    print("\n".join(str(path) for path in plot_all(done, args.output)))
 
 
 if __name__ == "__main__":

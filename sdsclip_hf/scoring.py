@@ -1,7 +1,8 @@
 """A scoring of candidate captions: its options, and what each process does of it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from PIL import Image
 from tqdm.auto import tqdm
 
 from sdsclip_hf.candidates import parse_sources
@@ -207,9 +209,10 @@ class Scoring:
         chunks = range(0, len(items), size)
         missing = broadcast_object_list([self.files.missing(len(chunks))])[0]
         mine = missing[self.state.process_index :: self.state.num_processes]
-        for chunk in tqdm(mine, "chunks", disable=not self.state.is_main_process):
-            start = chunks[chunk]
-            self.files.write_chunk(chunk, *self._score(items[start : start + size]))
+        parts = [items[chunks[chunk] : chunks[chunk] + size] for chunk in mine]
+        read = run_ahead(self._read, parts)
+        for chunk, part in zip(tqdm(mine, "chunks", disable=not self.state.is_main_process), parts, strict=True):
+            self.files.write_chunk(chunk, *self._score(part, next(read)))
         self.state.wait_for_everyone()
         if self.state.is_main_process:
             self.files.finish(settings, len(chunks))
@@ -230,15 +233,22 @@ class Scoring:
             seed=arguments.seed,
         )
 
-    def _score(self, items: Sequence[CaptionItem]) -> tuple[Sequence[CaptionItem], list[np.ndarray]]:
-        """The items of a chunk whose pictures can be read, and their errors (K, r).
+    def _read(self, items: Sequence[CaptionItem]) -> dict[int, Image.Image]:
+        """The pictures of a chunk that can be read, at the teacher's size, by their rows."""
+        if self.scorer is None:
+            return {}
+        pictures = {row: self.rows.picture(row) for row in dict.fromkeys(item.row for item in items)}
+        return {row: self.teacher.crop(picture) for row, picture in pictures.items() if picture is not None}
+
+    def _score(
+        self, items: Sequence[CaptionItem], pictures: dict[int, Image.Image]
+    ) -> tuple[Sequence[CaptionItem], list[np.ndarray]]:
+        """The items of a chunk whose pictures were read, and their errors (K, r).
 
         A chunk keeps nothing for the next: what else is scored, and where, would then show in the last digits.
         """
         if self.scorer is None:
             return items, [np.empty((len(item.candidates), 0)) for item in items]
-        pictures = {row: self.rows.picture(row) for row in dict.fromkeys(item.row for item in items)}
-        pictures = {row: picture for row, picture in pictures.items() if picture is not None}
         kept = [item for item in items if item.row in pictures]
         if not kept:
             return [], []
@@ -291,3 +301,15 @@ class Scoring:
             "control": "wrong_images" if arguments.wrong_images else None,
             "chunk_size": arguments.chunk_size,
         }
+
+
+def run_ahead(function: Callable, arguments: Iterable) -> Iterator:
+    """``function`` of each argument in turn; while a result is used, the next one is made in another thread."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = None
+        for argument in arguments:
+            ready, coming = coming, thread.submit(function, argument)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()

@@ -228,12 +228,24 @@ class DiffusionTeacher(nn.Module):
             **options,
         )
 
+    def crop(self, image: Image.Image) -> Image.Image:
+        """A picture as [`encode_images`] looks at it: RGB, resized and centre-cropped to the teacher's size."""
+        factor = 2 ** (len(self._require_vae("crop pictures").config.block_out_channels) - 1)
+        height, width = self.latent_shape[1] * factor, self.latent_shape[2] * factor
+        image = image.convert("RGB")
+        scale = max(height / image.height, width / image.width)
+        if scale != 1:
+            size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))
+
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image] | Tensor) -> Tensor:
         """Clean latents z0 of images: the mode of the autoencoder's posterior, at the denoiser's scale.
 
         Args:
-            images: PIL pictures, resized and centre-cropped to the teacher's size, or floats in [-1, 1] (N, 3, H, W).
+            images: PIL pictures, see [`crop`], or floats in [-1, 1] (N, 3, H, W).
 
         Returns:
             (N, C, h, w) float32
@@ -243,7 +255,8 @@ class DiffusionTeacher(nn.Module):
         """
         vae = self._require_vae("encode images")
         if not isinstance(images, Tensor):
-            images = torch.stack([self._to_pixels(image) for image in images])
+            pixels = np.stack([np.asarray(self.crop(image)) for image in images])  # (N, H, W, 3), bytes
+            images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
         posterior = vae.encode(images.to(self.device, vae.dtype)).latent_dist
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return (posterior.mode().float() - shift) * vae.config.scaling_factor
@@ -362,27 +375,15 @@ class DiffusionTeacher(nn.Module):
         Returns:
             (N,) float32 on the CPU.
         """
+        latent_rows, prompt_rows = latent_rows.to(latents.device), prompt_rows.to(prompts.device)
         errors = []
         for rows, captions in zip(latent_rows.split(batch_size), prompt_rows.split(batch_size), strict=True):
-            batch = latents[rows.to(latents.device)]
+            batch = latents[rows]
             shared = timestep.expand(len(batch)), noise.expand_as(batch)
-            error = self.denoising_error(batch, prompts[captions.to(prompts.device)], *shared, weighting=weighting)
-            errors.append(error.cpu())
-        return torch.cat(errors)
+            errors.append(self.denoising_error(batch, prompts[captions], *shared, weighting=weighting))
+        return torch.cat(errors).cpu()  # once, since a GPU's queue runs empty while the copy is waited for
 
     def _require_vae(self, purpose: str) -> AutoencoderKL:
         if self.vae is None:
             raise ValueError(f"the teacher was loaded without its autoencoder; pass load_vae=True to {purpose}.")
         return self.vae
-
-    def _to_pixels(self, image: Image.Image) -> Tensor:
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        height, width = self.latent_shape[1] * factor, self.latent_shape[2] * factor
-        image = image.convert("RGB")
-        scale = max(height / image.height, width / image.width)
-        if scale != 1:
-            size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
-        return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from sdsclip_hf.ranking import FEATURES, CandidateScores
 from sdsclip_hf.resources import recipes_dir
 from sdsclip_hf.score_captions import main
 from sdsclip_hf.scorers import ClipScorer
-from sdsclip_hf.scoring import ScoringArguments, score_captions
+from sdsclip_hf.scoring import ScoringArguments, run_ahead, score_captions
 from sdsclip_hf.student import load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
 
@@ -330,6 +331,26 @@ def test_finished_chunks_are_not_scored_again(scored, teacher, pairs, tmp_path):
     assert count_calls(teacher, lambda: score_captions(teacher, pairs, output_dir=tmp_path, **options)) == 10
     assert rows_of(tmp_path) == rows_of(scored)
     assert count_calls(teacher, lambda: score_captions(teacher, pairs, output_dir=tmp_path, **options)) == 0
+
+
+def test_the_next_result_is_made_while_one_is_used():
+    made = [threading.Event() for _ in range(4)]
+
+    def double(number):
+        made[number].set()
+        return 2 * number
+
+    for place, result in enumerate(run_ahead(double, range(4))):
+        assert result == 2 * place
+        assert made[min(place + 1, 3)].wait(10)
+        assert not any(event.is_set() for event in made[place + 2 :])
+
+
+def test_an_error_in_what_is_made_ahead_comes_in_its_turn():
+    results = run_ahead(lambda number: 1 / number, [2, 1, 0])
+    assert [next(results), next(results)] == [0.5, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 @pytest.mark.parametrize(
