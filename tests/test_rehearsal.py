@@ -1,6 +1,7 @@
 """A rehearsed step against one that the trainer makes: operations by torch's counter, memory by its profiler."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ RUNS = {
     "accumulated": {"gradient_accumulation_steps": 3, "trainable": "full", "per_device_train_batch_size": 4},
     "GradCache": {"contrastive_batch_size": 12, "per_device_train_batch_size": 4},
     "GradCache, accumulated": {
-        "contrastive_batch_size": 8,
+        "contrastive_batch_size": 12,
         "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 2,
     },
@@ -68,23 +69,28 @@ def make_run(tmp_path, pairs):
     return make
 
 
-def measured(trainer: SDSCLIPTrainer, path) -> tuple[float, int]:
-    """Operations of a step, and the most bytes that the run had from the CPU's allocator beyond those it began with."""
-    counter = FlopCounterMode(display=False, custom_mapping=OF_CPUS)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, counter:
+def operations(trainer: SDSCLIPTrainer) -> float:
+    """Of a step."""
+    with FlopCounterMode(display=False, custom_mapping=OF_CPUS) as counter:
+        trainer.train()
+    return counter.get_total_flops() / trainer.state.global_step
+
+
+def peak(trainer: SDSCLIPTrainer, path: Path) -> int:
+    """The most bytes that the run had from the CPU's allocator beyond those it began with."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         trainer.train()
     profiler.export_chrome_trace(str(path))
     events = [event for event in json.loads(path.read_text())["traceEvents"] if event["name"] == "[memory]"]
     told = [event["args"] for event in sorted(events, key=lambda event: event["ts"])]
-    before = told[0]["Total Allocated"] - told[0]["Bytes"]
-    return counter.get_total_flops() / trainer.state.global_step, max(one["Total Allocated"] for one in told) - before
+    taken = [one for one in told if one["Bytes"] > 0]
+    before = taken[0]["Total Allocated"] - taken[0]["Bytes"]
+    return max(one["Total Allocated"] for one in taken) - before
 
 
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_operations_and_memory_are_those_of_real_steps(make_run, tmp_path, options):
     trainer, cost = make_run(**options)
-    flops, size = measured(trainer, tmp_path / "trace.json")
-    assert sum(cost.flops.values()) == pytest.approx(flops, rel=0.01)
     beyond_weights = sum(size for phase, size in cost.memory.items() if phase.stage != WEIGHTS)
-    print(beyond_weights / size, sum(cost.flops.values()) / flops)
-    assert beyond_weights == pytest.approx(size, rel=0.1)
+    assert beyond_weights == pytest.approx(peak(trainer, tmp_path / "trace.json"), rel=0.05)
+    assert sum(cost.flops.values()) == pytest.approx(operations(trainer), rel=0.01)
