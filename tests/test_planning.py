@@ -1,6 +1,7 @@
 """`sdsclip plan`: its figures, its command line, and (slow) a real run's memory and time beside it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -298,28 +299,47 @@ def middling(tmp_path_factory) -> tuple[str, str]:
 )
 def test_memory_and_time_of_a_real_run(options, middling, tmp_path, request):
     arguments = [request.path.parent, *middling, tmp_path, json.dumps(options)]
-    done = subprocess.run([sys.executable, "-c", ONE_RUN, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    real = json.loads(done.stdout.strip().splitlines()[-1])
+
+    def measured(**env: str) -> tuple[dict, float]:
+        command, env = [sys.executable, "-c", ONE_RUN, *map(str, arguments)], os.environ | env
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr[-3000:]
+        real = json.loads(done.stdout.strip().splitlines()[-1])
+        return real, (real["peak"] - real["before"]) / GIB
+
+    real, kept = measured()
+    _, held = measured(MALLOC_MMAP_THRESHOLD_="262144")  # what is freed goes back at once
     argv = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     names = ("--model_name_or_path", middling[0], "--teacher_name_or_path", middling[1])
     found = planned(*names, *argv, "--caption_tokens", str(real["tokens"]))
-    measured, seconds = (real["peak"] - real["before"]) / GIB, found["tflop"] / real["speed"]
-    print(f"{options}: planned {found['gib']:.2f} GiB, measured {measured:.2f} GiB beyond {real['before'] / GIB:.2f};")
-    print(f"planned {seconds:.1f} s at {real['speed']:.3f} TFLOP/s, measured {real['seconds']:.1f} s a step")
-    assert measured == pytest.approx(found["gib"], rel=0.15)
+    seconds = found["tflop"] / real["speed"]
+    print(
+        f"\n{options}: planned {found['gib']:.2f} GiB; measured {held:.2f}, with what the allocator keeps {kept:.2f},"
+    )
+    print(
+        f"beyond the {real['before'] / GIB:.2f} after the imports. A step: planned {seconds:.1f} s at {real['speed']:.3f}"
+    )
+    print(f"TFLOP/s, measured {real['seconds']:.1f} s")
+    assert held == pytest.approx(found["gib"], rel=0.05)
+    assert kept == pytest.approx(found["gib"], rel=0.2)
+    assert seconds / 2 < real["seconds"] < 2 * seconds
 
 
 @pytest.mark.slow
 def test_the_table_of_the_readme(configs):
     """Prints it: pytest -s -m slow tests/test_planning.py -k readme."""
-    lines = ["| student | teacher | latents | L_SDS | TFLOP a step | GiB |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| student | latents | L_SDS | TFLOP a step | GiB, teacher in float32 | GiB, in float16 |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, folders in configs.items():
-        for dtype in ("float32", "float16"):
-            for size in ("64", "32"):
-                for form in ("full", "stop_gradient"):
-                    found = planned(*folders, "--teacher_dtype", dtype, "--latent_size", size, "--sds_gradient", form)
-                    lines.append(f"| {name} | {dtype} | {size} | {form} | {found['tflop']:.1f} | {found['gib']:.1f} |")
-    print("\n".join(lines))
+        for size in ("64", "32"):
+            for form in ("full", "stop_gradient"):
+                options = (*folders, "--latent_size", size, "--sds_gradient", form, "--teacher_dtype")
+                single, half = (planned(*options, dtype) for dtype in ("float32", "float16"))
+                lines.append(
+                    f"| {name} | {size} | {form} | {single['tflop']:.1f} | {single['gib']:.1f} | {half['gib']:.1f} |"
+                )
+    print("\n" + "\n".join(lines))
     text = (Path(__file__).parent.parent / "README.md").read_text()
-    assert all(line in text for line in lines[2:])
+    assert "\n".join(lines) in text
