@@ -102,8 +102,9 @@ def plan(arguments: PlanArguments, model: ModelArguments, data: DataArguments, c
         ``batch`` (pairs a step of this process), ``latent_shape``; ``parts``, for each part of the step its ``weights``
         and those that are ``trained``, its ``tflop`` of a step and the ``gib`` that it holds at the peak, by stage;
         ``tflop`` and ``gib`` in all; ``tflops``, the device's speed, and ``seconds`` a step; ``steps`` and ``hours`` of
-        the run, None where its length is not known; ``prompt_cache_gib``; ``alternatives``, with the ``options`` that
-        differ, ``tflop``, ``gib`` and ``seconds``.
+        the run, None where its length is not known; ``prompt_cache_gib``, of prompts kept on disk;
+        ``optimizer_is_assumed``, see [`StepCost`]; ``alternatives``, with the ``options`` that differ, ``tflop``, ``gib``
+        and ``seconds``.
 
     Raises:
         OSError: a configuration cannot be had.
@@ -114,28 +115,25 @@ def plan(arguments: PlanArguments, model: ModelArguments, data: DataArguments, c
         return rehearse(model.model_name_or_path, model.teacher_name_or_path, config, arguments.caption_tokens)
 
     cost, pairs = cost_of(config), arguments.train_pairs or data.max_train_samples
-    speed = arguments.tflops or matrix_speed() / TERA
-    steps = num_steps(config, pairs)
-    totals = _totals(cost, speed)
-    alternatives = []
+    speed, steps = arguments.tflops or matrix_speed() / TERA, num_steps(config, pairs)
+    totals, alternatives = _totals(cost, speed), []
     for options in other_settings(config, cost.latent_shape) if arguments.alternatives else ():
         try:
             alternatives.append({"options": options, **_totals(cost_of(replace(config, **options)), speed)})
-        except ValueError:  # the latent would be too small for the denoiser
+        except ValueError:  # the run cannot have it: a latent too small for the denoiser, for instance
             logger.debug("left out: %s", options, exc_info=True)
+    caches = pairs and getattr(config, "cache_prompts", None)
+    batch = config.contrastive_batch_size or config.per_device_train_batch_size
     return {
-        "batch": (config.contrastive_batch_size or config.per_device_train_batch_size)
-        * config.gradient_accumulation_steps,
+        "batch": batch * config.gradient_accumulation_steps,
         "latent_shape": cost.latent_shape,
         "parts": _parts(cost),
         **totals,
         "tflops": speed,
-        "optimizer_is_assumed": not cost.knows_optimizer,
         "steps": steps,
         "hours": None if steps is None else steps * totals["seconds"] / 3600,
-        "prompt_cache_gib": pairs * cost.prompt_bytes / GIB
-        if pairs and getattr(config, "cache_prompts", None)
-        else None,
+        "prompt_cache_gib": pairs * cost.prompt_bytes / GIB if caches else None,
+        "optimizer_is_assumed": not cost.knows_optimizer,
         "alternatives": alternatives,
     }
 
@@ -240,7 +238,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table, its columns aligned."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    return [f"| {line} |" for line in (lines[0], "-|-".join("-" * width for width in widths), *lines[1:])]
+    return [
+        f"| {lines[0]} |",
+        f"|-{'-|-'.join('-' * width for width in widths)}-|",
+        *(f"| {line} |" for line in lines[1:]),
+    ]
 
 
 def _number(value: float) -> str:

@@ -160,7 +160,8 @@ class _Step:
         weights = self._hold_weights()
         trained = sum(weight.numel() for weight in self.student.parameters() if weight.requires_grad)
         with ledger.during(STUDENT, OPTIMIZER):
-            states = torch.empty(round(trained * (optimizer_bytes or ADAM_BYTES)), dtype=torch.uint8)
+            states_bytes = trained * (ADAM_BYTES if optimizer_bytes is None else optimizer_bytes)
+            states = torch.empty(round(states_bytes), dtype=torch.uint8)
         self.student.train()
         if config.gradient_checkpointing:
             self._checkpoint_activations()

@@ -165,6 +165,16 @@ def test_steps_are_those_that_the_trainer_makes(options, tmp_path, clip_folder, 
     assert num_steps(config, len(pairs)) == trainer.state.global_step
 
 
+def test_an_optimiser_that_cannot_be_made_here_is_taken_for_adamw():
+    known, unknown = (planned(*SHAPES, "--optim", name) for name in ("adamw_torch", "galore_adamw"))  # wants a model
+    assert unknown["optimizer_is_assumed"] and not known["optimizer_is_assumed"]
+    for one in (known, unknown):
+        trained, held = one["parts"]["student"]["trained"], one["parts"]["student"]["gib"]["optimiser"]
+        assert held == pytest.approx(8 * trained / GIB, rel=1e-3)
+    none = planned(*SHAPES, "--optim", "sgd")
+    assert none["parts"]["student"]["gib"]["optimiser"] == 0 and not none["optimizer_is_assumed"]
+
+
 # The command
 
 
@@ -259,9 +269,9 @@ config = SDSCLIPConfig(output_dir=folder, use_cpu=True, save_strategy="no", repo
 
 class Clock(transformers.TrainerCallback):
     def on_step_begin(self, *args, **kwargs):
-        self.started = time.perf_counter()
+        self.started = time.process_time()  # others may be busy on this machine
     def on_step_end(self, *args, **kwargs):
-        self.seconds = time.perf_counter() - self.started
+        self.seconds = time.process_time() - self.started
 
 clock = Clock()
 trainer = SDSCLIPTrainer(
@@ -301,8 +311,8 @@ def test_memory_and_time_of_a_real_run(options, middling, tmp_path, request):
     arguments = [request.path.parent, *middling, tmp_path, json.dumps(options)]
 
     def measured(**env: str) -> tuple[dict, float]:
-        command, env = [sys.executable, "-c", ONE_RUN, *map(str, arguments)], os.environ | env
-        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        command = [sys.executable, "-c", ONE_RUN, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
         assert done.returncode == 0, done.stderr[-3000:]
         real = json.loads(done.stdout.strip().splitlines()[-1])
         return real, (real["peak"] - real["before"]) / GIB
@@ -319,10 +329,10 @@ def test_memory_and_time_of_a_real_run(options, middling, tmp_path, request):
     print(
         f"beyond the {real['before'] / GIB:.2f} after the imports. A step: planned {seconds:.1f} s at {real['speed']:.3f}"
     )
-    print(f"TFLOP/s, measured {real['seconds']:.1f} s")
+    print(f"TFLOP/s, measured {real['seconds']:.1f} s of one thread")
     assert held == pytest.approx(found["gib"], rel=0.05)
     assert kept == pytest.approx(found["gib"], rel=0.2)
-    assert seconds / 2 < real["seconds"] < 2 * seconds
+    assert real["seconds"] == pytest.approx(seconds, rel=0.5)
 
 
 @pytest.mark.slow

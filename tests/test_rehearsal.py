@@ -22,6 +22,7 @@ RUNS = {
     "lora": {"trainable": "lora", "lora_r": 4},
     "image tower alone": {"trainable": "full", "train_text": False},
     "activations computed again": {"trainable": "full", CHECKPOINTING: True},
+    "of a tower that is frozen": {"trainable": "full", "train_text": False, CHECKPOINTING: True},
     "accumulated": {"gradient_accumulation_steps": 3, "trainable": "full", "per_device_train_batch_size": 4},
     "GradCache": {"contrastive_batch_size": 12, "per_device_train_batch_size": 4},
     "GradCache, accumulated": {
@@ -33,7 +34,6 @@ RUNS = {
     "latents of half the size": {"latent_size": 4},
     "contrastive": {"lambda_sds": 0.0, "trainable": "full"},
     "contrastive in chunks": {"lambda_sds": 0.0, "contrastive_chunk_size": 3},
-    "as printed, shuffled": {"sds_reading": "as_printed", "shuffle_captions": True},
 }
 
 
