@@ -50,6 +50,22 @@ class RankedItem(NamedTuple):
     confidence: float
 
 
+def score_settings(name_or_path: str | Path, revision: str | None = None) -> dict:
+    """What the ``scores.json`` of a folder of scores, or of its copy on the Hub, holds.
+
+    Raises:
+        OSError: there is none.
+    """
+    name = expand(shapes.resolve(name_or_path))
+    with explain_loading("the scores", name, "--ranking_scores"):
+        path = Path(name) / SCORES_FILE
+        if not Path(name).is_dir():
+            path = Path(hf_hub_download(name, SCORES_FILE, repo_type="dataset", revision=revision))
+        elif not path.is_file():
+            raise OSError(f"it has no {SCORES_FILE}; is its scoring finished?")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
 class CandidateScores:
     """Scored candidate captions, loaded.
 
@@ -89,16 +105,10 @@ class CandidateScores:
             OSError: there is none.
             ValueError: its content is not what its fingerprint tells.
         """
+        settings = score_settings(name_or_path, revision)
         name = expand(shapes.resolve(name_or_path))
         with explain_loading("the scores", name, "--ranking_scores"):
             path = Path(name)
-            if path.is_dir():
-                if not (path / SCORES_FILE).is_file():
-                    raise OSError(f"it has no {SCORES_FILE}; is its scoring finished?")
-                settings = json.loads((path / SCORES_FILE).read_text(encoding="utf-8"))
-            else:
-                file = hf_hub_download(name, SCORES_FILE, repo_type="dataset", revision=revision)
-                settings = json.loads(Path(file).read_text(encoding="utf-8"))
             if path.is_dir():
                 files = sorted(str(file) for file in path.resolve().glob("data/*.parquet"))
                 if not files:

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPProcessor
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 from transformers.utils import ModelOutput
 
 from sdsclip_hf.errors import expand, explain_loading
@@ -310,6 +310,25 @@ class SDSCLIPModel(nn.Module):
             self.clip.save_pretrained(folder / "adapter")
 
 
+def clip_config(name: str, revision: str | None = None) -> CLIPConfig:
+    """The configuration of a CLIP, no weights loaded.
+
+    Raises:
+        OSError: the folder or Hub id cannot be loaded.
+        ValueError: it holds a model of another type.
+    """
+    with explain_loading("the CLIP model", name, "--model_name_or_path"):
+        config = CLIPConfig.get_config_dict(name, revision=revision)[0]
+        if not config:
+            raise OSError("it has no config.json")
+        if config.get("model_type") != "clip":
+            raise ValueError(
+                f"{name!r} holds a model of type {config.get('model_type')!r}, not 'clip'; "
+                "give --model_name_or_path a CLIP checkpoint."
+            )
+        return CLIPConfig.from_dict(config)
+
+
 def load_clip(name_or_path: str | Path, revision: str | None = None) -> tuple[CLIPModel, CLIPProcessor]:
     """CLIPModel (float32 master weights) and CLIPProcessor from a folder or the Hub.
 
@@ -318,15 +337,8 @@ def load_clip(name_or_path: str | Path, revision: str | None = None) -> tuple[CL
         ValueError: it holds a model of another type.
     """
     name = expand(name_or_path)
+    clip_config(name, revision)
     with explain_loading("the CLIP model", name, "--model_name_or_path"):
-        config = CLIPModel.config_class.get_config_dict(name, revision=revision)[0]
-        if not config:
-            raise OSError("it has no config.json")
-        if config.get("model_type") != "clip":
-            raise ValueError(
-                f"{name!r} holds a model of type {config.get('model_type')!r}, not 'clip'; "
-                "give --model_name_or_path a CLIP checkpoint."
-            )
         clip = CLIPModel.from_pretrained(name, revision=revision, dtype=torch.float32)
         return clip, CLIPProcessor.from_pretrained(name, revision=revision)
 

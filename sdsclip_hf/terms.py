@@ -53,22 +53,32 @@ class DistillationTerm:
         figures = {"latent_rms": rms(latents.detach()).mean(), "latent_spread": spread(latents.detach())}
         rows = self.chosen_rows(latents, draw_number, place, fraction)
         timesteps, noise = (drawn[rows] for drawn in self.draw(latents, draw_number, place))
-        true_prompts, other_prompts = prompts[rows], prompts.roll(1, dims=0)[rows]
-        given = other_prompts if self.args.shuffle_captions else true_prompts
         if len(rows) == 0:
             return 0.0 * latents.sum(), figures  # every weight has a gradient, as DDP expects
-        error = self._errors(latents[rows], given, timesteps, noise).sum() / (fraction * len(latents))
+        latents, shuffled, count = latents[rows], self.args.shuffle_captions, fraction * len(latents)
+        true, other = self._encoded(prompts, rows, with_others=shuffled or with_gap)
+        errors = self._errors(latents, other if shuffled else true, timesteps, noise)
         if with_gap:
             with torch.no_grad():
-                gap = self._errors(latents[rows], other_prompts, timesteps, noise)
-                gap = gap - self._errors(latents[rows], true_prompts, timesteps, noise)
-            figures["sds_gap"] = gap.mean()
-        return error, figures
+                gap = self._errors(latents, true if shuffled else other, timesteps, noise) - errors.detach()
+            figures["sds_gap"] = (-gap if shuffled else gap).mean()
+        return errors.sum() / count, figures
+
+    def _encoded(self, prompts: Tensor, rows: Tensor, with_others: bool) -> tuple[Tensor, Tensor | None]:
+        """The prompts of the images ``rows``, (R, L, D), and if asked for those of the images before them."""
+
+        def encode(prompts: Tensor) -> Tensor:
+            return prompts if prompts.is_floating_point() else self.teacher.encode_tokens(prompts)
+
+        true = encode(prompts[rows])
+        if not with_others:
+            return true, None
+        return true, true.roll(1, dims=0) if len(rows) == len(prompts) else encode(prompts.roll(1, dims=0)[rows])
 
     def _errors(self, latents: Tensor, prompts: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         return self.teacher.denoising_error(
             latents,
-            prompts if prompts.is_floating_point() else self.teacher.encode_tokens(prompts),
+            prompts,
             timesteps,
             noise,
             reading=self.args.sds_reading,
