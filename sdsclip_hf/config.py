@@ -156,6 +156,13 @@ class SDSCLIPConfig(TrainingArguments):
         "encoder: L x D numbers a caption (Stable Diffusion 1.x: 118 kB in float16). Not for streams.",
     )
 
+    # What is exported of CLIP.
+    wise_ft_alpha: float = knob(
+        1.0,
+        "Where the weights stand when training has ended, from the pretrained ones (0) to the trained ones (1): below 1 "
+        "they keep more of what CLIP knew, and gain less (WiSE-FT, arXiv 2109.01903). Checkpoints hold the trained ones.",
+    )
+
     # The latent mapper h_w.
     mapper_unit_rms: bool = knob(True, "Scale every z0 to RMS mapper_scale, so that the mapper cannot collapse.")
     mapper_scale: float = knob(1.0, "RMS of z0 in units of the teacher's latents, at the start or (unit RMS) always.")
@@ -245,6 +252,7 @@ class SDSCLIPConfig(TrainingArguments):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "more than zero")
         _require(self.distill_every >= 1, "distill_every", self.distill_every, "1 or more")
+        _require(0 < self.wise_ft_alpha <= 1, "wise_ft_alpha", self.wise_ft_alpha, "in (0, 1]")
         _require(0 < self.distill_fraction <= 1, "distill_fraction", self.distill_fraction, "in (0, 1]")
         _require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
         for name, choices in (
@@ -327,6 +335,7 @@ class SDSCLIPConfig(TrainingArguments):
             "teacher_compile",
             "teacher_channels_last",
             "prompt_cache_dir",
+            "wise_ft_alpha",
         }
         own = [entry.name for entry in fields(self) if entry.name not in inherited | unimportant]
         return {name: getattr(self, name) for name in [*own, "seed", "per_device_train_batch_size"]}

@@ -77,6 +77,7 @@ def prepare_student(trainer: SDSCLIPTrainer) -> None:
     impossible = {
         "train_logit_scale": clip.logit_scale.requires_grad,
         "gradient_norm_steps": trainer.args.gradient_norm_steps,
+        "wise_ft_alpha": trainer.args.wise_ft_alpha < 1,
         "contrastive_batch_size": deepspeed
         and trainer.args.contrastive_batch_size,  # it steps after each backward pass
     }

@@ -264,6 +264,25 @@ class SDSCLIPModel(nn.Module):
         """Keep the temperature at or below ln 100, as OpenAI's CLIP does."""
         self.base_clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
 
+    def start_weights(self) -> dict[str, Tensor]:
+        """A copy of CLIP's weights that train, for [`go_back`]; of an adapter without those that its start leaves idle."""
+        trained = {name: weight for name, weight in self.clip.named_parameters() if weight.requires_grad}
+        return {name: weight.detach().cpu().clone() for name, weight in trained.items() if ".lora_A." not in name}
+
+    @torch.no_grad()
+    def go_back(self, start: dict[str, Tensor], alpha: float) -> None:
+        """Put CLIP's weights at (1 - alpha) * start + alpha * theta (WiSE-FT, arXiv 2109.01903); the mapper stays.
+
+        Of LoRA, W + B A, the matrices B alone are moved, which start at zero, so that the merged weights obey the same.
+
+        Args:
+            start: what [`start_weights`] gave before the training.
+            alpha: 0 for the start, 1 for the weights as they are.
+        """
+        weights = dict(self.clip.named_parameters())
+        for name, first in start.items():
+            weights[name].lerp_(first.to(weights[name]), 1 - alpha)
+
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """f_phi(x): (B, 3, H, W) to unit-length (B, D)."""
         return F.normalize(self.base_clip.get_image_features(pixel_values=pixel_values).pooler_output, dim=-1)

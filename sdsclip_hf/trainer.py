@@ -109,6 +109,7 @@ class SDSCLIPTrainer(HubTrainer):
         self.peft_settings = str(peft_config and sorted(peft_config.to_dict().items(), key=str))
         given_teacher, teacher = teacher, load_teacher(teacher, args)
         student = make_student(model, teacher, args, peft_config)
+        self._start_weights = student.start_weights() if args.wise_ft_alpha < 1 else {}
         self.scores = load_scores(teacher, given_teacher, args)
         needs_candidates = bool(args.lambda_rank or args.hard_negatives)
         as_data = DatasetMaker(args, self.scores, needs_candidates)
@@ -322,6 +323,8 @@ class SDSCLIPTrainer(HubTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Train. ``resume_from_checkpoint`` is a checkpoint folder, or True for the last whole one of the run.
 
+        With ``wise_ft_alpha`` the weights then go part of the way back to the pretrained ones.
+
         Raises:
             ValueError: the checkpoint belongs to another model or to other settings.
         """
@@ -343,6 +346,7 @@ class SDSCLIPTrainer(HubTrainer):
             prepare_mapper(self)
         preparation = self.state.log_history
         output = super().train(resume_from_checkpoint or None, **kwargs)
+        self.student.go_back(self._start_weights, self.args.wise_ft_alpha)
         self.state.log_history = preparation + self.state.log_history
         self.log({f"parameters/{name}": count for name, count in counts.items()})
         return output

@@ -42,6 +42,7 @@ def test_defaults_are_valid_and_leave_the_paper_s_choices(make):
         ("mapper_learning_rate", -1e-3, "zero or more"),
         ("lora_dropout", -0.1, r"in \[0, 1\)"),
         ("lora_dropout", 1.0, r"in \[0, 1\)"),
+        *(("wise_ft_alpha", alpha, r"in \(0, 1\]") for alpha in (0.0, 1.5)),
         ("sds_reading", "noisy", "one of noised, as_printed"),
         ("sds_gradient", "half", "one of full, stop_gradient"),
         ("sds_weighting", "snr", "one of constant, sigma_squared, min_snr, velocity"),
@@ -87,6 +88,21 @@ def test_warm_up_without_the_term_raises(make):
         make(mapper_warmup_steps=5, lambda_sds=0.0)
 
 
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"teacher_channels_last": True}, "leave --teacher_channels_last out"),
+        (
+            {"distill_fraction": 0.1, "per_device_train_batch_size": 4},
+            "0.1 of per_device_train_batch_size 4 leaves some",
+        ),
+    ],
+)
+def test_what_a_split_teacher_cannot_have_is_refused(make, options, told):
+    with pytest.raises(ValueError, match=told):
+        make(shard_teacher=True, **options)
+
+
 def test_batch_of_one_raises_and_names_the_option(make):
     with pytest.raises(ValueError, match=r"batch_size 1 on 1 process .* --per_device_train_batch_size to 2 or more"):
         make(per_device_train_batch_size=1)
@@ -108,7 +124,7 @@ def test_settings_of_a_run_leave_out_what_is_only_watched_and_hold_what_defines_
     settings = make(seed=3, per_device_train_batch_size=6, lambda_sds=0.5).method_settings()
     watched = {"hub_license", "hub_force", "benchmarks", "health_steps", "gradient_norm_steps", "max_bad_images"}
     watched |= {"teacher_gradient_checkpointing", "teacher_compile", "teacher_channels_last", "prompt_cache_dir"}
-    watched |= {"shard_teacher"}
+    watched |= {"shard_teacher", "wise_ft_alpha"}
     own = {entry.name for entry in OWN}
     assert watched <= own
     assert set(settings) == own - watched | {"seed", "per_device_train_batch_size"}

@@ -24,7 +24,7 @@ from sdsclip_hf.benchmarks.sugarcrepe import SUBSETS
 from sdsclip_hf.checkpoints import RUN_FILE, fingerprint, last_checkpoint
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.shapes import model_path
-from sdsclip_hf.student import LatentMapper
+from sdsclip_hf.student import LatentMapper, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -749,6 +749,21 @@ def test_terms_reach_tensorboard(make_trainer, tmp_path):
         values = [event.value for event in logged.Scalars(f"train/{name}")]
         expected = [row[name] for row in trainer.state.log_history if name in row]
         np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("trainable", ["layernorm", "lora", "full"])
+def test_weights_go_back_to_the_pretrained_ones_as_far_as_asked(make_trainer, tmp_path, clip_folder, trainable):
+    options = {"trainable": trainable, "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    whole, part = make_trainer("whole", **options), make_trainer("part", wise_ft_alpha=0.25, **options)
+    whole.train()
+    part.train()
+    start, end = load_clip(clip_folder)[0].state_dict(), whole.student.merged_clip().state_dict()
+    assert any(not torch.equal(start[name], end[name]) for name in start)
+    for name, weight in part.student.merged_clip().state_dict().items():
+        torch.testing.assert_close(weight, 0.75 * start[name] + 0.25 * end[name], rtol=1e-4, atol=1e-7)
+    resumed = make_trainer("part", wise_ft_alpha=0.25, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-2"))
+    assert_same_weights(resumed, part)
 
 
 @pytest.mark.parametrize("trainable", ["layernorm", "lora", "full"])
