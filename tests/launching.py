@@ -7,6 +7,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# What the processes did is looked at, and not how gloo's threads end with the interpreter, which now and then is an abort.
+ENDING = """
+import os
+from accelerate import PartialState
+PartialState().wait_for_everyone()
+os._exit(0)
+"""
 
 
 def launch(
@@ -28,7 +35,7 @@ def launch(
         own = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
         started.append(
             subprocess.Popen(
-                [sys.executable, "-c", code, *map(str, words)],
+                [sys.executable, "-c", code + ENDING, *map(str, words)],
                 env=os.environ | own | env,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -1,13 +1,9 @@
 """GradCache: the gradient of a large contrastive batch by mini-batches equals that of the batch at once."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
+from launching import launch
 from transformers import CLIPModel
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
@@ -190,7 +186,7 @@ def test_chunked_loss_is_the_loss(chunk):
 
 
 PROCESSES = """
-import os, sys, torch, datasets
+import sys, torch, datasets
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 model, teacher, scores, data, out, options = sys.argv[1:]
 args = SDSCLIPConfig(output_dir=out + "_run", use_cpu=True, max_steps=20, learning_rate=1e-3, save_strategy="no",
@@ -199,19 +195,7 @@ trainer = SDSCLIPTrainer(model, args, teacher=teacher, train_dataset=datasets.lo
 trainer.train()
 if trainer.is_world_process_zero():
     torch.save(trainer.student.state_dict(), out)
-trainer.accelerator.wait_for_everyone()
-os._exit(0)  # the weights are looked at, and not how gloo's threads end with the interpreter
 """
-
-
-def launch(tmp_path, world, out, words):
-    script = tmp_path / "script.py"
-    script.write_text(PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world), "--standalone"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([*command, str(script), *map(str, words)], capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(out, weights_only=True)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +215,8 @@ def test_processes_end_with_the_weights_of_one(tmp_path, clip_folder, teacher_fo
         options |= {"contrastive_batch_size": 8} if mini * world < 8 else {}
         out = tmp_path / f"{world}.pt"
         words = [clip_folder, teacher_folder, "none", tmp_path / "data", out, repr(options)]
-        states.append(launch(tmp_path, world, out, words))
+        launch(PROCESSES, *words, processes=world)
+        states.append(torch.load(out, weights_only=True))
     start = CLIPModel.from_pretrained(clip_folder).state_dict()
     for other in states[1:]:
         for name, tensor in states[0].items():

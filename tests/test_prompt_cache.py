@@ -1,14 +1,11 @@
 """The prompts on disk: what is read is what the teacher encodes, and never another teacher's or another caption's."""
 
 import json
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from launching import launch
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer, prompt_cache
 from sdsclip_hf.prompt_cache import PromptCache
@@ -199,7 +196,7 @@ def test_without_the_term_it_is_refused(tmp_path):
 
 
 PROCESSES = """
-import os, sys, json
+import sys, json
 from pathlib import Path
 from accelerate import PartialState
 from sdsclip_hf import prompt_cache
@@ -212,19 +209,12 @@ encoded, encode = [], teacher.encode_captions
 teacher.encode_captions = lambda texts, size: encoded.extend(texts) or encode(texts, size)
 cache = PromptCache.build(out, teacher, captions)
 Path(f"{out}/{state.process_index}.json").write_text(json.dumps([encoded, cache(captions).tolist()]))
-state.wait_for_everyone()
-os._exit(0)  # the prompts are looked at, and not how gloo's threads end with the interpreter
 """
 
 
 def test_processes_share_the_work(teacher_folder, teacher, tmp_path):
     captions = [f"a dog {'x' * number}" for number in range(7)]
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    (tmp_path / "script.py").write_text(PROCESSES)
-    words += [tmp_path / "script.py", teacher_folder, tmp_path / "prompts", json.dumps(captions)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(PROCESSES, teacher_folder, tmp_path / "prompts", json.dumps(captions))
     found = [json.loads((tmp_path / "prompts" / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [encoded for encoded, _ in found] == [[captions[n] for n in (0, 1, 4, 5)], [captions[n] for n in (2, 3, 6)]]
     for _, prompts in found:

@@ -1,11 +1,7 @@
 """The ranking term and its baselines in the trainer: against plain re-derivations, and what is refused."""
 
 import math
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -13,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_scores
+from launching import launch
 from transformers import CLIPModel
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
@@ -279,7 +276,6 @@ def test_streaming_reads_the_same_scores(make_trainer, pairs):
 
 
 TWO_PROCESSES = """
-import os
 import sys
 import torch
 from datasets import load_from_disk
@@ -293,8 +289,6 @@ trainer = SDSCLIPTrainer(model=clip, args=args, train_dataset=load_from_disk(dat
 trainer.train()
 if trainer.is_world_process_zero():
     torch.save(trainer.student.state_dict(), out)
-trainer.accelerator.wait_for_everyone()
-os._exit(0)  # the weights are looked at, and not how gloo's threads end with the interpreter
 """
 
 
@@ -303,21 +297,11 @@ os._exit(0)  # the weights are looked at, and not how gloo's threads end with th
 )
 def test_two_processes_end_with_the_weights_of_one(tmp_path, clip_folder, scores_folder, pairs, options):
     pairs.select(range(8)).save_to_disk(tmp_path / "data")  # one batch, whose rows are dealt out differently
-    (tmp_path / "script.py").write_text(TWO_PROCESSES)
     states = []
     for world in (1, 2):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world), "--standalone"]
         out = tmp_path / f"{world}.pt"
         words = [clip_folder, tmp_path / "data", scores_folder, out, 8 // world, repr(options)]
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-        done = subprocess.run(
-            [*launch, str(tmp_path / "script.py"), *map(str, words)],
-            capture_output=True,
-            text=True,
-            env=env,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        launch(TWO_PROCESSES, *words, processes=world)
         states.append(torch.load(out, weights_only=True))
     start = CLIPModel.from_pretrained(clip_folder).state_dict()
     for name in states[0]:

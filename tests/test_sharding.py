@@ -50,7 +50,6 @@ for gradient in ("full", "stop_gradient"):
         "moved": float(gradients.norm()),
     }
 print(json.dumps(found))
-trainer.accelerator.end_training()
 """
 
 
@@ -143,7 +142,6 @@ trainer.save_model(f"{out}/whole/export")
 resumed = make("again")
 resumed.train(resume_from_checkpoint=f"{out}/whole/checkpoint-3")
 resumed.save_model(f"{out}/again/export")
-trainer.accelerator.end_training()
 """
 
 STUDENTS = {
