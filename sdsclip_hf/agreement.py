@@ -1,6 +1,7 @@
 """Whether all processes of a run do the same: one that does not would train something else, or wait for ever."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch.distributed as dist
 
@@ -8,11 +9,11 @@ import torch.distributed as dist
 OF_ONE_PROCESS = {"output_dir", "local_rank", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name"}
 
 
-def check_agreement(options: Mapping[str, object], lengths: Mapping[str, int | None]) -> None:
+def check_agreement(options: Mapping[str, object], lengths: Mapping[str, int | None] = MappingProxyType({})) -> None:
     """Raise the same error on every process, unless all of them were given the same. To be called on all of them.
 
     Args:
-        options: what this process was given, by name.
+        options: what this process was given, by name: settings, or fingerprints of weights.
         lengths: the rows of its datasets, by what they are called; None of a stream.
 
     Raises:

@@ -267,6 +267,8 @@ def _facts(facts: RunFacts) -> dict[str, str]:
         "learning rate": f"{config.learning_rate:g}, {getattr(config.lr_scheduler_type, 'value', config.lr_scheduler_type)}",
         "precision": "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32",
     }
+    if config.wise_ft_alpha < 1:
+        found["weights"] = f"{config.wise_ft_alpha:g} of the way from the base model's to the trained ones (WiSE-FT)"
     if facts.dataset_name:
         found["training data"] = f"`{portable_name(facts.dataset_name)}`" + (
             f" at {facts.dataset_revision}" if facts.dataset_revision else ""

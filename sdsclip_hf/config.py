@@ -296,7 +296,7 @@ class SDSCLIPConfig(TrainingArguments):
                 f"{self.per_device_train_batch_size} leaves some processes nothing to distil, for whose part of the "
                 "teacher's weights the others would wait; raise one of them, or leave --shard_teacher out."
             )
-        for name in ("mapper_warmup_steps", "prompt_cache_dir"):
+        for name in ("mapper_warmup_steps", "prompt_cache_dir", "shard_teacher"):
             if getattr(self, name) and self.lambda_sds == 0:
                 raise ValueError(f"{name} needs the distillation term; set --lambda_sds above 0.")
         if self.per_device_train_batch_size * self.world_size < 2:

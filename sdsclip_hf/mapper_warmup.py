@@ -19,7 +19,6 @@ WHITENING_SAMPLE = 2048
 def prepare_mapper(trainer: SDSCLIPTrainer) -> None:
     """Whiten the mapper's inputs and warm it up, as far as the trainer's arguments ask for it."""
     args = trainer.args
-    trainer.student.to(args.device)  # FSDP leaves it where it is until it splits it
     if args.mapper_whitening:
         sample, per_batch = [], args.per_device_train_batch_size * args.world_size
         for batch in trainer.endless_batches(-(-WHITENING_SAMPLE // per_batch)):

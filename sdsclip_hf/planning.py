@@ -65,11 +65,12 @@ class PlanArguments:
     train_pairs: int | None = knob(
         None, "Pairs of the training data, from which the number of steps follows; default: max_train_samples."
     )
+    processes: int = knob(1, "Processes of the run, of which one is planned; the others do the same.")
     alternatives: bool = knob(True, "Whether other settings are planned, too, to compare with.")
     output_json: str | None = knob(None, "File that receives the plan.")
 
     def __post_init__(self):
-        for name in ("tflops", "caption_tokens", "train_pairs"):
+        for name in ("tflops", "caption_tokens", "train_pairs", "processes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value!r}; it must be more than zero. Set --{name}.")
@@ -99,7 +100,7 @@ def plan(arguments: PlanArguments, model: ModelArguments, data: DataArguments, c
     """The plan of a run, as ``--output_json`` has it.
 
     Returns:
-        ``batch`` (pairs a step of this process), ``latent_shape``; ``parts``, for each part of the step its ``weights``
+        ``batch`` (pairs a step of all ``processes``), ``latent_shape``; ``parts``, for each part of the step its ``weights``
         and those that are ``trained``, its ``tflop`` of a step and the ``gib`` that it holds at the peak, by stage;
         ``tflop`` and ``gib`` in all; ``tflops``, the device's speed, and ``seconds`` a step; ``steps`` and ``hours`` of
         the run, None where its length is not known; ``prompt_cache_gib``, of prompts kept on disk;
@@ -112,19 +113,27 @@ def plan(arguments: PlanArguments, model: ModelArguments, data: DataArguments, c
     """
 
     def cost_of(config: SDSCLIPConfig) -> StepCost:
-        return rehearse(model.model_name_or_path, model.teacher_name_or_path, config, arguments.caption_tokens)
+        names = model.model_name_or_path, model.teacher_name_or_path
+        return rehearse(*names, config, arguments.caption_tokens, arguments.processes)
 
+    step = config.per_device_train_batch_size * arguments.processes
+    if config.contrastive_batch_size is not None and config.contrastive_batch_size % step:
+        raise ValueError(
+            f"contrastive_batch_size {config.contrastive_batch_size} is no multiple of {step}, which is "
+            f"per_device_train_batch_size times {arguments.processes} processes; change --contrastive_batch_size."
+        )
     cost, pairs = cost_of(config), arguments.train_pairs or data.max_train_samples
-    speed, steps = arguments.tflops or matrix_speed() / TERA, num_steps(config, pairs)
+    speed, steps = arguments.tflops or matrix_speed() / TERA, num_steps(config, pairs, arguments.processes)
     totals, alternatives = _totals(cost, speed), []
-    for options in other_settings(config, cost.latent_shape) if arguments.alternatives else ():
+    for options in other_settings(config, cost.latent_shape, arguments.processes) if arguments.alternatives else ():
         try:
             alternatives.append({"options": options, **_totals(cost_of(replace(config, **options)), speed)})
         except ValueError:  # the run cannot have it: a latent too small for the denoiser, for instance
             logger.debug("left out: %s", options, exc_info=True)
-    batch = config.contrastive_batch_size or config.per_device_train_batch_size
+    batch = config.contrastive_batch_size or config.per_device_train_batch_size * arguments.processes
     return {
         "batch": batch * config.gradient_accumulation_steps,
+        "processes": arguments.processes,
         "latent_shape": cost.latent_shape,
         "parts": _parts(cost),
         **totals,
@@ -161,16 +170,18 @@ def _by_stage(counts: dict[Phase, float], part: str, unit: float) -> dict[str, f
     return found
 
 
-def num_steps(config: SDSCLIPConfig, pairs: int | None) -> int | None:
+def num_steps(config: SDSCLIPConfig, pairs: int | None, processes: int = 1) -> int | None:
     """The optimiser steps of a run on ``pairs`` pairs; None where neither they nor ``max_steps`` are known."""
     if config.max_steps > 0 or pairs is None:
         return config.max_steps if config.max_steps > 0 else None
-    batch = config.contrastive_batch_size or config.per_device_train_batch_size * config.world_size
+    batch = config.contrastive_batch_size or config.per_device_train_batch_size * processes
     batches = pairs // batch if config.dataloader_drop_last else math.ceil(pairs / batch)
     return math.ceil(config.num_train_epochs * max(1, math.ceil(batches / config.gradient_accumulation_steps)))
 
 
-def other_settings(config: SDSCLIPConfig, latent_shape: tuple[int, int, int] | None) -> Iterator[dict]:
+def other_settings(
+    config: SDSCLIPConfig, latent_shape: tuple[int, int, int] | None, processes: int = 1
+) -> Iterator[dict]:
     """Options to compare with: the forms of L_SDS and latents of half the size, less that is kept, fewer pairs at once."""
     again = "teacher_gradient_checkpointing"
     forms = [{"sds_gradient": "full", again: False}, {"sds_gradient": "full", again: True}]
@@ -185,7 +196,7 @@ def other_settings(config: SDSCLIPConfig, latent_shape: tuple[int, int, int] | N
         yield {CHECKPOINTING: True}
     size = config.per_device_train_batch_size
     if size % 2 == 0 and size > 2:
-        whole = config.contrastive_batch_size or size * config.world_size
+        whole = config.contrastive_batch_size or size * processes
         yield {"per_device_train_batch_size": size // 2, "contrastive_batch_size": whole}
 
 
@@ -211,8 +222,9 @@ def report(plan: dict) -> str:
     ]
     head = ["part", "weights, M", "trained, M", *(f"{stage}, {UNITS[kind]}" for kind, stage in columns)]
     of_latents = "" if plan["latent_shape"] is None else f", z0 of {' x '.join(map(str, plan['latent_shape']))}"
+    of_processes = f", on one of {plan['processes']} processes" if plan["processes"] > 1 else ""
     lines = [
-        f"One optimiser step of one process, {plan['batch']} pairs{of_latents}. Memory is that at the peak.",
+        f"One optimiser step, {plan['batch']} pairs{of_processes}{of_latents}. Memory is that at the peak.",
         *("", *_table(head, rows), ""),
         f"Memory: {plan['gib']:.2f} GiB, beside what Python, the libraries and the allocator take.",
         f"A step: {_number(plan['tflop'])} TFLOP; {_duration(plan['seconds'])} at {plan['tflops']:.3g} TFLOP/s.",

@@ -58,7 +58,9 @@ class StepCost:
     knows_optimizer: bool
 
 
-def rehearse(model: str, teacher: str | None, config: SDSCLIPConfig, caption_tokens: int | None = None) -> StepCost:
+def rehearse(
+    model: str, teacher: str | None, config: SDSCLIPConfig, caption_tokens: int | None = None, processes: int = 1
+) -> StepCost:
     """What one optimiser step of [`SDSCLIPTrainer`] costs, found without weights and without data.
 
     Args:
@@ -66,6 +68,7 @@ def rehearse(model: str, teacher: str | None, config: SDSCLIPConfig, caption_tok
         teacher: the diffusion model, likewise; needed where ``config`` has L_SDS.
         config: of the run.
         caption_tokens: tokens of a caption, padding included; default: as many as the text tower reads.
+        processes: of the run.
 
     Raises:
         OSError: a configuration cannot be had.
@@ -86,8 +89,18 @@ def rehearse(model: str, teacher: str | None, config: SDSCLIPConfig, caption_tok
             _empty(loaded.text_encoder, getattr(torch, config.teacher_dtype))
             _empty(loaded)
         with Ledger() as ledger:
-            step = _Step(ledger, student, loaded, config, others, caption_tokens)
-            return step.run(optimizer_bytes)
+            step = _Step(ledger, student, loaded, config, others, caption_tokens, processes)
+            cost = step.run(optimizer_bytes)
+    if config.shard_teacher and loaded is not None:
+        weights = Phase(DENOISER, WEIGHTS)
+        cost.memory[weights] = _sharded(loaded.denoiser, cost.memory[weights], processes)
+    return cost
+
+
+def _sharded(denoiser: nn.Module, whole: int, processes: int) -> int:
+    """The bytes of the denoiser's weights on each process, and of the largest block, which is whole while it computes."""
+    blocks = [*denoiser.down_blocks, *denoiser.up_blocks, *filter(None, [denoiser.mid_block])]
+    return whole // processes + max(sum(weight.nbytes for weight in block.parameters()) for block in blocks)
 
 
 def _bare_teacher(name_or_path: str, config: SDSCLIPConfig) -> DiffusionTeacher:
@@ -134,6 +147,7 @@ class _Step:
         config: of the run.
         others: captions of an image that are encoded beside its own.
         tokens: their length; default: as many as the text tower reads.
+        processes: of the run.
     """
 
     def __init__(
@@ -144,9 +158,10 @@ class _Step:
         config: SDSCLIPConfig,
         others: int,
         tokens: int | None,
+        processes: int,
     ):
         self.ledger, self.student, self.teacher, self.config = ledger, student, teacher, config
-        self.images = config.per_device_train_batch_size
+        self.images, self.processes = config.per_device_train_batch_size, processes
         self.texts = self.images * (1 + others)
         self.tokens = tokens or student.config.text_config.max_position_embeddings
         self.caches_prompts = config.prompt_cache_dir is not None
@@ -167,7 +182,7 @@ class _Step:
             self._checkpoint_activations()
         accumulated, parts = config.gradient_accumulation_steps, 1
         if config.contrastive_batch_size is not None:
-            parts = config.contrastive_batch_size // (self.images * config.world_size)
+            parts = config.contrastive_batch_size // (self.images * self.processes)
         whole = self._batch(accumulated * parts)  # Trainer holds all the batches of a step
         batch = {name: value[: len(value) // (accumulated * parts)] for name, value in whole.items()}
         kept = [states]

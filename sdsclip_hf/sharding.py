@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from transformers.utils.versions import require_version
 
 from sdsclip_hf.teacher import DiffusionTeacher
 
@@ -61,6 +62,8 @@ def prepare_student(trainer: SDSCLIPTrainer) -> None:
         ValueError: what the run asks for is not possible then.
     """
     fsdp, deepspeed = (getattr(trainer.accelerator.state, f"{name}_plugin", None) for name in ("fsdp", "deepspeed"))
+    if fsdp:
+        require_version("transformers>=5.23", "FSDP needs it, since older ones ask one process alone for the weights.")
     if fsdp and (fsdp.fsdp_version != 2 or "FULL_STATE_DICT" not in str(fsdp.state_dict_type)):
         raise ValueError(
             f"FSDP is configured with version {fsdp.fsdp_version} and {fsdp.state_dict_type}; the export needs whole "
@@ -84,6 +87,7 @@ def prepare_student(trainer: SDSCLIPTrainer) -> None:
     for option, given in impossible.items():
         if given:
             raise ValueError(f"{option} is not possible under {'FSDP' if fsdp else 'DeepSpeed'}; leave --{option} out.")
+    trainer.student.to(trainer.args.device)  # Trainer would leave it on the CPU until it splits it
     temperature = clip.logit_scale.detach()
     del clip.logit_scale
     clip.register_buffer("logit_scale", temperature)

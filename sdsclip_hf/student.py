@@ -265,8 +265,18 @@ class SDSCLIPModel(nn.Module):
         self.base_clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
 
     def start_weights(self) -> dict[str, Tensor]:
-        """A copy of CLIP's weights that train, for [`go_back`]; of an adapter without those that its start leaves idle."""
+        """A copy of CLIP's weights that train, for [`go_back`]; of LoRA without the matrices A.
+
+        Raises:
+            ValueError: an adapter that is not W + B A with B at zero, so that weights would not go back in a line.
+        """
         trained = {name: weight for name, weight in self.clip.named_parameters() if weight.requires_grad}
+        others = [name for name in trained if "lora_" in name and ".lora_A." not in name]
+        if any(".lora_B." not in name or trained[name].any() for name in others):
+            raise ValueError(
+                "wise_ft_alpha below 1 needs LoRA whose matrices B start at zero, without DoRA and without embeddings; "
+                "change the peft_config, or leave --wise_ft_alpha out."
+            )
         return {name: weight.detach().cpu().clone() for name, weight in trained.items() if ".lora_A." not in name}
 
     @torch.no_grad()

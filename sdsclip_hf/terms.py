@@ -53,8 +53,9 @@ class DistillationTerm:
         figures = {"latent_rms": rms(latents.detach()).mean(), "latent_spread": spread(latents.detach())}
         rows = self.chosen_rows(latents, draw_number, place, fraction)
         timesteps, noise = (drawn[rows] for drawn in self.draw(latents, draw_number, place))
-        if len(rows) == 0:
-            return 0.0 * latents.sum(), figures  # every weight has a gradient, as DDP expects
+        if len(rows) == 0:  # every weight has a gradient, as DDP expects, and every process the same figures
+            figures |= {"sds_gap": torch.full((), torch.nan, device=latents.device)} if with_gap else {}
+            return 0.0 * latents.sum(), figures
         latents, shuffled, count = latents[rows], self.args.shuffle_captions, fraction * len(latents)
         true, other = self._encoded(prompts, rows, with_others=shuffled or with_gap)
         errors = self._errors(latents, other if shuffled else true, timesteps, noise)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed.nn
 from accelerate.data_loader import IterableDatasetShard
+from peft import PeftConfig
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -89,10 +90,12 @@ class SDSCLIPTrainer(HubTrainer):
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: CLIPProcessor | None = None,
-        peft_config=None,
+        peft_config: PeftConfig | None = None,
         **kwargs,
     ):
         args = args or SDSCLIPConfig(output_dir="outputs/sdsclip")
+        self.peft_settings = _as_text(peft_config)
+        check_agreement(args.to_dict() | {"peft_config": self.peft_settings})
         set_seed(args.seed)  # the mapper and the adapters are initialised here, before Trainer sets it
         self.base_name = (
             str(model) if isinstance(model, (str, Path)) else model.config._name_or_path or "an unnamed CLIPModel"
@@ -106,7 +109,6 @@ class SDSCLIPTrainer(HubTrainer):
         self.base_fingerprint = fingerprint(model)
         self.teacher_fingerprint = None
         self.card_facts = {}
-        self.peft_settings = str(peft_config and sorted(peft_config.to_dict().items(), key=str))
         given_teacher, teacher = teacher, load_teacher(teacher, args)
         student = make_student(model, teacher, args, peft_config)
         self._start_weights = student.start_weights() if args.wise_ft_alpha < 1 else {}
@@ -115,9 +117,13 @@ class SDSCLIPTrainer(HubTrainer):
         as_data = DatasetMaker(args, self.scores, needs_candidates)
         max_candidates = self.scores.max_candidates if needs_candidates else 0
         train_dataset, eval_dataset = as_data(train_dataset, training=True), as_data(eval_dataset)
-        prompts = None
+        prompts, fingerprints = None, {"base_fingerprint": self.base_fingerprint}
+        if self.scores is not None:
+            fingerprints["scores_fingerprint"] = self.scores.fingerprint
         if teacher is not None:
-            self.teacher_fingerprint = fingerprint(teacher.denoiser)
+            self.teacher_fingerprint = fingerprints["teacher_fingerprint"] = fingerprint(teacher.denoiser)
+        check_agreement(fingerprints, _lengths(train_dataset, eval_dataset))
+        if teacher is not None:
             if args.shard_teacher:
                 shard_teacher(teacher, args.device, args.world_size)
             teacher.to(args.device).speed_up(
@@ -155,17 +161,8 @@ class SDSCLIPTrainer(HubTrainer):
         if isinstance(self.train_dataset, ImageCaptionDataset):
             self.add_callback(TellEpoch(self.train_dataset))
             self.train_dataset.check_scores()
-        check_agreement(*self._told_to_others())
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             prepare_student(self)
-
-    def _told_to_others(self) -> tuple[dict[str, object], dict[str, int | None]]:
-        """What all processes must agree on: options, weights and scores; and the lengths of the datasets."""
-        identity = {name: value for name, value in self._identity().items() if name.endswith("_fingerprint")}
-        sets = {"train_dataset": self.train_dataset}
-        sets |= self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
-        lengths = {name: len(part) if hasattr(part, "__len__") else None for name, part in sets.items()}
-        return self.args.to_dict() | identity | {"peft_config": self.peft_settings}, lengths
 
     @property
     def student(self) -> SDSCLIPModel:
@@ -309,10 +306,14 @@ class SDSCLIPTrainer(HubTrainer):
             notes[name].append(value.detach())
 
     def take_notes(self, mode: str) -> dict[str, float]:
-        """The mean of each noted value since the last time, over all processes."""
+        """The mean of each noted value since the last time, over all processes; NaN stands for none."""
         notes, self._notes[mode] = self._notes[mode], defaultdict(list)
-        means = {name: torch.stack(values).float().mean() for name, values in notes.items()}
-        return {name: self.accelerator.reduce(mean, "mean").item() for name, mean in means.items()}
+        means = {}
+        for name, values in notes.items():
+            values = torch.stack(values).float()
+            total, count = self.accelerator.reduce(torch.stack([values.nansum(), (~values.isnan()).sum()]))
+            means[name] = (total / count).item()
+        return means
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean of each term since the last time beside ``loss``."""
@@ -495,6 +496,21 @@ class SDSCLIPTrainer(HubTrainer):
             "scores_fingerprint": None if self.scores is None else self.scores.fingerprint,
             "settings": self.args.method_settings() | {"peft_config": self.peft_settings},
         }
+
+
+def _as_text(peft_config: PeftConfig | None) -> str:
+    """A PEFT configuration as the same text in every process, whatever the order of its sets."""
+    if peft_config is None:
+        return "None"
+    settings = {k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in peft_config.to_dict().items()}
+    return str(sorted(settings.items(), key=str))
+
+
+def _lengths(train_dataset, eval_dataset) -> dict[str, int | None]:
+    """The rows of each dataset, None of a stream."""
+    sets = {"train_dataset": train_dataset}
+    sets |= eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+    return {name: len(part) if hasattr(part, "__len__") else None for name, part in sets.items()}
 
 
 def _gather_with_gradient(embeds: Tensor) -> Tensor:

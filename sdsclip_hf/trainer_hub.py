@@ -191,7 +191,7 @@ class HubTrainer(Trainer):
         push = partial(
             push_model, self.args.output_dir, message=commit_message, **self._where(token, revision, private)
         )
-        return push() if blocking else self._pusher().submit(push)
+        return push() if blocking else self._pusher().submit(_told, push)
 
     def _where(self, token: str | None = None, revision: str | None = None, private: bool | None = None) -> dict:
         return {

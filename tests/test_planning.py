@@ -105,6 +105,24 @@ def test_a_large_contrastive_batch_costs_one_more_forward_pass_and_no_more_memor
     assert plain["batch"] == cached["batch"] == whole["batch"] == 32
 
 
+def test_each_of_several_processes_has_its_share():
+    options = ("--per_device_train_batch_size", "4", "--contrastive_batch_size", "16", "--train_pairs", "1000")
+    alone, one_of_two = (planned(*SHAPES, *options, "--processes", number) for number in ("1", "2"))
+    assert alone["batch"] == one_of_two["batch"] == 16 and alone["steps"] == one_of_two["steps"]
+    assert one_of_two["tflop"] == pytest.approx(alone["tflop"] / 2, rel=0.01)
+    plain = planned(*SHAPES, *options[:2], *options[4:], "--processes", "4")
+    assert plain["batch"] == 16 and plain["steps"] == alone["steps"]
+    with pytest.raises(ValueError, match=r"16 is no multiple of 12.* times 3 processes"):
+        planned(*SHAPES, *options, "--processes", "3")
+
+
+def test_a_split_teacher_takes_its_share_of_memory_and_a_block(configs):
+    options = (*configs["ViT-B/32"], "--latent_size", "8", "--health_steps", "0", "--processes", "4")
+    whole, split = (planned(*options, *more)["parts"]["denoiser"]["gib"] for more in ((), ("--shard_teacher", "true")))
+    assert whole["weights"] / 4 < split["weights"] < 0.6 * whole["weights"]
+    assert split["forward"] == whole["forward"]
+
+
 def test_candidate_captions_are_encoded_too():
     """The bundled scores have three beside the own caption."""
     base = (*SHAPES[:2], "--lambda_sds", "0", "--trainable", "full", "--train_vision", "false")

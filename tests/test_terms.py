@@ -1,7 +1,11 @@
 """The cheap forms of L_SDS: on some steps, or for some of the images, with its expectation unchanged."""
 
+import json
+import math
+
 import pytest
 import torch
+from launching import launch
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.teacher import DiffusionTeacher
@@ -140,3 +144,32 @@ def test_weights_without_a_term_in_this_step_have_a_gradient_of_zero(make_traine
 def test_values_out_of_range_are_refused(tmp_path, option, value):
     with pytest.raises(ValueError, match=f"{option}.*{value}"):
         SDSCLIPConfig(output_dir=str(tmp_path), **{option: value})
+
+
+LOGS = """
+import json, sys
+from datasets import load_from_disk
+from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+clip, teacher, data, out, batch = sys.argv[1:]
+args = SDSCLIPConfig(out, per_device_train_batch_size=int(batch), distill_fraction=0.25, health_steps=1, logging_steps=1,
+    max_steps=3, learning_rate=1e-3, save_strategy="no", disable_tqdm=True, report_to="none", seed=1)
+trainer = SDSCLIPTrainer(clip, args, teacher, train_dataset=load_from_disk(data))
+trainer.train()
+print(json.dumps(trainer.state.log_history))
+"""
+
+
+def test_a_process_without_a_chosen_image_logs_what_the_others_do(tmp_path, clip_folder, teacher_folder, pairs):
+    pairs.select(range(4)).save_to_disk(tmp_path / "data")  # one batch, whose rows are dealt out differently
+    logs = []
+    for processes in (1, 2):
+        words = clip_folder, teacher_folder, tmp_path / "data", tmp_path / "run", 4 // processes
+        printed = launch(LOGS, *words, processes=processes)
+        histories = [json.loads(text.splitlines()[-1]) for text in printed]
+        of_rank = [[{k: row[k] for k in ("sds", "contrastive")} for row in h if "loss" in row] for h in histories]
+        assert all(each == of_rank[0] for each in of_rank)
+        logs.append([row for row in histories[0] if "loss" in row])
+    for one, two in zip(*logs, strict=True):
+        assert one.keys() == two.keys() and "sds_gap" in one
+        assert two["contrastive"] == pytest.approx(one["contrastive"], rel=1e-4)
+        assert math.isfinite(two["sds_gap"])

@@ -766,6 +766,13 @@ def test_weights_go_back_to_the_pretrained_ones_as_far_as_asked(make_trainer, tm
     assert_same_weights(resumed, part)
 
 
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"init_lora_weights": "orthogonal"}], ids=str)
+def test_adapters_whose_weights_cannot_go_back_in_a_line_are_refused(make_trainer, options):
+    adapter = LoraConfig(target_modules=["q_proj"], r=4, **options)
+    with pytest.raises(ValueError, match=r"matrices B start at zero.* leave --wise_ft_alpha out"):
+        make_trainer(wise_ft_alpha=0.5, trainable="lora", peft_config=adapter)
+
+
 @pytest.mark.parametrize("trainable", ["layernorm", "lora", "full"])
 def test_saved_model_is_a_plain_clip_with_the_trained_outputs(make_trainer, tmp_path, trainable):
     trainer = make_trainer(trainable=trainable)
