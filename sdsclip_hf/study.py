@@ -18,6 +18,7 @@ import datasets
 import numpy as np
 import torch
 import yaml
+from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf import score_captions, shapes, study_plots
@@ -259,6 +260,7 @@ class Study:
                 self.settings["dataset_name"], split=self.settings.get("train_split_name", "train")
             ),
         )
+        trainer.remove_callback(PrinterCallback)  # of two runs at once the lines would mix; they are in the file of the run
         trainer.train()
         scorer = ClipScorer(trainer.whole_student().base_clip, trainer.processing_class)
         start = ClipScorer(*_cached_clip(shapes.resolve(model)))
@@ -321,6 +323,7 @@ def _do_in_worker(settings: str, folder: str, task: tuple) -> None:
 
 def _be_quiet() -> None:
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
 

@@ -50,6 +50,7 @@ def _in_processes(
     if options["teacher"] == "random":
         bench.teacher()
     threads = max(1, torch.get_num_threads() // processes)
+    env = {"OMP_NUM_THREADS": str(threads)} | env  # as launchers set it, or each would take all threads of the machine
     envs = [own | env for own in process_group(processes)]
     return in_fresh_processes(measure, bench, threads, options, *further, envs=envs)
 
