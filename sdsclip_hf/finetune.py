@@ -27,6 +27,7 @@ from sdsclip_hf.data import load_image_captions
 from sdsclip_hf.evaluation import cached_benchmark, evaluate_benchmarks, table
 from sdsclip_hf.images import BAD_IMAGES_FILE
 from sdsclip_hf.metrics.install import install_quietly
+from sdsclip_hf.processes import end_process_group
 from sdsclip_hf.resources import find_config, versions
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.trainer import SDSCLIPTrainer
@@ -437,7 +438,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         arguments, name = parse_arguments(argv)
         finetune(arguments, name, shlex.join(["finetune", *without_token(argv)]))
-        PartialState().destroy_process_group()  # an interpreter that ends with gloo's threads alive may abort
+        end_process_group()
     except (ValueError, OSError, FloatingPointError) as error:
         logger.debug("the traceback of the error below", exc_info=True)
         sys.exit(f"error: {error}")

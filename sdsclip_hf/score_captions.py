@@ -14,6 +14,7 @@ from sdsclip_hf.dual_encoder import load_dual_encoder
 from sdsclip_hf.errors import expand
 from sdsclip_hf.hub import HubError, claim_repo, push_folder
 from sdsclip_hf.metrics.install import install_quietly
+from sdsclip_hf.processes import end_process_group
 from sdsclip_hf.ranking import LITTLE, SCORES_FILE
 from sdsclip_hf.score_files import CARD_FILE, DATA, SURE
 from sdsclip_hf.scorers import ClipScorer
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _report(scores, folder, arguments.dataset_name)
             if arguments.push_to_hub:
                 print(f"On the Hub: {push(folder, arguments.hub_dataset_id, arguments.private)}")
-        processes().destroy_process_group()  # an interpreter that ends with gloo's threads alive may abort
+        end_process_group()
     except (ValueError, OSError, ImportError) as error:
         logger.debug("the traceback of the error below", exc_info=True)
         sys.exit(f"error: {error}")

@@ -260,7 +260,9 @@ class Study:
                 self.settings["dataset_name"], split=self.settings.get("train_split_name", "train")
             ),
         )
-        trainer.remove_callback(PrinterCallback)  # of two runs at once the lines would mix; they are in the file of the run
+        trainer.remove_callback(
+            PrinterCallback
+        )  # of two runs at once the lines would mix; they are in the file of the run
         trainer.train()
         scorer = ClipScorer(trainer.whole_student().base_clip, trainer.processing_class)
         start = ClipScorer(*_cached_clip(shapes.resolve(model)))

@@ -17,7 +17,6 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from sdsclip_hf import shapes
-from sdsclip_hf.agreement import check_agreement
 from sdsclip_hf.callbacks import ClampLogitScale, TellEpoch
 from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint, seal, unseal
 from sdsclip_hf.config import SDSCLIPConfig
@@ -26,6 +25,7 @@ from sdsclip_hf.evaluation import Results, evaluate_benchmarks, flatten
 from sdsclip_hf.grad_cache import cached_step
 from sdsclip_hf.losses import contrastive_loss, gradient_norms
 from sdsclip_hf.mapper_warmup import prepare_mapper
+from sdsclip_hf.processes import check_agreement
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.sharding import is_sharded, prepare_student, shard_teacher, whole_weights
 from sdsclip_hf.student import SDSCLIPModel, SDSCLIPOutput, load_clip

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# What the processes did is looked at, and not how gloo's threads end with the interpreter, which now and then is an abort.
+# What the processes did is looked at, and not how gloo's threads end with the interpreter; see processes.end_process_group.
 ENDING = """
 import os
 from accelerate import PartialState

@@ -7,7 +7,7 @@ import torch
 from conftest import make_pipeline
 from launching import launch
 
-from sdsclip_hf.agreement import check_agreement
+from sdsclip_hf.processes import check_agreement
 
 TRAINERS = """
 import json, os, sys

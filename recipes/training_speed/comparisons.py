@@ -171,7 +171,10 @@ def grad_cache_memory(bench: Bench) -> dict:
     options = {"teacher": None, "trainable": "full", "batch": small}
     mib = {str(small): training_memory(bench, **options)}
     mib[f"{large} by {small}"] = training_memory(bench, **options, contrastive_batch_size=large)
-    pair, sides = (f"contrastive batch {large} by {small} to batch {small}", (mib[f"{large} by {small}"], mib[str(small)]))
+    pair, sides = (
+        f"contrastive batch {large} by {small} to batch {small}",
+        (mib[f"{large} by {small}"], mib[str(small)]),
+    )
     figures = [memory_ratio(f"peak memory, {pair} (ViT-B/32, all weights)", "<= 1.3", "peak", *sides)]
     figures.append(memory_ratio(f"of that, what a step takes, {pair}", "", "step", *sides))
     return {"figures": figures, "MiB": mib}

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from accelerate import PartialState
 from transformers import TrainerCallback
 
+from sdsclip_hf.processes import end_process_group
 from training_speed.bench import Bench
 from training_speed.measure import (
     EXACT_MEMORY,
@@ -74,4 +74,4 @@ def _train(bench: Bench, threads: int, options: dict, steps: int, callback: Trai
     trainer = bench.trainer(**options, steps=steps, per_device_train_batch_size=batch)
     read_weights(*filter(None, (trainer.student, trainer.teacher)))
     train(trainer, callback)
-    PartialState().destroy_process_group()
+    end_process_group()

@@ -1,16 +1,21 @@
-"""Whether all processes of a run do the same: one that does not would train something else, or wait for ever."""
+"""What the processes of a run do together: they agree when it begins, and part when it ends."""
 
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch.distributed as dist
+from accelerate import PartialState
 
+PAUSE = 0.5  # seconds
 # Options that may differ: where a process writes, and what it tells.
 OF_ONE_PROCESS = {"output_dir", "local_rank", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name"}
 
 
 def check_agreement(options: Mapping[str, object], lengths: Mapping[str, int | None] = MappingProxyType({})) -> None:
     """Raise the same error on every process, unless all of them were given the same. To be called on all of them.
+
+    One that does not do what the others do would train something else, or wait for ever.
 
     Args:
         options: what this process was given, by name: settings, or fingerprints of weights.
@@ -49,3 +54,17 @@ def _differences(by_rank: tuple[dict, ...]) -> list[str]:
             values = ", ".join(f"{value} on rank {' and '.join(where)}" for value, where in ranks.items())
             found.append(f"{name} is {values}")
     return found
+
+
+def end_process_group() -> None:
+    """Leave the other processes, at the end of a command. To be called on all of them.
+
+    A gloo thread lets go of a collective's tensors a moment after that is done, for which it needs Python's lock. PyTorch
+    destroys the group with that lock held, and would wait for the thread for ever, or abort when the interpreter ends:
+    hence the pause, in which the lock is free.
+    """
+    state = PartialState()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        time.sleep(PAUSE)
+    state.destroy_process_group()
