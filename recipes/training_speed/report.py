@@ -91,8 +91,9 @@ def plot_growth(rows: list[dict], path: Path) -> None:
         column[1].set_xlabel(label)
         for axis in column:
             axis.set_xticks(sorted({row["point"][name] for form in GRADIENTS for row in _line(rows, name, form)}))
-            axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)
+    for row in axes:
+        row[0].set_ylim(bottom=0)  # when all lines are there, since a row shares its axis
     axes[0, 0].set_ylabel("seconds a step")
     axes[1, 0].set_ylabel("peak memory, GiB")
     axes[0, 0].legend(frameon=False, title="gradient")
