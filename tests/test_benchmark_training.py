@@ -12,7 +12,7 @@ import torch
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.resources import recipes_dir
 
-sys.path.insert(0, str(recipes_dir()))  # as for the script that stands there
+sys.path.append(str(recipes_dir()))  # last, lest recipes/evaluate.py hide the library of that name
 import benchmark_training
 from training_speed import measure
 from training_speed.bench import Bench
