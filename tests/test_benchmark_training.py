@@ -158,6 +158,7 @@ SOME = [
 ]
 
 
+@pytest.mark.slow
 def test_rows_are_measured_once_and_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "ProcessPoolExecutor", Here)
     words = ["--size", "tiny", "--pairs", "1", "--output", str(tmp_path), "--rows"]

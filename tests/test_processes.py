@@ -90,7 +90,6 @@ for shards in (4, 3):
         if workers == 0:
             found[f"{shards} decoded"] = count[0]
 print(json.dumps(found))
-PartialState().destroy_process_group()
 """
 )
 

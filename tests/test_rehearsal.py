@@ -35,6 +35,7 @@ RUNS = {
     "contrastive": {"lambda_sds": 0.0, "trainable": "full"},
     "contrastive in chunks": {"lambda_sds": 0.0, "contrastive_chunk_size": 3},
 }
+QUICK = {"the paper's", "stop-gradient", "health", "lora", "GradCache, accumulated", "latents of half the size"}
 
 
 def attention(query, key, value, *args, **kwargs) -> int:
@@ -88,7 +89,9 @@ def peak(trainer: SDSCLIPTrainer, path: Path) -> int:
     return max(one["Total Allocated"] for one in taken) - before
 
 
-@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize(
+    "options", [pytest.param(RUNS[name], id=name, marks=[] if name in QUICK else pytest.mark.slow) for name in RUNS]
+)
 def test_operations_and_memory_are_those_of_real_steps(make_run, tmp_path, options):
     trainer, cost = make_run(**options)
     beyond_weights = sum(size for phase, size in cost.memory.items() if phase.stage != WEIGHTS)
