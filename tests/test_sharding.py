@@ -71,7 +71,7 @@ def test_a_teacher_is_split_over_several_processes_alone(teacher_folder):
 def trainer_under(plugin: dict, precision: str = "no", trains: bool = False, **args) -> SimpleNamespace:
     """As much of a trainer as [`prepare_student`] looks at."""
     plugins = {f"{name}_plugin": SimpleNamespace(**settings) for name, settings in plugin.items()}
-    given = {"gradient_norm_steps": 0, "contrastive_batch_size": None, "wise_ft_alpha": 1.0} | args
+    given = {"gradient_norm_steps": 0, "contrastive_batch_size": None, "wise_ft_alpha": 1.0, "device": "cpu"} | args
     return SimpleNamespace(
         accelerator=SimpleNamespace(state=SimpleNamespace(**plugins), mixed_precision=precision),
         args=SimpleNamespace(**given),
