@@ -147,6 +147,11 @@ class SDSCLIPConfig(TrainingArguments):
     )
     teacher_compile: bool = knob(False, "Pass the denoiser through torch.compile; the first steps are then slow.")
     teacher_channels_last: bool = knob(False, "Keep the denoiser's weights and latents in channels-last order.")
+    teacher_pack_weights: bool = knob(
+        True,
+        "On x86 CPUs, keep a second copy of the teacher's float32 weights in the order in which oneDNN works: faster passes "
+        "without gradient, so only with sds_gradient=stop_gradient, and not beside teacher_compile or shard_teacher.",
+    )
     shard_teacher: bool = knob(
         False, "Split the weights of the teacher's denoiser over the processes (FSDP2) instead of a copy on each."
     )
@@ -334,6 +339,7 @@ class SDSCLIPConfig(TrainingArguments):
             "teacher_gradient_checkpointing",
             "teacher_compile",
             "teacher_channels_last",
+            "teacher_pack_weights",
             "prompt_cache_dir",
             "wise_ft_alpha",
         }

@@ -189,7 +189,7 @@ class Scoring:
         self.scorer = self._make_scorer() if teacher else None
 
     def _make_scorer(self) -> CaptionErrors:
-        self.teacher.to(self.state.device)
+        self.teacher.to(self.state.device).speed_up(packed=True)
         names = ("num_draws", "timestep_range", "weighting", "seed", "stop_confidence", "settled", "batch_size")
         return CaptionErrors(self.teacher, **{name: getattr(self.arguments, name) for name in names})
 

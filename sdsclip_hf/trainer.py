@@ -126,8 +126,12 @@ class SDSCLIPTrainer(HubTrainer):
         if teacher is not None:
             if args.shard_teacher:
                 shard_teacher(teacher, args.device, args.world_size)
+            packs = args.teacher_pack_weights and args.sds_gradient == "stop_gradient"
             teacher.to(args.device).speed_up(
-                args.teacher_gradient_checkpointing, args.teacher_channels_last, args.teacher_compile
+                args.teacher_gradient_checkpointing,
+                args.teacher_channels_last,
+                args.teacher_compile,
+                packs and not (args.teacher_compile or args.shard_teacher),
             )
             if args.prompt_cache_dir is not None:
                 prompts = cache_prompts(teacher, train_dataset, eval_dataset, args)

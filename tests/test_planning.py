@@ -320,7 +320,7 @@ def middling(tmp_path_factory) -> tuple[str, str]:
     "options",
     [
         {"per_device_train_batch_size": 8, "health_steps": 0},
-        {"per_device_train_batch_size": 8, "sds_gradient": "stop_gradient"},
+        {"per_device_train_batch_size": 8, "sds_gradient": "stop_gradient", "teacher_pack_weights": False},
         {"per_device_train_batch_size": 4, "contrastive_batch_size": 8, "trainable": "full"},
     ],
     ids=str,

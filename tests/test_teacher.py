@@ -238,7 +238,7 @@ def gradient_and_kept_bytes(teacher, case):
 
 @pytest.mark.parametrize(
     "option",
-    ["gradient_checkpointing", "channels_last", pytest.param("compiled", marks=pytest.mark.slow)],
+    ["gradient_checkpointing", "channels_last", "packed", pytest.param("compiled", marks=pytest.mark.slow)],
 )
 def test_speeding_up_changes_neither_gradient_nor_fingerprint(teacher_folder, teacher, case, option):
     fast = DiffusionTeacher.from_pretrained(teacher_folder).speed_up(**{option: True})

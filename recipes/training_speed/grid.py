@@ -18,6 +18,7 @@ MUCH_SLOWER = 10
 def cheap_options(bench: Bench) -> Iterator[dict]:
     """Options that make a step with L_SDS cheaper, each alone."""
     yield {"sds_gradient": "stop_gradient"}
+    yield {"sds_gradient": "stop_gradient", "teacher_pack_weights": False}
     yield {"teacher_gradient_checkpointing": True}
     yield {"teacher_dtype": "bfloat16"}
     yield {"teacher_dtype": "float16"}

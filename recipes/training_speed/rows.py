@@ -27,8 +27,8 @@ def all_rows(bench: Bench) -> dict[str, Callable[[], dict]]:
         "processes/shapes": partial(grid.processes, bench, "shapes/student", "shapes/teacher"),
     }
     for settings in grid.cheap_options(bench):
-        ((name, value),) = settings.items()
-        rows[f"option/{name}={value}"] = partial(grid.option, bench, settings)
+        name = ", ".join(f"{option}={value}" for option, value in settings.items())
+        rows[f"option/{name}"] = partial(grid.option, bench, settings)
     for point in grid.points(bench):
         rows["growth/" + "/".join(f"{key}={value}" for key, value in point.items())] = partial(
             grid.growth, bench, point
