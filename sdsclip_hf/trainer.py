@@ -27,18 +27,21 @@ from sdsclip_hf.losses import contrastive_loss, gradient_norms
 from sdsclip_hf.mapper_warmup import prepare_mapper
 from sdsclip_hf.processes import check_agreement
 from sdsclip_hf.scorers import ClipScorer
-from sdsclip_hf.sharding import is_sharded, prepare_student, shard_teacher, whole_weights
+from sdsclip_hf.sharding import is_sharded, prepare_student, whole_weights
 from sdsclip_hf.student import SDSCLIPModel, SDSCLIPOutput, load_clip
 from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up, prompts_of
 from sdsclip_hf.trainer_hub import HubTrainer
 from sdsclip_hf.trainer_parts import (
     DatasetMaker,
+    as_text,
     cache_prompts,
     endless_share,
+    lengths,
     load_scores,
     load_teacher,
     make_student,
+    place_teacher,
 )
 
 WEIGHTS_FILE = "model.safetensors"
@@ -94,7 +97,7 @@ class SDSCLIPTrainer(HubTrainer):
         **kwargs,
     ):
         args = args or SDSCLIPConfig(output_dir="outputs/sdsclip")
-        self.peft_settings = _as_text(peft_config)
+        self.peft_settings = as_text(peft_config)
         check_agreement(args.to_dict() | {"peft_config": self.peft_settings})
         set_seed(args.seed)  # the mapper and the adapters are initialised here, before Trainer sets it
         self.base_name = (
@@ -122,17 +125,9 @@ class SDSCLIPTrainer(HubTrainer):
             fingerprints["scores_fingerprint"] = self.scores.fingerprint
         if teacher is not None:
             self.teacher_fingerprint = fingerprints["teacher_fingerprint"] = fingerprint(teacher.denoiser)
-        check_agreement(fingerprints, _lengths(train_dataset, eval_dataset))
+        check_agreement(fingerprints, lengths(train_dataset, eval_dataset))
         if teacher is not None:
-            if args.shard_teacher:
-                shard_teacher(teacher, args.device, args.world_size)
-            packs = args.teacher_pack_weights and args.sds_gradient == "stop_gradient"
-            teacher.to(args.device).speed_up(
-                args.teacher_gradient_checkpointing,
-                args.teacher_channels_last,
-                args.teacher_compile,
-                packs and not (args.teacher_compile or args.shard_teacher),
-            )
+            place_teacher(teacher, args)
             if args.prompt_cache_dir is not None:
                 prompts = cache_prompts(teacher, train_dataset, eval_dataset, args)
                 if given_teacher is not teacher:
@@ -500,21 +495,6 @@ class SDSCLIPTrainer(HubTrainer):
             "scores_fingerprint": None if self.scores is None else self.scores.fingerprint,
             "settings": self.args.method_settings() | {"peft_config": self.peft_settings},
         }
-
-
-def _as_text(peft_config: PeftConfig | None) -> str:
-    """A PEFT configuration as the same text in every process, whatever the order of its sets."""
-    if peft_config is None:
-        return "None"
-    settings = {k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in peft_config.to_dict().items()}
-    return str(sorted(settings.items(), key=str))
-
-
-def _lengths(train_dataset, eval_dataset) -> dict[str, int | None]:
-    """The rows of each dataset, None of a stream."""
-    sets = {"train_dataset": train_dataset}
-    sets |= eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
-    return {name: len(part) if hasattr(part, "__len__") else None for name, part in sets.items()}
 
 
 def _gather_with_gradient(embeds: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import datasets
+from peft import PeftConfig
 from transformers import CLIPModel
 
 from sdsclip_hf import shapes
@@ -19,6 +20,7 @@ from sdsclip_hf.data import (
 from sdsclip_hf.images import BAD_IMAGES_FILE, BadImages
 from sdsclip_hf.prompt_cache import PromptCache
 from sdsclip_hf.ranking import CandidateScores
+from sdsclip_hf.sharding import shard_teacher
 from sdsclip_hf.student import LatentMapper, SDSCLIPModel
 from sdsclip_hf.teacher import DiffusionTeacher
 
@@ -48,6 +50,13 @@ class DatasetMaker:
             with_candidates=self.with_candidates,
             num_candidates=self.args.ranking_candidates,
         )
+
+
+def lengths(train_dataset, eval_dataset) -> dict[str, int | None]:
+    """The rows of each dataset, None of a stream."""
+    sets = {"train_dataset": train_dataset}
+    sets |= eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+    return {name: len(part) if hasattr(part, "__len__") else None for name, part in sets.items()}
 
 
 def endless_share(
@@ -107,6 +116,23 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
     if args.timestep_range is not None:
         teacher.check_timestep_range(args.timestep_range)
     return teacher
+
+
+def place_teacher(teacher: DiffusionTeacher, args: SDSCLIPConfig) -> None:
+    """Bring the teacher to this process's device, in the form in which ``args`` ask it to compute.
+
+    Raises:
+        ValueError: it is to be split over one process.
+    """
+    if args.shard_teacher:
+        shard_teacher(teacher, args.device, args.world_size)
+    packed = args.teacher_pack_weights and args.sds_gradient == "stop_gradient"
+    teacher.to(args.device).speed_up(
+        gradient_checkpointing=args.teacher_gradient_checkpointing,
+        channels_last=args.teacher_channels_last,
+        compiled=args.teacher_compile,
+        packed=packed and not (args.teacher_compile or args.shard_teacher),
+    )
 
 
 def cache_prompts(teacher: DiffusionTeacher, train_dataset, eval_dataset, args: SDSCLIPConfig) -> PromptCache:
@@ -176,3 +202,11 @@ def make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLI
         lora_dropout=args.lora_dropout,
         lora_target_modules=tuple(args.lora_target_modules),
     )
+
+
+def as_text(peft_config: PeftConfig | None) -> str:
+    """A PEFT configuration as the same text in every process, whatever the order of its sets."""
+    if peft_config is None:
+        return "None"
+    settings = {k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in peft_config.to_dict().items()}
+    return str(sorted(settings.items(), key=str))
