@@ -39,7 +39,7 @@ def cached_step(trainer: SDSCLIPTrainer, model: nn.Module, batch: dict[str, Tens
         FloatingPointError: a term is NaN or infinite.
     """
     size, rows = trainer.args.per_device_train_batch_size, len(batch["pixel_values"])
-    parts = [{name: value[start : start + size] for name, value in batch.items()} for start in range(0, rows, size)]
+    parts = mini_batches(batch, size)
     states, cached = [], []
     with torch.no_grad():
         for part in parts:
@@ -71,6 +71,12 @@ def cached_step(trainer: SDSCLIPTrainer, model: nn.Module, batch: dict[str, Tens
             stand_in = _stand_in(pairs, gradients, slice(start, start + size), first=number == 0)
             trainer.accelerator.backward((stand_in + others) / accumulated)
     return total / accumulated
+
+
+def mini_batches(batch: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:
+    """A batch in parts of ``size`` rows; the last may have fewer."""
+    rows = len(batch["pixel_values"])
+    return [{name: value[start : start + size] for name, value in batch.items()} for start in range(0, rows, size)]
 
 
 def _join(parts: list[Pairs]) -> Pairs:

@@ -7,6 +7,8 @@ the convolution itself.
 import torch
 from torch import Tensor, nn
 
+from sdsclip_hf import onednn
+
 MIN_WEIGHTS = 100_000  # of a layer; below, little is gained
 
 
@@ -15,17 +17,28 @@ def pack_weights(model: nn.Module) -> None:
 
     It serves calls without gradients on float32 tensors of an x86 CPU; all others go the usual way. The results are the
     same to float32's rounding. A packing suits one shape of input; it is made when that shape first comes, and anew after
-    an operation that changed the weights (but a write through ``.data`` goes unseen).
+    an operation that changed the weights. A write through ``.data``, as PEFT makes when it merges an adapter, goes unseen:
+    [`unpack_weights`] first.
     """
+    if not can_pack():
+        return
     for layer in model.modules():
-        plain = type(layer) is nn.Linear or (
-            type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-        )
-        if plain and layer.weight.numel() >= MIN_WEIGHTS and _can_pack():
-            layer.forward = PackedForward(layer)
+        packed = PACKED.get(type(layer))
+        if packed is not None and layer.weight.numel() >= MIN_WEIGHTS and packed.serves(layer):
+            layer.__class__ = packed
 
 
-def _can_pack() -> bool:
+def unpack_weights(model: nn.Module) -> None:
+    """Undo [`pack_weights`], and free what it took."""
+    plain = {packed: kind for kind, packed in PACKED.items()}
+    for layer in model.modules():
+        if type(layer) in plain:
+            layer.__class__ = plain[type(layer)]
+            vars(layer).pop("_packing", None)
+
+
+def can_pack() -> bool:
+    """Whether this PyTorch and this CPU can do it."""
     return (
         torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
@@ -33,41 +46,50 @@ def _can_pack() -> bool:
     )
 
 
-class PackedForward:
-    """``forward`` of a convolution or a linear layer that keeps its weights packed."""
+class _Packed:
+    """What packed layers share: the packing, in ``_packing`` with what it was made for."""
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear):
-        self.layer, self.made_for, self.packing = layer, None, None
+    @staticmethod
+    def serves(layer: nn.Module) -> bool:
+        return True
 
-    def __call__(self, values: Tensor) -> Tensor:
-        layer = self.layer
-        if not self._suits(values):
-            return type(layer).forward(layer, values)
-        if type(layer) is nn.Conv2d:
-            return self._convolve(values, layer.weight, layer.padding, layer.stride, layer.dilation, layer.groups)
-        rows = values.reshape(1, -1, 1, values.shape[-1]).permute(0, 3, 1, 2)  # (1, I, rows, 1), channels last
-        found = self._convolve(rows, layer.weight[:, :, None, None], (0, 0), (1, 1), (1, 1), 1)
-        return found.permute(0, 2, 3, 1).reshape(*values.shape[:-1], layer.out_features)
+    def forward(self, input: Tensor) -> Tensor:
+        suits = onednn.suits(input, self.weight) and not torch.is_autocast_enabled("cpu")
+        if not suits or self.weight.is_inference():  # such a weight does not count its changes
+            return super().forward(input)
+        return self._forward_packed(input)
 
-    def _suits(self, values: Tensor) -> bool:
-        weight = self.layer.weight
-        return (
-            not torch.is_grad_enabled()
-            and values.device.type == weight.device.type == "cpu"
-            and values.dtype == weight.dtype == torch.float32
-            and values.numel() > 0
-            and (values.ndim == 4 or type(self.layer) is nn.Linear)
-            and type(values) is Tensor  # and not what stands for one
-        )
-
-    def _convolve(self, values: Tensor, weight: Tensor, *places) -> Tensor:
-        owner = self.layer.weight
-        made_for = values.shape, owner.data_ptr(), owner._version
-        if made_for != self.made_for:
-            self.packing = torch.ops.mkldnn._reorder_convolution_weight(weight, *places, values.shape)
-            self.made_for = made_for
-        bias = self.layer.bias
-        return torch.ops.mkldnn._convolution_pointwise(values, self.packing, bias, *places, "none", [], "")
+    def _convolve(self, input, weight, bias, padding, stride, dilation, groups) -> Tensor:
+        made_for = input.shape[1:], self.weight.data_ptr(), self.weight._version
+        kept_for, packing = vars(self).get("_packing", (None, None))
+        layout = padding, stride, dilation, groups
+        if kept_for != made_for:
+            packing = torch.ops.mkldnn._reorder_convolution_weight(weight, *layout, input.shape)
+            vars(self)["_packing"] = made_for, packing
+        return torch.ops.mkldnn._convolution_pointwise(input, packing, bias, *layout, "none", [], "")
 
     def __getstate__(self) -> dict:
-        return {"layer": self.layer, "made_for": None, "packing": None}  # a packing cannot be copied
+        return {name: value for name, value in vars(self).items() if name != "_packing"}  # which cannot be copied
+
+
+class PackedConv2d(_Packed, nn.Conv2d):
+    """A convolution that keeps its weights packed."""
+
+    @staticmethod
+    def serves(layer: nn.Conv2d) -> bool:
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+    def _forward_packed(self, input: Tensor) -> Tensor:
+        if input.ndim == 3:
+            return self._forward_packed(input[None])[0]
+        return self._convolve(input, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
+
+
+class PackedLinear(_Packed, nn.Linear):
+    """A linear layer that keeps its weights packed."""
+
+    def _forward_packed(self, input: Tensor) -> Tensor:
+        return onednn.linear(input, self.weight, self.bias, self._convolve)
+
+
+PACKED = {nn.Conv2d: PackedConv2d, nn.Linear: PackedLinear}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -272,7 +272,8 @@ class SDSCLIPModel(nn.Module):
         """
         trained = {name: weight for name, weight in self.clip.named_parameters() if weight.requires_grad}
         others = [name for name in trained if "lora_" in name and ".lora_A." not in name]
-        if any(".lora_B." not in name or trained[name].any() for name in others):
+        kinds = {config.peft_type for config in getattr(self.clip, "peft_config", {}).values()}
+        if kinds - {PeftType.LORA} or any(".lora_B." not in name or trained[name].any() for name in others):
             raise ValueError(
                 "wise_ft_alpha below 1 needs LoRA whose matrices B start at zero, without DoRA and without embeddings; "
                 "change the peft_config, or leave --wise_ft_alpha out."

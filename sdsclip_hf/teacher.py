@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, CLIPTokenizer
 
 from sdsclip_hf.errors import expand, explain_loading
 from sdsclip_hf.losses import distillation_loss
-from sdsclip_hf.packing import pack_weights
+from sdsclip_hf.packing import pack_weights, unpack_weights
 from sdsclip_hf.pipeline_layout import check_layout, check_parts_fit, model_index
 
 
@@ -132,8 +132,9 @@ class DiffusionTeacher(nn.Module):
                 rest again: less memory, one more forward pass. Without effect where there is no such pass.
             channels_last: store weights and latents with channels as the innermost axis.
             compiled: pass the denoiser through ``torch.compile``.
-            packed: where all is on a CPU, keep a second copy of the weights in the order that suits passes without
-                gradient best, of the text encoder and the autoencoder too; see [`~packing.pack_weights`].
+            packed: on a CPU, keep a second copy of the weights in the order that suits passes without gradient best, of
+                the text encoder and the autoencoder too; see [`~packing.pack_weights`]. Not beside ``compiled``. Without
+                it a copy that there is goes.
         """
         if gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing()
@@ -141,7 +142,8 @@ class DiffusionTeacher(nn.Module):
             self.denoiser.to(memory_format=torch.channels_last)
         if compiled:
             self.denoiser.compile()
-        if packed and self.device.type == "cpu":
+        unpack_weights(self)
+        if packed and not compiled and self.device.type == "cpu":
             pack_weights(self)
         return self
 

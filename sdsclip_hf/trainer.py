@@ -22,7 +22,7 @@ from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint,
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data import ImageCaptionCollator, ImageCaptionDataset
 from sdsclip_hf.evaluation import Results, evaluate_benchmarks, flatten
-from sdsclip_hf.grad_cache import cached_step
+from sdsclip_hf.grad_cache import cached_step, mini_batches
 from sdsclip_hf.losses import contrastive_loss, gradient_norms
 from sdsclip_hf.mapper_warmup import prepare_mapper
 from sdsclip_hf.processes import check_agreement
@@ -357,15 +357,16 @@ class SDSCLIPTrainer(HubTrainer):
         return 0 if self.args.ignore_data_skip else steps * self.args.gradient_accumulation_steps
 
     def endless_batches(self, steps: int) -> Iterator[dict[str, Tensor]]:
-        """``steps`` training batches, on the device; the data begins anew when it ends."""
+        """``steps`` batches of ``per_device_train_batch_size``, on the device; the data begins anew when it ends."""
         loader, done = self.get_train_dataloader(), 0
         while done < steps:
             before = done
             for batch in loader:
-                if done == steps:
-                    return
-                yield self._prepare_inputs(batch)
-                done += 1
+                for part in mini_batches(self._prepare_inputs(batch), self.args.per_device_train_batch_size):
+                    if done == steps:
+                        return
+                    yield part
+                    done += 1
             if done == before:
                 raise ValueError(
                     "the training data gives no full batch; lower --per_device_train_batch_size or add data."

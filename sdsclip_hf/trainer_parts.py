@@ -126,12 +126,12 @@ def place_teacher(teacher: DiffusionTeacher, args: SDSCLIPConfig) -> None:
     """
     if args.shard_teacher:
         shard_teacher(teacher, args.device, args.world_size)
-    packed = args.teacher_pack_weights and args.sds_gradient == "stop_gradient"
+    packs = args.teacher_pack_weights and args.sds_gradient == "stop_gradient"
     teacher.to(args.device).speed_up(
         gradient_checkpointing=args.teacher_gradient_checkpointing,
         channels_last=args.teacher_channels_last,
         compiled=args.teacher_compile,
-        packed=packed and not (args.teacher_compile or args.shard_teacher),
+        packed=packs and not args.shard_teacher,  # of which no process has all
     )
 
 

@@ -9,6 +9,7 @@ from transformers import CLIPModel
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.grad_cache import RandomState
 from sdsclip_hf.losses import contrastive_loss
+from sdsclip_hf.mapper_warmup import prepare_mapper
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RANK = {"lambda_sds": 0.0, "lambda_rank": 0.7, "ranking_temperature": 0.3}
@@ -123,6 +124,25 @@ def test_what_cannot_be_replayed_is_refused(make_trainer, monkeypatch):
     )
     with pytest.raises(ValueError, match=r"cannot be replayed .*--lora_dropout 0.*leave --contrastive_batch_size out"):
         one_step(trainer)
+
+
+def test_mapper_is_prepared_by_mini_batches_too(make_trainer, monkeypatch):
+    warm = {"mapper_warmup_steps": 5, "mapper_whitening": True, "lambda_sds": 0.5}
+    seen = {}
+    for name, options in {"plain": {}, "cached": {"contrastive_batch_size": 12}}.items():
+        trainer, rows = make_trainer(4, **warm, **options), []
+        term, whiten = trainer.distillation, trainer.student.mapper.whiten
+        monkeypatch.setattr(
+            trainer, "distillation", lambda z0, *rest, term=term, rows=rows: rows.append(len(z0)) or term(z0, *rest)
+        )
+        monkeypatch.setattr(
+            trainer.student.mapper,
+            "whiten",
+            lambda sample, whiten=whiten, rows=rows: rows.append(len(sample)) or whiten(sample),
+        )
+        prepare_mapper(trainer)
+        seen[name] = rows
+    assert seen["plain"] == seen["cached"] == [2048, 4, 4, 4, 4, 4]
 
 
 def test_random_state_replays_and_goes_on():

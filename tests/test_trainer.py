@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from conftest import make_clip, make_processor
 from diffusers import StableDiffusionPipeline
-from peft import LoraConfig
+from peft import LoHaConfig, LoraConfig
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor, EarlyStoppingCallback, TrainerCallback
 
@@ -766,9 +766,16 @@ def test_weights_go_back_to_the_pretrained_ones_as_far_as_asked(make_trainer, tm
     assert_same_weights(resumed, part)
 
 
-@pytest.mark.parametrize("options", [{"use_dora": True}, {"init_lora_weights": "orthogonal"}], ids=str)
-def test_adapters_whose_weights_cannot_go_back_in_a_line_are_refused(make_trainer, options):
-    adapter = LoraConfig(target_modules=["q_proj"], r=4, **options)
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        LoraConfig(target_modules=["q_proj"], r=4, use_dora=True),
+        LoraConfig(target_modules=["q_proj"], r=4, init_lora_weights="orthogonal"),
+        LoHaConfig(target_modules=["q_proj"], r=4),
+    ],
+    ids=["DoRA", "B not zero", "LoHa"],
+)
+def test_adapters_whose_weights_cannot_go_back_in_a_line_are_refused(make_trainer, adapter):
     with pytest.raises(ValueError, match=r"matrices B start at zero.* leave --wise_ft_alpha out"):
         make_trainer(wise_ft_alpha=0.5, trainable="lora", peft_config=adapter)
 
