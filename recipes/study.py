@@ -4,7 +4,7 @@
 # [tool.uv.sources]
 # sdsclip_hf = { path = "..", editable = true }
 # ///
-"""Compare arms over seeds from one start at equal steps; with no argument, the paper's term on the shapes world."""
+"""Compare arms over seeds from the same starts at equal steps; with no argument, what teaches a bag of words to bind."""
 
 from sdsclip_hf.study import main
 
