@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many as its share of two cores
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="modules-")  # recipes place the metrics there
 

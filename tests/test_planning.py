@@ -355,7 +355,7 @@ def test_memory_and_time_of_a_real_run(options, middling, tmp_path, request):
 
 @pytest.mark.slow
 def test_the_table_of_the_readme(configs):
-    """Prints it: pytest -s -m slow tests/test_planning.py -k readme."""
+    """Prints it: pytest -n 0 -s -m slow tests/test_planning.py -k readme."""
     lines = [
         "| student | latents | L_SDS | TFLOP a step | GiB, teacher in float32 | GiB, in float16 |",
         "|---|---|---|---|---|---|",
