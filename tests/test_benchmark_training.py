@@ -152,6 +152,7 @@ SOME = [
     "overhead/full",
     "plain_loop",
     "scoring",
+    "grad_cache/gradient",
     "grad_cache/time",
     "option/distill_every",
     "growth/form=full/batch=2/latent=4",
@@ -192,7 +193,7 @@ def test_rows_are_measured_once_and_reported(tmp_path, monkeypatch, capsys):
 def test_rows_are_chosen_by_the_beginnings_of_their_names(tmp_path):
     rows = all_rows(Bench(tmp_path))
     assert chosen(None, rows) == list(rows)
-    assert chosen(["grad_cache"], rows) == ["grad_cache/memory", "grad_cache/time"]
+    assert chosen(["grad_cache"], rows) == ["grad_cache/memory", "grad_cache/gradient", "grad_cache/time"]
     with pytest.raises(ValueError, match=r"there is no row 'speed'; choose from ranking/ViT-B/32/K=1, "):
         chosen(["speed"], rows)
 

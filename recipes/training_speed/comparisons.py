@@ -185,15 +185,37 @@ def grad_cache_time(bench: Bench) -> dict:
     return in_fresh_process(_grad_cache_time, bench)
 
 
-def _grad_cache_time(bench: Bench) -> dict:
+def grad_cache_gradient(bench: Bench) -> dict:
+    """A large contrastive batch by mini-batches against the same batch at once, in the gradient."""
+    return in_fresh_process(_grad_cache_gradient, bench)
+
+
+def _at_once_and_by_parts(bench: Bench) -> dict[str, SDSCLIPTrainer]:
     small, large = bench.size.contrastive
     options = {"student": SMALL, "trainable": "full"}
-    trainers = {
+    by_parts = {"per_device_train_batch_size": small, "contrastive_batch_size": large}
+    return {
         f"{large}": bench.trainer(**options, per_device_train_batch_size=large),
-        f"{large} by {small}": bench.trainer(
-            **options, per_device_train_batch_size=small, contrastive_batch_size=large
-        ),
+        f"{large} by {small}": bench.trainer(**options, **by_parts),
     }
+
+
+def _grad_cache_gradient(bench: Bench) -> dict:
+    (small, large), trainers = bench.size.contrastive, _at_once_and_by_parts(bench)
+    some = next(iter(trainers.values()))
+    batch, gradients = some.data_collator([some.train_dataset[number] for number in range(large)]), []
+    for trainer in trainers.values():
+        trainer.create_optimizer()
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.training_step(trainer.model, dict(batch))
+        gradients.append(_gradient(trainer.student))
+    what = f"relative difference of the gradient, contrastive batch {large} by {small} to {large} at once"
+    figure = {"what": what, "target": "<= 1e-5", "value": _relative_difference(*reversed(gradients))}
+    return {"figures": [figure]}
+
+
+def _grad_cache_time(bench: Bench) -> dict:
+    (small, large), trainers = bench.size.contrastive, _at_once_and_by_parts(bench)
     for trainer in trainers.values():
         trainer.data_collator = Once(trainer.data_collator)
     seconds = trainers_in_turns(bench.pairs, trainers)

@@ -22,6 +22,7 @@ def all_rows(bench: Bench) -> dict[str, Callable[[], dict]]:
         "plain_loop": partial(comparisons.plain_loop, bench),
         "scoring": partial(scoring.scoring, bench),
         "grad_cache/memory": partial(comparisons.grad_cache_memory, bench),
+        "grad_cache/gradient": partial(comparisons.grad_cache_gradient, bench),
         "grad_cache/time": partial(comparisons.grad_cache_time, bench),
         "processes/ViT-B/32": partial(grid.processes, bench, "ViT-B/32", None),
         "processes/shapes": partial(grid.processes, bench, "shapes/student", "shapes/teacher"),
