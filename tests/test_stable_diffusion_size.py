@@ -38,8 +38,8 @@ pipeline = StableDiffusionPipeline(
     feature_extractor=None,
     requires_safety_checker=False,
 )
+pipeline.save_pretrained(sys.argv[2])  # where libraries may print something
 print(sum(parameter.numel() for parameter in pipeline.unet.parameters()))
-pipeline.save_pretrained(sys.argv[2])
 """
 
 ONE_STEP = """
