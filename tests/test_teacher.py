@@ -1,7 +1,9 @@
 """The teacher against diffusers' own pipeline and schedulers, and its errors on checkpoints that do not fit."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +14,10 @@ from conftest import make_pipeline
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 
+from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.checkpoints import fingerprint
 from sdsclip_hf.teacher import DiffusionTeacher
+from sdsclip_hf.trainer_parts import place_teacher
 
 CAPTIONS = ["a photo of a cat", "red dog on a blue mat", "a cat on a chair"]
 
@@ -238,7 +242,7 @@ def gradient_and_kept_bytes(teacher, case):
 
 @pytest.mark.parametrize(
     "option",
-    ["gradient_checkpointing", "channels_last", "packed", pytest.param("compiled", marks=pytest.mark.slow)],
+    ["gradient_checkpointing", "channels_last", "packed"],
 )
 def test_speeding_up_changes_neither_gradient_nor_fingerprint(teacher_folder, teacher, case, option):
     fast = DiffusionTeacher.from_pretrained(teacher_folder).speed_up(**{option: True})
@@ -250,8 +254,59 @@ def test_speeding_up_changes_neither_gradient_nor_fingerprint(teacher_folder, te
         assert kept_fast < 0.6 * kept
     if option == "channels_last":
         assert fast.denoiser.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    if option == "compiled":
-        assert fast.denoiser._compiled_call_impl is not None
+
+
+@pytest.mark.slow
+def test_a_compiled_denoiser_predicts_the_same_and_its_gradient_is_right_or_refused(
+    teacher_folder, teacher, case, tmp_path
+):
+    fast = DiffusionTeacher.from_pretrained(teacher_folder)
+    config = SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True, teacher_compile=True, per_device_train_batch_size=3)
+    try:
+        place_teacher(fast, config)
+    except ValueError as refused:
+        assert re.search(r"another gradient .* leave --teacher_compile out", str(refused))
+    else:
+        expected, _ = gradient_and_kept_bytes(teacher, case)
+        torch.testing.assert_close(gradient_and_kept_bytes(fast, case)[0], expected, rtol=1e-2, atol=1e-5)
+    assert fast.denoiser._compiled_call_impl is not None
+    with torch.no_grad():
+        errors = [each.denoising_error(case[0], case[3], case[2], case[1]) for each in (fast, teacher)]
+    torch.testing.assert_close(*errors, rtol=1e-4, atol=1e-6)
+    assert fingerprint(fast.denoiser) == fingerprint(teacher.denoiser)
+
+
+class Backward(torch.autograd.Function):
+    """Passes values on, and gradients times a factor."""
+
+    @staticmethod
+    def forward(context, values, factor):
+        context.factor = factor
+        return values.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return context.factor * gradient, None
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_a_compiler_that_gets_the_gradient_wrong_is_found_out(teacher_folder, monkeypatch, tmp_path, factor):
+    teacher = DiffusionTeacher.from_pretrained(teacher_folder)
+    forward = teacher.denoiser.forward
+
+    def compiled(noisy, *rest, **options):
+        return forward(Backward.apply(noisy, factor), *rest, **options)
+
+    monkeypatch.setattr(teacher.denoiser, "compile", lambda: setattr(teacher.denoiser, "_compiled_call_impl", compiled))
+    config = SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True, teacher_compile=True, per_device_train_batch_size=2)
+    if factor == 1:
+        place_teacher(teacher, config)
+    else:
+        with pytest.raises(
+            ValueError, match=r"another gradient for this denoiser, 1\.0% away .*--sds_gradient stop_grad"
+        ):
+            place_teacher(teacher, config)
+    place_teacher(teacher, replace(config, sds_gradient="stop_gradient"))  # which asks for no gradient
 
 
 def test_smaller_latents_work(teacher_folder):

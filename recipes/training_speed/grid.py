@@ -42,7 +42,7 @@ def option(bench: Bench, settings: dict) -> dict:
     batch = max(bench.size.batch, round(1 / settings.get("distill_fraction", 1)))
     try:
         seconds = in_fresh_process(_option, bench, settings, batch)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         if not {"teacher_dtype", "teacher_compile"} & settings.keys():
             raise
         return {"figures": [], "note": f"not measured: {str(error).splitlines()[0]:.200}"}
