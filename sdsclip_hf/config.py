@@ -145,7 +145,11 @@ class SDSCLIPConfig(TrainingArguments):
         "Compute the denoiser's activations again in its backward pass instead of keeping them: less memory, a forward "
         "pass more. Without effect with sds_gradient=stop_gradient, which has no such pass.",
     )
-    teacher_compile: bool = knob(False, "Pass the denoiser through torch.compile; the first steps are then slow.")
+    teacher_compile: bool = knob(
+        False,
+        "Pass the denoiser through torch.compile; the first steps are then slow. Refused with sds_gradient=full where the "
+        "compiled gradient is wrong.",
+    )
     teacher_channels_last: bool = knob(False, "Keep the denoiser's weights and latents in channels-last order.")
     teacher_pack_weights: bool = knob(
         True,
