@@ -265,6 +265,7 @@ def test_a_compiled_denoiser_predicts_the_same_and_its_gradient_is_right_or_refu
     try:
         place_teacher(fast, config)
     except ValueError as refused:
+        print(refused)
         assert re.search(r"another gradient .* leave --teacher_compile out", str(refused))
     else:
         expected, _ = gradient_and_kept_bytes(teacher, case)
