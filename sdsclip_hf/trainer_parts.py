@@ -143,7 +143,7 @@ def place_teacher(teacher: DiffusionTeacher, args: SDSCLIPConfig) -> None:
 def _check_compiled(teacher: DiffusionTeacher, pairs: int) -> None:
     """Raise ValueError where the compiled denoiser has another gradient than the plain one, on a batch of noise.
 
-    PyTorch 2.13 does so on CPUs, for denoisers as small as the tests'; nothing else of a run would show it.
+    PyTorch 2.13 does so on CPUs, for denoisers of Stable Diffusion 1.5's size and smaller; nothing else shows it.
     """
     draw = torch.Generator().manual_seed(0)
     like = {"device": teacher.device, "dtype": teacher.dtype}
