@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -22,15 +23,37 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest whole checkpoint in a run's folder; one whose writing was cut short is passed over."""
-    whole = [path.parent for path in Path(output_dir).glob(f"checkpoint-*/{RUN_FILE}")]
-    steps = {int(path.name.rpartition("-")[2]): path for path in whole if path.name.rpartition("-")[2].isdigit()}
-    return str(steps[max(steps)]) if steps else None
+    """The whole checkpoint in a run's folder that was written last; one whose writing was cut short is passed over.
+
+    That is not the one of most steps where a run went on from an earlier one than it had.
+    """
+    whole = [folder for folder, (number, _) in _written(Path(output_dir)).items() if number >= 0]
+    return str(whole[-1]) if whole else None
 
 
 def seal(checkpoint: Path, identity: dict) -> None:
     """Mark a checkpoint as whole, with what tells its run from others. To be called last."""
-    write_json(checkpoint / RUN_FILE, identity)
+    last = max((number for number, _ in _written(checkpoint.parent).values()), default=-1)
+    write_json(checkpoint / RUN_FILE, identity | {"number": last + 1})
+
+
+def remove_old(run: Path, limit: int | None, best: str | None) -> None:
+    """Delete a run's checkpoints but the ``limit`` that were written last (None: all), the very last and ``best``."""
+    folders = list(_written(run))
+    spare = [folder for folder in folders[:-1] if best is None or folder != Path(best)]
+    for folder in spare[: max(0, len(folders) - limit)] if limit else []:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _written(run: Path) -> dict[Path, tuple[int, int]]:
+    """A run's checkpoints as they were written: the number of each among them, -1 where it is not whole, and its step."""
+    found = {}
+    for folder in run.glob("checkpoint-*"):
+        step, mark = folder.name.rpartition("-")[2], folder / RUN_FILE
+        if step.isdigit():
+            number = json.loads(mark.read_text()).get("number", 0) if mark.is_file() else -1
+            found[folder] = number, int(step)
+    return dict(sorted(found.items(), key=lambda entry: entry[1]))
 
 
 def unseal(checkpoint: Path) -> None:
@@ -38,8 +61,14 @@ def unseal(checkpoint: Path) -> None:
     (checkpoint / RUN_FILE).unlink(missing_ok=True)
 
 
-def check_same_run(checkpoint: Path, identity: dict) -> None:
-    """Raise ValueError unless ``checkpoint`` is whole and was sealed with the same base weights and settings."""
+def check_same_run(checkpoint: Path, identity: dict, defaults: dict) -> None:
+    """Raise ValueError unless ``checkpoint`` is whole and was sealed with the same base weights and settings.
+
+    Args:
+        checkpoint: its folder.
+        identity: of the run that wants to go on from it.
+        defaults: of the settings; those that the checkpoint does not know, since they came later, had these.
+    """
     if not (checkpoint / RUN_FILE).is_file():
         raise ValueError(
             f"{checkpoint} is not a whole checkpoint of this trainer: it has no {RUN_FILE}. Give another folder to "
@@ -61,10 +90,11 @@ def check_same_run(checkpoint: Path, identity: dict) -> None:
             f"the checkpoint {checkpoint} belongs to a run with other ranking scores. Give those --ranking_scores, or start "
             "anew in another --output_dir."
         )
+    settings = defaults | then["settings"]
     changed = [
-        f"--{name} was {then['settings'].get(name)!r} and is now {value!r}"
+        f"--{name} was {settings.get(name)!r} and is now {value!r}"
         for name, value in now["settings"].items()
-        if then["settings"].get(name) != value
+        if settings.get(name) != value
     ]
     if changed:
         raise ValueError(

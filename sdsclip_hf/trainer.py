@@ -1,7 +1,8 @@
-"""Trainer for L = L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank."""
+"""Trainer for L = lambda_clip * L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank."""
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -14,11 +15,11 @@ from torch.utils.data import Dataset
 from transformers import CLIPModel, CLIPProcessor, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput
 
 from sdsclip_hf import shapes
 from sdsclip_hf.callbacks import ClampLogitScale, TellEpoch
-from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint, seal, unseal
+from sdsclip_hf.checkpoints import check_same_run, fingerprint, last_checkpoint, remove_old, seal, unseal
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data import ImageCaptionCollator, ImageCaptionDataset
 from sdsclip_hf.evaluation import Results, evaluate_benchmarks, flatten
@@ -147,7 +148,9 @@ class SDSCLIPTrainer(HubTrainer):
         self.teacher = teacher
         self.distillation = None if teacher is None else DistillationTerm(self.teacher, self.args)
         weights = {"sds": args.lambda_sds, "ranking": args.lambda_rank, "cosine": args.lambda_cosine}
-        self.term_weights = {"contrastive": 1.0} | {name: weight for name, weight in weights.items() if weight}
+        self.term_weights = {"contrastive": args.lambda_clip} | {
+            name: weight for name, weight in weights.items() if weight
+        }
         self.ranking = RankingTerm(self.scores, args) if args.lambda_rank else None
         self.model_accepts_loss_kwargs = False  # a contrastive loss is a mean over its batch
         self.can_return_loss = True
@@ -183,8 +186,8 @@ class SDSCLIPTrainer(HubTrainer):
             terms = {"contrastive": self.contrastive_term(pairs)} | self.other_terms(output, pairs, inputs)
         self.take_in(terms, inputs)
         loss = sum(self.term_weights[name] * term for name, term in terms.items())
-        if self._is_due(self.args.gradient_norm_steps) and len(terms) > 1:
-            weighted = {name: self.term_weights[name] * term for name, term in terms.items()}
+        weighted = {name: self.term_weights[name] * term for name, term in terms.items() if self.term_weights[name]}
+        if self._is_due(self.args.gradient_norm_steps) and len(weighted) > 1:
             self.note(gradient_norms(weighted, [p for p in self.student.clip.parameters() if p.requires_grad]))
         self._calls += 1
         return (loss, output) if return_outputs else loss
@@ -340,7 +343,8 @@ class SDSCLIPTrainer(HubTrainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         self._batches_done = 0
         if resume_from_checkpoint:
-            check_same_run(Path(resume_from_checkpoint), self._identity())
+            defaults = {option.name: option.default for option in fields(self.args)}
+            check_same_run(Path(resume_from_checkpoint), self._identity(), defaults)
             self._batches_done = self._batches_to_skip(Path(resume_from_checkpoint))
         elif self.student.mapper is not None:
             prepare_mapper(self)
@@ -464,7 +468,7 @@ class SDSCLIPTrainer(HubTrainer):
         self.accelerator.wait_for_everyone()  # each process adds the state of its random numbers
         if self.args.should_save:
             seal(folder, self._identity())
-            rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint)
+            remove_old(run, limit, self.state.best_model_checkpoint)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
 

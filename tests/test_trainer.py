@@ -271,6 +271,16 @@ def test_last_checkpoint_compares_steps_as_numbers(tmp_path):
     assert last_checkpoint(tmp_path / "nowhere") is None
 
 
+def test_the_last_checkpoint_is_the_last_written_after_going_on_from_an_earlier_one(make_trainer, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+    make_trainer(max_steps=4, **options | {"save_total_limit": None}).train()
+    back = make_trainer(max_steps=2, learning_rate=1e-4, **options)
+    back.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-1"))
+    assert last_checkpoint(tmp_path / "run") == str(tmp_path / "run/checkpoint-2")
+    kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert kept == ["checkpoint-2", "checkpoint-4"]  # the two that were written last
+
+
 # The loss
 
 
@@ -311,6 +321,8 @@ def independent_terms(trainer, batch, clip_folder, teacher_folder, mode="train")
     [
         {},
         {"lambda_sds": 3.5, "velocity": True},
+        {"lambda_clip": 0.25},
+        {"lambda_clip": 0.0, "lambda_sds": 2.0},
         {"sds_reading": "as_printed", "mapper_unit_rms": False},
         {"sds_weighting": "sigma_squared", "timestep_range": [700, 900], "mapper_scale": 0.5},
         {"shuffle_captions": True, "sds_gradient": "stop_gradient"},
@@ -328,7 +340,8 @@ def test_loss_is_the_weighted_sum_of_both_terms_computed_by_hand(
     batch = first_batch(trainer)
     contrastive, sds = independent_terms(trainer, batch, clip_folder, teacher_folder)
     loss = trainer.compute_loss(trainer.model, batch)
-    assert loss.item() == pytest.approx(contrastive + trainer.args.lambda_sds * sds, rel=1e-5)
+    args = trainer.args
+    assert loss.item() == pytest.approx(args.lambda_clip * contrastive + args.lambda_sds * sds, rel=1e-5)
     notes = trainer.take_notes("train")
     assert notes["contrastive"] == pytest.approx(contrastive, rel=1e-5)
     assert notes["sds"] == pytest.approx(sds, rel=1e-5)
@@ -463,6 +476,18 @@ def test_gradient_norms_and_cosine_equal_those_of_two_separate_backward_passes(m
     assert notes["grad_cosine"] == pytest.approx(contrastive @ sds / norms[0] / norms[1], abs=1e-4)
 
 
+def test_a_term_without_weight_has_no_part_in_the_gradient_norms(make_trainer):
+    trainer = make_trainer(lambda_clip=0.0, lambda_cosine=1.0, gradient_norm_steps=1)
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, first_batch(trainer))
+    notes = trainer.take_notes("train")
+    assert {name for name in notes if name.startswith("grad_")} == {"grad_norm_sds", "grad_norm_cosine", "grad_cosine"}
+    assert notes["grad_cosine"] != 0
+    trainer = make_trainer(lambda_clip=0.0, gradient_norm_steps=1)
+    trainer.compute_loss(trainer.model, first_batch(trainer))
+    assert "grad_cosine" not in trainer.take_notes("train")
+
+
 def test_gradient_norms_are_logged_at_the_steps_asked_for_alone(make_trainer):
     trainer = make_trainer(max_steps=4, gradient_norm_steps=3)
     trainer.train()
@@ -548,7 +573,7 @@ def test_warm_up_moves_the_mapper_alone_and_lowers_the_distillation_term(make_tr
             logged.append(logs)
 
     trainer = make_trainer(
-        mapper_warmup_steps=40,
+        mapper_warmup_steps=41,
         mapper_warmup_learning_rate=3e-2,
         learning_rate=0.0,
         max_steps=1,
@@ -559,7 +584,7 @@ def test_warm_up_moves_the_mapper_alone_and_lowers_the_distillation_term(make_tr
     trainer.train()
     assert changed(before, weights(trainer)) == {"mapper.linear.weight", "mapper.linear.bias"}
     assert trainer.evaluate()["eval_sds"] < loss_before - 0.02
-    assert [row["warmup_step"] for row in logged if "warmup/sds" in row] == [8, 16, 24, 32, 40]
+    assert [row["warmup_step"] for row in logged if "warmup/sds" in row] == [8, 16, 24, 32, 40, 41]
 
 
 def test_whitening_measures_the_training_images(make_trainer):
@@ -917,6 +942,16 @@ def test_resuming_with_another_base_model_raises_with_both_names(make_trainer, s
 def test_resuming_with_other_settings_raises_and_names_them(make_trainer, stopped, option, value):
     with pytest.raises(ValueError, match=f"other settings: --{option} was .* and is now"):
         make_trainer(max_steps=4, **{option: value}).train(resume_from_checkpoint=stopped)
+
+
+def test_a_checkpoint_from_before_an_option_existed_had_its_default(make_trainer, stopped):
+    seal = Path(stopped) / RUN_FILE
+    identity = json.loads(seal.read_text())
+    del identity["settings"]["lambda_clip"], identity["number"]
+    seal.write_text(json.dumps(identity))
+    with pytest.raises(ValueError, match=r"--lambda_clip was 1.0 and is now 0.5"):
+        make_trainer(max_steps=4, lambda_clip=0.5).train(resume_from_checkpoint=stopped)
+    make_trainer(max_steps=4).train(resume_from_checkpoint=stopped)
 
 
 def test_resuming_with_another_teacher_raises(make_trainer, stopped, velocity_teacher_folder):
