@@ -577,6 +577,9 @@ def main() -> None:
     parser.add_argument("--composer_steps", type=int, default=1500, help="of the CLIP whose text tower the student has")
     parser.add_argument("--student_steps", type=int, default=500)
     parser.add_argument("--bag_of_words_steps", type=int, default=1500)
+    parser.add_argument(
+        "--only_students", action="store_true", help="leave out what needs a teacher, which a second process may make"
+    )
     args = parser.parse_args()
     install_quietly()
     folder, seed = args.output_dir, args.seed
@@ -585,14 +588,14 @@ def main() -> None:
     seconds = {}
     pictures = Pictures(per_scene=40, seed=seed)
 
-    prompt_tokenizer = make_tokenizer(folder / "tokenizer", max_length=24)
-    vae, seconds["vae"] = train_vae(states, pictures, seed, args.vae_steps)
-    stages = {step: folder / f"teacher-{step}" for step in args.teacher_stages}
-    pipeline, seconds["teacher"] = train_teacher(
-        states, vae, prompt_tokenizer, pictures, seed, args.teacher_steps, stages
-    )
-    pipeline.save_pretrained(folder / "teacher")
-
+    if not args.only_students:
+        prompt_tokenizer = make_tokenizer(folder / "tokenizer", max_length=24)
+        vae, seconds["vae"] = train_vae(states, pictures, seed, args.vae_steps)
+        stages = {step: folder / f"teacher-{step}" for step in args.teacher_stages}
+        pipeline, seconds["teacher"] = train_teacher(
+            states, vae, prompt_tokenizer, pictures, seed, args.teacher_steps, stages
+        )
+        pipeline.save_pretrained(folder / "teacher")
     tokenizer = make_tokenizer(folder / "tokenizer", max_length=77)
     processor = make_processor(tokenizer)
     composer, seconds["composer"] = train_composer(states, tokenizer, pictures, seed, args.composer_steps)
@@ -603,7 +606,8 @@ def main() -> None:
         clip = clip.half() if clip is bag else clip  # half the size, to be part of the package
         clip.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
-    report(folder, seconds)
+    if not args.only_students:
+        report(folder, seconds)
 
 
 if __name__ == "__main__":

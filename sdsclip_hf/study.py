@@ -1,6 +1,7 @@
 """A study: arms x seeds from the same starts at equal steps, with paired differences and intervals over seeds and items."""
 
 import argparse
+import copy
 import hashlib
 import json
 import multiprocessing
@@ -31,7 +32,7 @@ from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.resources import find_config
 from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.scoring import ScoringArguments
-from sdsclip_hf.student import load_clip
+from sdsclip_hf.student import SDSCLIPModel, load_clip
 from sdsclip_hf.study_summary import BEFORE, summarize, table
 from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.trainer import SDSCLIPTrainer
@@ -70,9 +71,10 @@ class Study:
             ``common`` options, and ``baseline``, the arm that the others are compared with. The students and teachers
             are ``model_name_or_path`` and ``teacher_name_or_path``, or those of ``worlds`` (each with ``student``,
             ``teacher`` and any names that options may refer to as ``{name}``), which the seeds take in turn. An arm may
-            have fewer ``seeds``, a number of them. ``scores`` (name -> options of ``sdsclip score-captions`` that differ
-            from ``scoring``) are made once a world, and an arm takes those that its ``scores`` names. ``curves`` (name ->
-            options) become an arm with each of the scores, to be drawn against the skill of their teachers.
+            have fewer ``seeds``, a number of them; arms that differ in ``wise_ft_alpha`` alone share a training.
+            ``scores`` (name -> options of ``sdsclip score-captions`` that differ from ``scoring``) are made once a world,
+            and an arm takes those that its ``scores`` names. ``curves`` (name -> options) become an arm with each of the
+            scores, to be drawn against the skill of their teachers.
         folder: receives one folder an arm with a file of scores a seed, ``results.json``, the tables and the plots. The
             scores of training pictures are kept beside it, in ``study_scores``.
         workers: how many processes run at once.
@@ -91,7 +93,7 @@ class Study:
             for seed in self.seeds_of(arm):
                 self._origin(arm, seed)  # what cannot be filled in shows now
         _cached_data(settings["dataset_name"], split=settings.get("train_split_name", "train"))
-        self.teachers: dict[str, DiffusionTeacher] = {}
+        self.teachers: dict[tuple, DiffusionTeacher] = {}
 
     def run(self) -> dict:
         """Every arm and seed, then the summary; what is on disk already is not made again."""
@@ -101,12 +103,7 @@ class Study:
             list(to_score.values()),
             [("score_start", world) for world in worlds],
             [("measure_skill", name, world) for name in names for world in worlds if self.settings.get("curves")],
-            [
-                ("train", arm, seed)
-                for seed in self.settings["seeds"]
-                for arm in self.arms
-                if seed in self.seeds_of(arm)
-            ],
+            [("train", arm, seed) for seed in self.settings["seeds"] for arm in self._to_train(seed)],
         ]
         with self._pool() as pool:
             for stage in stages:
@@ -193,6 +190,20 @@ class Study:
         scores = self._scores_of(arm)
         return options | ({"ranking_scores": str(self.scores_folder(scores, number))} if scores else {})
 
+    def _to_train(self, seed: int) -> list[str]:
+        """The arms to train with a seed: those without scores, of those that share a training one."""
+        missing = [arm for arm in self.arms if seed in self.seeds_of(arm) and not self._is_done("train", arm, seed)]
+        return [arm for place, arm in enumerate(missing) if not {*self._alphas(arm, seed)} & {*missing[:place]}]
+
+    def _alphas(self, arm: str, seed: int) -> dict[str, float]:
+        """The arms whose run with a seed differs from this one's in ``wise_ft_alpha`` alone, and theirs."""
+
+        def training(other: str) -> dict:
+            return {name: value for name, value in self.options(other, seed).items() if name != "wise_ft_alpha"}
+
+        same = [o for o in self.arms if seed in self.seeds_of(o) and training(o) == training(arm)]
+        return {other: self.options(other, seed).get("wise_ft_alpha", 1.0) for other in same}
+
     def _origin(self, arm: str, seed: int) -> dict:
         """What decides a run's scores."""
         options, scores = self.options(arm, seed), self._scores_of(arm)
@@ -246,15 +257,16 @@ class Study:
         self._save(self.run_path(BEFORE, world), scorer, {"origin": self._start_origin(world), "history": []})
 
     def train(self, arm: str, seed: int) -> None:
-        """One run and its scores."""
-        path, options = self.run_path(arm, seed), self.options(arm, seed)
+        """One run and its scores; and those of the arms that differ from it in ``wise_ft_alpha`` alone."""
+        options, alphas = self.options(arm, seed) | {"wise_ft_alpha": 1.0}, self._alphas(arm, seed)
         model, teacher = options.pop("model_name_or_path"), options.pop("teacher_name_or_path")
+        folder = self.run_path(arm, seed).with_suffix("")
         config = SDSCLIPConfig(
-            output_dir=str(path.with_suffix("")), save_strategy="no", disable_tqdm=True, report_to="none", **options
+            output_dir=str(folder), save_strategy="no", disable_tqdm=True, report_to="none", **options
         )
         trainer = SDSCLIPTrainer(
             model=model,
-            teacher=self._teacher(teacher) if config.lambda_sds else None,
+            teacher=self._teacher(teacher, config.teacher_dtype, config.latent_size) if config.lambda_sds else None,
             args=config,
             train_dataset=_cached_data(
                 self.settings["dataset_name"], split=self.settings.get("train_split_name", "train")
@@ -263,12 +275,17 @@ class Study:
         trainer.remove_callback(
             PrinterCallback
         )  # of two runs at once the lines would mix; they are in the file of the run
+        before = trainer.student.start_weights() if min(alphas.values()) < 1 else {}
         trainer.train()
-        scorer = ClipScorer(trainer.whole_student().base_clip, trainer.processing_class)
         start = ClipScorer(*_cached_clip(shapes.resolve(model)))
-        told = {"origin": self._origin(arm, seed), "history": trainer.state.log_history}
-        told["drift"] = self._drift(start, scorer)
-        self._save(path, scorer, told, self._decode(trainer) if seed == self.settings["seeds"][0] else {})
+        for name, alpha in alphas.items():
+            student = copy.deepcopy(trainer.whole_student())
+            student.go_back(before, alpha)
+            scorer = ClipScorer(student.base_clip, trainer.processing_class)
+            told = {"origin": self._origin(name, seed), "history": trainer.state.log_history}
+            told["drift"] = self._drift(start, scorer)
+            decoded = self._decode(student, trainer) if seed == self.settings["seeds"][0] else {}
+            self._save(self.run_path(name, seed), scorer, told, decoded)
 
     def _save(self, path: Path, scorer: ClipScorer, told: dict, arrays: dict | None = None) -> None:
         items = cached_benchmark(self.settings["benchmark"]).items
@@ -291,21 +308,24 @@ class Study:
         }
         return {kind: 1 - (before * after).sum(-1).mean().item() for kind, (before, after) in pairs.items()}
 
-    def _decode(self, trainer: SDSCLIPTrainer) -> dict[str, np.ndarray]:
+    def _decode(self, student: SDSCLIPModel, trainer: SDSCLIPTrainer) -> dict[str, np.ndarray]:
         """Some pictures, what the teacher's autoencoder makes of them, and what of h_w(f(x)): (N, H, W, 3) bytes each."""
-        if trainer.student.mapper is None or trainer.teacher.vae is None:
+        if student.mapper is None or trainer.teacher.vae is None:
             return {}
         items = cached_benchmark(self.settings["benchmark"]).items
         images = [read_picture(item.images[0]) for item in items[:: max(1, len(items) // DECODED)][:DECODED]]
         pixels = trainer.processing_class.image_processor(images, return_tensors="pt").pixel_values
-        latents = trainer.student.mapper(trainer.student.encode_images(pixels.to(trainer.args.device)))
+        latents = student.mapper(student.encode_images(pixels.to(trainer.args.device)))
         found = {"pictures": trainer.teacher.encode_images(images), "decoded": latents}
         return {name: _bytes(trainer.teacher.decode(z)) for name, z in found.items()}
 
-    def _teacher(self, name: str) -> DiffusionTeacher:
-        if name not in self.teachers:
-            self.teachers[name] = DiffusionTeacher.from_pretrained(shapes.resolve(name), load_vae=True)
-        return self.teachers[name]
+    def _teacher(self, name: str, dtype: str = "float32", latent_size: int | None = None) -> DiffusionTeacher:
+        key = name, dtype, latent_size
+        if key not in self.teachers:
+            self.teachers[key] = DiffusionTeacher.from_pretrained(
+                shapes.resolve(name), dtype=dtype, latent_size=latent_size, load_vae=True
+            )
+        return self.teachers[key]
 
 
 def _bytes(pictures) -> np.ndarray:

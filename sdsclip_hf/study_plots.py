@@ -8,6 +8,7 @@ import numpy as np
 from sdsclip_hf.plots import save_figure
 
 SPAN = 30
+STYLES = ("-", "--", ":")
 TITLES = {
     "sds": "L_SDS",
     "sds_gap": "L_SDS of another caption, less that of the own",
@@ -93,13 +94,14 @@ def plot_health(arms: dict[str, dict], path: Path) -> None:
     names = [name for name in TITLES if any(name in rows for rows in arms.values())]
     lines = -(-len(names) // 2)
     figure, axes = plt.subplots(lines, 2, figsize=(11, 3.0 * lines + 0.6), squeeze=False, layout="constrained")
-    colors = dict(zip(arms, plt.get_cmap("tab20").colors * 3, strict=False))
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
     for axis, name in zip(axes.flat, names, strict=False):
-        for arm, rows in arms.items():
+        for place, (arm, rows) in enumerate(arms.items()):
             if name in rows:
-                axis.plot(*zip(*rows[name], strict=True), color=colors[arm], label=arm, linewidth=1.2)
+                style = STYLES[place // 10 % len(STYLES)]
+                width = 3.0 - 2.0 * place / len(arms)  # so that of two lines that coincide both are seen
+                axis.plot(*zip(*rows[name], strict=True), style, color=f"C{place % 10}", label=arm, linewidth=width)
         values = [value for rows in arms.values() for _, value in rows.get(name, [])]
         if max(values) > SPAN * np.median(values) > 0 < min(values):
             axis.set_yscale("log")  # one arm would flatten the others

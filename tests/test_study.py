@@ -127,7 +127,7 @@ def test_arm_may_name_its_own_teacher(settings, velocity_teacher_folder, tmp_pat
     arms = {"contrastive": {"lambda_sds": 0.0}, "other": {"teacher_name_or_path": velocity_teacher_folder}}
     one = Study(settings | {"seeds": [0], "arms": arms}, tmp_path)
     one.run()
-    assert list(one.teachers) == [velocity_teacher_folder]
+    assert [name for name, *_ in one.teachers] == [velocity_teacher_folder]
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +290,22 @@ def test_mistake_in_the_settings_ends_in_one_clear_line_before_anything_runs(
     with pytest.raises(SystemExit) as stop:
         main(["--config", str(tmp_path / "mine.yaml"), "--output_dir", str(tmp_path / "out")])
     assert str(stop.value.code).startswith("error: ") and expected in str(stop.value.code)
+
+
+def test_arms_that_go_back_part_of_the_way_share_a_training(settings, tmp_path, monkeypatch):
+    trained = []
+    train = study.SDSCLIPTrainer.train
+    monkeypatch.setattr(study.SDSCLIPTrainer, "train", lambda trainer: trained.append(1) or train(trainer))
+    whole = {"lambda_sds": 1.0, "trainable": "full"}
+    arms = {"contrastive": {"lambda_sds": 0.0}, "sds": whole, "half": whole | {"wise_ft_alpha": 0.5, "seeds": 1}}
+    Study(settings | {"arms": arms}, tmp_path / "together").run()
+    assert len(trained) == 4
+    Study(settings | {"arms": {"contrastive": arms["contrastive"], "half": arms["half"]}}, tmp_path / "alone").run()
+    together, alone = (np.load(tmp_path / folder / "half/seed-0.npz") for folder in ("together", "alone"))
+    assert np.array_equal(together["scores"], alone["scores"]) and np.array_equal(together["decoded"], alone["decoded"])
+    ends = [json.loads((tmp_path / "together" / arm / "seed-0.json").read_text())["drift"] for arm in ("sds", "half")]
+    assert 0 < ends[1]["images"] < ends[0]["images"]
+    (tmp_path / "together/half/seed-0.npz").unlink()
+    Study(settings | {"arms": arms}, tmp_path / "together").run()
+    assert len(trained) == 4 + 3 + 1
+    assert np.array_equal(np.load(tmp_path / "together/half/seed-0.npz")["scores"], alone["scores"])
