@@ -43,6 +43,7 @@ STANDARD = {
     "classification": "zero-shot classification of natural images",
     "retrieval": "retrieval",
 }
+IN_WORDS = {"L_CLIP": "the contrastive loss", "(1 - cos)": "a cosine term"}
 TAGS = ["clip", "sdsclip_hf", "compositionality", "diffusion-distillation"]
 
 
@@ -120,7 +121,7 @@ def model_card(facts: RunFacts, folder: Path | None = None) -> ModelCard:
         _front_matter(facts, {"license": licence} if licence else of_base),
         template_path=str(model_cards_dir() / TEMPLATE),
         model_name=MODEL_NAME,
-        terms=["the contrastive loss", *_term_names(config)],
+        terms=[IN_WORDS.get(name, name) for name in _terms(config)],
         versions=versions(),
         unfinished=facts.unfinished,
         steps=facts.steps,
@@ -214,23 +215,32 @@ def _metric(row: dict) -> str:
     return METRICS.get(row["score"], row["score"].replace(" ", "_"))
 
 
-def _term_names(config: SDSCLIPConfig) -> list[str]:
-    weights = {"L_SDS": config.lambda_sds, "L_rank": config.lambda_rank, "a cosine term": config.lambda_cosine}
-    return [name for name, weight in weights.items() if weight]
+def _terms(config: SDSCLIPConfig) -> dict[str, float]:
+    """The terms that are switched on, and their weights."""
+    weights = {
+        "L_CLIP": config.lambda_clip,
+        "L_SDS": config.lambda_sds,
+        "L_rank": config.lambda_rank,
+        "(1 - cos)": config.lambda_cosine,
+    }
+    return {name: weight for name, weight in weights.items() if weight}
 
 
 def _loss(config: SDSCLIPConfig) -> str:
-    weights = {"L_SDS": config.lambda_sds, "L_rank": config.lambda_rank, "(1 - cos)": config.lambda_cosine}
-    return " + ".join(["L = L_CLIP", *(f"{weight:g} * {name}" for name, weight in weights.items() if weight)])
+    terms = (
+        name if (name, weight) == ("L_CLIP", 1) else f"{weight:g} * {name}" for name, weight in _terms(config).items()
+    )
+    return "L = " + " + ".join(terms)
 
 
 def _symbols(facts: RunFacts) -> Iterator[str]:
     config = facts.config
-    yield (
-        "`L_CLIP`: the symmetric contrastive loss of a batch's pairs"
-        + (", with the candidate captions as further negatives, by their labels" if config.hard_negatives else "")
-        + "."
-    )
+    if config.lambda_clip:
+        yield (
+            "`L_CLIP`: the symmetric contrastive loss of a batch's pairs"
+            + (", with the candidate captions as further negatives, by their labels" if config.hard_negatives else "")
+            + "."
+        )
     if config.lambda_sds:
         noised = "z_t = alpha_t z0 + sigma_t eps" if config.sds_reading == "noised" else "z_t = z0, as printed"
         span = config.timestep_range
@@ -262,12 +272,12 @@ def _facts(facts: RunFacts) -> dict[str, str]:
         "training data": "not recorded",
         "what trained": f"{config.trainable}: {counts['clip_trained']:,} of {counts['clip_all']:,} weights",
         "steps": (f"{facts.best_step:,} (the best of {facts.steps:,})" if facts.best_step else f"{facts.steps:,}")
-        + f" of {config.per_device_train_batch_size * facts.processes} pairs"
+        + f" of {config.contrastive_batch_size or config.per_device_train_batch_size * facts.processes} pairs"
         + f", gradients of {batches} such batches a step" * (batches > 1),
         "learning rate": f"{config.learning_rate:g}, {getattr(config.lr_scheduler_type, 'value', config.lr_scheduler_type)}",
         "precision": "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32",
     }
-    if config.wise_ft_alpha < 1:
+    if config.wise_ft_alpha < 1 and not facts.unfinished:  # training goes back at its end
         found["weights"] = f"{config.wise_ft_alpha:g} of the way from the base model's to the trained ones (WiSE-FT)"
     if facts.dataset_name:
         found["training data"] = f"`{portable_name(facts.dataset_name)}`" + (

@@ -40,6 +40,11 @@ class SDSCLIPConfig(TrainingArguments):
     remove_unused_columns: bool = knob(False, "Must stay off: the collator makes the model's inputs from raw columns.")
 
     # The contrastive loss.
+    lambda_clip: float = knob(
+        1.0,
+        "Weight of the contrastive term L_CLIP, without unit. 0 trains by the other terms alone; it is computed and logged "
+        "all the same.",
+    )
     contrastive_batch_size: int | None = knob(
         None,
         "Pairs of which each is a negative of the others, over all processes, encoded by mini-batches of "
@@ -242,10 +247,12 @@ class SDSCLIPConfig(TrainingArguments):
         if self.accelerator_config.dispatch_batches is None:  # accelerate would read a stream on one process for all
             self.accelerator_config.dispatch_batches = False
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
-        weights = ("lambda_sds", "lambda_rank", "lambda_cosine")
+        weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")
         for name in (*weights, *whole, "mapper_learning_rate"):
             value = getattr(self, name)
             _require(value is None or value >= 0, name, value, "zero or more")
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError(f"{', '.join(weights)} are all 0, so that nothing would train; set one of them above 0.")
         above_zero = (
             "contrastive_batch_size",
             "contrastive_chunk_size",
@@ -305,6 +312,25 @@ class SDSCLIPConfig(TrainingArguments):
                 f"{self.per_device_train_batch_size} leaves some processes nothing to distil, for whose part of the "
                 "teacher's weights the others would wait; raise one of them, or leave --shard_teacher out."
             )
+        has_evaluation_loss = self.lambda_clip or self.lambda_sds or self.lambda_cosine
+        if self.metric_for_best_model in ("loss", "eval_loss") and not has_evaluation_loss:
+            raise ValueError(
+                f"metric_for_best_model is {self.metric_for_best_model!r}, which stays 0 where L_rank alone is switched on, "
+                "since evaluation data is not scored; set, for instance, --metric_for_best_model eval_contrastive "
+                "--greater_is_better false."
+            )
+        if self.ranking_symmetric and self.contrastive_batch_size is not None:
+            raise ValueError(
+                "ranking_symmetric looks for captions that images of a batch share, which contrastive_batch_size encodes in "
+                "parts; leave one of them out."
+            )
+        if self.shuffle_captions and self.per_device_train_batch_size < 2:
+            raise ValueError(
+                "shuffle_captions exchanges captions within a process's batch; set --per_device_train_batch_size to 2 or "
+                "more."
+            )
+        if self.hard_negatives and self.lambda_clip == 0:
+            raise ValueError("hard_negatives needs the contrastive term; set --lambda_clip above 0.")
         for name in ("mapper_warmup_steps", "prompt_cache_dir", "shard_teacher"):
             if getattr(self, name) and self.lambda_sds == 0:
                 raise ValueError(f"{name} needs the distillation term; set --lambda_sds above 0.")
@@ -335,6 +361,8 @@ class SDSCLIPConfig(TrainingArguments):
         unimportant = {
             "hub_license",
             "hub_force",
+            "ranking_scores",  # they may move: their fingerprint is compared
+            "ranking_scores_revision",
             "shard_teacher",
             "benchmarks",
             "health_steps",

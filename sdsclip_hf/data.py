@@ -160,16 +160,22 @@ class CaptionedImages:
             return None
         if self.scores is None:
             return {"image": image, "caption": self._draw_caption(row[self.caption_column], number)}
-        item = self.scores.draw(picture_digest(row[self.image_column], image), self._rng(number), self.num_candidates)
-        if item.caption not in (
-            [row[self.caption_column]] if isinstance(row[self.caption_column], str) else row[self.caption_column]
-        ):
-            raise ValueError(
-                f"row {number}: the scores {self.scores.name!r} hold {item.caption!r:.100} for its picture, which is none "
-                f"of its captions {row[self.caption_column]!r:.200}. Give scores that were made from this dataset."
-            )
+        items = self._items(row, number, picture_digest(row[self.image_column], image))
+        item = self.scores.draw(items, self._rng(number), self.num_candidates)
         example = {"image": image, "caption": item.caption}
         return example | {"item": item} if self.with_candidates else example
+
+    def _items(self, row: dict, number: int, picture: str) -> list[int]:
+        """The scored items of a row: those of its picture, of which other rows may have some, with its captions."""
+        cell = row[self.caption_column]
+        captions, of_picture = [cell] if isinstance(cell, str) else cell, self.scores.numbers_of(picture)
+        items = [item for item in of_picture if self.scores.caption(item) in captions]
+        if not items:
+            raise ValueError(
+                f"row {number}: the scores {self.scores.name!r} hold {self.scores.caption(of_picture[0])!r:.100} for its "
+                f"picture, which is none of its captions {cell!r:.200}. Give scores that were made from this dataset."
+            )
+        return items
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, number])

@@ -197,15 +197,17 @@ def claim_output_dir(data: DataArguments, config: SDSCLIPConfig, name: str) -> N
     folder = Path(config.output_dir)
     if resume:
         config.resume_from_checkpoint = last_checkpoint(folder) if wants_last else resume
-        if config.resume_from_checkpoint is None:
-            print(f"{folder} has no whole checkpoint yet: starting at step 0.", flush=True)
-    elif folder.exists() and any(BAD_IMAGES_FILE not in path.name for path in folder.iterdir()):
-        if not data.overwrite_output_dir:
+        if config.resume_from_checkpoint is not None:
+            return
+        print(f"{folder} has no whole checkpoint yet: starting at step 0.", flush=True)
+    if folder.exists() and any(BAD_IMAGES_FILE not in path.name for path in folder.iterdir()):
+        if data.overwrite_output_dir:
+            _check_is_run(folder)
+        elif not resume:
             raise ValueError(
                 f"the output folder {folder} holds another run. Go on with it by --resume_from_checkpoint last, delete "
                 "it by --overwrite_output_dir, or choose another --output_dir."
             )
-        _check_is_run(folder)
 
 
 def _check_is_run(folder: Path) -> None:
@@ -388,7 +390,10 @@ def _config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLI
         raise ValueError(
             f"compare: {', '.join(taken)} of {name!r} cannot be set; what is compared with is only scored."
         )
-    return replace(config, **kept, **options)
+    try:
+        return replace(config, **kept, **options)
+    except ValueError as error:
+        raise ValueError(f"compare: {name!r}: {error}") from error
 
 
 def _converted(name: str, action: argparse.Action, value):

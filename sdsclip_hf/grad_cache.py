@@ -50,6 +50,7 @@ def cached_step(trainer: SDSCLIPTrainer, model: nn.Module, batch: dict[str, Tens
     with torch.autocast(trainer.args.device.type, enabled=False):
         contrastive = trainer.contrastive_term(whole)
     trainer.take_in({"contrastive": contrastive}, {})
+    contrastive = trainer.term_weights["contrastive"] * contrastive
     leaves = _leaves(whole)
     gradients = dict(
         zip(leaves, torch.autograd.grad(contrastive, list(leaves.values()), allow_unused=True), strict=True)

@@ -1,6 +1,6 @@
 """The loss terms, as pure functions of tensors.
 
-L = L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank. L_SDS is the paper's (arXiv 2307.09233),
+L = lambda_clip * L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank. L_SDS is the paper's (arXiv 2307.09233),
 E_{t, eps} || eps_theta(h_w(f_phi(x)), t, c) - eps ||^2; L_rank is this project's own ranking distillation.
 
 The paper's symbols: ``image_embeds`` are f_phi(x), ``latents`` are z0 = h_w(f_phi(x)), ``predict_noise`` is eps_theta
@@ -272,7 +272,7 @@ def gradient_norms(terms: dict[str, Tensor], parameters: Sequence[Tensor]) -> di
     """How hard each term pulls at the trained weights, and whether they pull the same way (arXiv 2603.04803).
 
     Args:
-        terms: the weighted terms, scalars; the first is the contrastive one.
+        terms: the weighted terms, scalars; the first is the contrastive one where that is switched on.
         parameters: the weights that train. Their graph is kept for the backward pass that follows.
 
     Returns:

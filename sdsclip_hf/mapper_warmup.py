@@ -55,7 +55,7 @@ def _warm_up(trainer: SDSCLIPTrainer) -> None:
         optimizer.step()
         schedule.step()
         trainer.note(figures | {"sds": loss})
-        if (step + 1) % max(1, args.mapper_warmup_steps // 5) == 0:
+        if (step + 1) % max(1, args.mapper_warmup_steps // 5) == 0 or step + 1 == args.mapper_warmup_steps:
             notes = {f"warmup/{name}": value for name, value in trainer.take_notes("train").items()}
             trainer.log(notes | {"warmup_step": step + 1})
     mapper.zero_grad(set_to_none=True)

@@ -140,11 +140,14 @@ class CandidateScores:
         """Item ``number``."""
         candidates = self._candidates[number].as_py()
         errors = self.mean_errors[number, : len(candidates)]
-        return RankedItem(self._captions[number].as_py(), candidates, errors, float(self.confidence[number]))
+        return RankedItem(self.caption(number), candidates, errors, float(self.confidence[number]))
 
-    def draw(self, picture: str, rng: np.random.Generator, others: int | None = None) -> RankedItem:
-        """One of a picture's items at random, with ``others`` of its candidates beside the own caption (default: all)."""
-        numbers = self.numbers_of(picture)
+    def caption(self, number: int) -> str:
+        """The own caption of item ``number``."""
+        return self._captions[number].as_py()
+
+    def draw(self, numbers: Sequence[int], rng: np.random.Generator, others: int | None = None) -> RankedItem:
+        """One of the items ``numbers`` at random, with ``others`` candidates (default: all) beside its own caption."""
         item = self.item(numbers[int(rng.integers(len(numbers)))])
         own = item.candidates.index(item.caption)
         rest = [place for place in range(len(item.candidates)) if place != own]

@@ -85,8 +85,6 @@ def rehearse(
     with FakeTensorMode():
         _empty(student)
         if loaded is not None:
-            _empty(loaded.denoiser, getattr(torch, config.teacher_dtype))
-            _empty(loaded.text_encoder, getattr(torch, config.teacher_dtype))
             _empty(loaded)
         with Ledger() as ledger:
             step = _Step(ledger, student, loaded, config, others, caption_tokens, processes)
@@ -117,14 +115,15 @@ def _bare_teacher(name_or_path: str, config: SDSCLIPConfig) -> DiffusionTeacher:
     denoiser, encoder = UNet2DConditionModel.from_config(denoiser_config), encoder_class(encoder_config)
     if config.teacher_gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
+    denoiser, encoder = (part.to(getattr(torch, config.teacher_dtype)) for part in (denoiser, encoder))
     return DiffusionTeacher(denoiser, encoder, tokenizer, scheduler, latent_size=config.latent_size)
 
 
-def _empty(module: nn.Module, dtype: torch.dtype | None = None) -> None:
+def _empty(module: nn.Module) -> None:
     """Give a module of meta tensors fake ones on the CPU, whose operations are those that a real run has."""
     for part in module.modules():
         for name, weight in part.named_parameters(recurse=False):
-            empty = torch.empty(weight.shape, dtype=dtype or weight.dtype)
+            empty = torch.empty(weight.shape, dtype=weight.dtype)
             setattr(part, name, nn.Parameter(empty, weight.requires_grad))
         for name, buffer in part.named_buffers(recurse=False):
             setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))

@@ -66,6 +66,7 @@ class DiffusionTeacher(nn.Module):
         alphas_cumprod = scheduler.alphas_cumprod.double()
         self.register_buffer("alphas", alphas_cumprod.sqrt().float(), persistent=False)
         self.register_buffer("sigmas", (1 - alphas_cumprod).sqrt().float(), persistent=False)
+        self._is_channels_last = False
         self.requires_grad_(False)
         self.eval()
 
@@ -125,7 +126,7 @@ class DiffusionTeacher(nn.Module):
         compiled: bool = False,
         packed: bool = False,
     ) -> "DiffusionTeacher":
-        """Change how the denoiser computes, and not what.
+        """Change how the denoiser computes, and not what; what an earlier call asked for and this one does not is undone.
 
         Args:
             gradient_checkpointing: keep the inputs of the denoiser's blocks alone for its backward pass, and compute the
@@ -133,15 +134,19 @@ class DiffusionTeacher(nn.Module):
             channels_last: store weights and latents with channels as the innermost axis.
             compiled: pass the denoiser through ``torch.compile``.
             packed: on a CPU, keep a second copy of the weights in the order that suits passes without gradient best, of
-                the text encoder and the autoencoder too; see [`~packing.pack_weights`]. Not beside ``compiled``. Without
-                it a copy that there is goes.
+                the text encoder and the autoencoder too; see [`~packing.pack_weights`]. Not beside ``compiled``.
         """
         if gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing()
-        if channels_last:
-            self.denoiser.to(memory_format=torch.channels_last)
+        else:
+            self.denoiser.disable_gradient_checkpointing()
+        if channels_last != self._is_channels_last:
+            self.denoiser.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+            self._is_channels_last = channels_last
         if compiled:
             self.denoiser.compile()
+        else:
+            self.denoiser._compiled_call_impl = None  # where torch keeps it
         unpack_weights(self)
         if packed and not compiled and self.device.type == "cpu":
             pack_weights(self)

@@ -50,11 +50,14 @@ class DistillationTerm:
             L_SDS, scalar: the mean over the images, or with ``fraction`` an unbiased estimate of it; and ``latent_rms``,
             ``latent_spread`` and perhaps ``sds_gap``.
         """
+        none = torch.full((), torch.nan, device=latents.device)  # logged as no figure at all
+        alone = len(latents) == 1  # an image that no other is there to differ from
         figures = {"latent_rms": rms(latents.detach()).mean(), "latent_spread": spread(latents.detach())}
+        figures |= {"latent_spread": none} if alone else {}
         rows = self.chosen_rows(latents, draw_number, place, fraction)
         timesteps, noise = (drawn[rows] for drawn in self.draw(latents, draw_number, place))
         if len(rows) == 0:  # every weight has a gradient, as DDP expects, and every process the same figures
-            figures |= {"sds_gap": torch.full((), torch.nan, device=latents.device)} if with_gap else {}
+            figures |= {"sds_gap": none} if with_gap else {}
             return 0.0 * latents.sum(), figures
         latents, shuffled, count = latents[rows], self.args.shuffle_captions, fraction * len(latents)
         true, other = self._encoded(prompts, rows, with_others=shuffled or with_gap)
@@ -62,7 +65,7 @@ class DistillationTerm:
         if with_gap:
             with torch.no_grad():
                 gap = self._errors(latents, true if shuffled else other, timesteps, noise) - errors.detach()
-            figures["sds_gap"] = (-gap if shuffled else gap).mean()
+            figures["sds_gap"] = none if alone else (-gap if shuffled else gap).mean()
         return errors.sum() / count, figures
 
     def _encoded(self, prompts: Tensor, rows: Tensor, with_others: bool) -> tuple[Tensor, Tensor | None]:

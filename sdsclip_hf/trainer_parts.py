@@ -116,6 +116,11 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
             f"latent_size {args.latent_size} differs from the given teacher's {teacher.latent_shape[1]}; pass it to "
             "DiffusionTeacher.from_pretrained instead."
         )
+    if teacher.dtype != getattr(torch, args.teacher_dtype):
+        raise ValueError(
+            f"teacher_dtype {args.teacher_dtype} differs from the given teacher's "
+            f"{str(teacher.dtype).removeprefix('torch.')}; set --teacher_dtype to what the teacher was loaded in."
+        )
     if args.timestep_range is not None:
         teacher.check_timestep_range(args.timestep_range)
     return teacher

@@ -93,6 +93,32 @@ def test_the_text_tells_the_run(facts):
     assert text.count(MODEL_NAME) >= 3  # title, snippet, adapter
 
 
+@pytest.mark.parametrize(
+    "weight, formula",
+    [
+        (1, "L = L_CLIP + 0.5 * L_SDS + 2 * L_rank"),
+        (0.1, "L = 0.1 * L_CLIP + 0.5 * L_SDS + 2 * L_rank"),
+        (0, "L = 0.5 * L_SDS + 2 * L_rank"),
+    ],
+)
+def test_the_formula_has_the_terms_that_are_on(facts, weight, formula):
+    facts.config.lambda_clip = weight
+    text = model_card(facts).text
+    assert formula in text
+    assert ("the contrastive loss" in text) == ("`L_CLIP`: the symmetric" in text) == (weight > 0)
+
+
+def test_the_pairs_of_a_step_are_those_of_the_contrastive_batch(facts):
+    facts.config.contrastive_batch_size = 512
+    assert "50 of 512 pairs" in model_card(facts).text
+
+
+def test_weights_between_two_are_told_of_once_they_are(facts):
+    facts.config.wise_ft_alpha = 0.6
+    assert "0.6 of the way from" in model_card(facts).text
+    assert "0.6 of the way from" not in model_card(dataclasses.replace(facts, unfinished=True)).text
+
+
 def test_a_card_in_mid_training_says_so(facts):
     text = model_card(dataclasses.replace(facts, steps=10, scores={}, sources={}, unfinished=True)).text
     assert "after step 10 of 50" in text and "None yet." in text

@@ -33,7 +33,7 @@ def test_defaults_are_valid_and_leave_the_paper_s_choices(make):
     [
         *((name, -1, "zero or more") for name in ("mapper_warmup_steps", "max_bad_images", "health_steps")),
         ("gradient_norm_steps", -1, "zero or more"),
-        ("lambda_sds", -0.1, "zero or more"),
+        *((name, -0.1, "zero or more") for name in ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")),
         ("lambda_sds", math.nan, "zero or more"),
         *((name, 0.0, "more than zero") for name in ("mapper_scale", "snr_gamma", "mapper_warmup_learning_rate")),
         *((name, -1.0, "more than zero") for name in ("mapper_scale", "snr_gamma", "mapper_warmup_learning_rate")),
@@ -67,6 +67,7 @@ def test_value_outside_its_range_raises_with_value_rule_and_option(make, name, v
     "options",
     [
         {"lambda_sds": 0.0},
+        {"lambda_clip": 0.0},
         {"mapper_learning_rate": 0.0},
         {"mapper_learning_rate": None},
         {"lora_dropout": 0.999},
@@ -86,6 +87,39 @@ def test_limits_themselves_are_allowed(make, options):
 def test_warm_up_without_the_term_raises(make):
     with pytest.raises(ValueError, match=r"mapper_warmup_steps needs the distillation term; set --lambda_sds above 0"):
         make(mapper_warmup_steps=5, lambda_sds=0.0)
+
+
+def test_no_term_at_all_raises(make):
+    with pytest.raises(
+        ValueError, match=r"lambda_clip, lambda_sds, lambda_rank, lambda_cosine are all 0.* set one of them"
+    ):
+        make(lambda_clip=0.0, lambda_sds=0.0)
+
+
+def test_a_best_checkpoint_by_a_loss_that_stays_zero_is_refused(make):
+    alone = {"lambda_clip": 0.0, "lambda_sds": 0.0, "lambda_rank": 1.0, "ranking_scores": "org/scores"}
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 5, "save_steps": 5}
+    with pytest.raises(ValueError, match=r"metric_for_best_model is 'loss', which stays 0 .*eval_contrastive"):
+        make(**alone, **best)
+    make(**alone, **best, metric_for_best_model="eval_contrastive", greater_is_better=False)
+    make(**alone | {"lambda_clip": 0.1}, **best)
+
+
+def test_captions_of_a_batch_of_one_cannot_be_shuffled(make, monkeypatch):
+    monkeypatch.setattr(SDSCLIPConfig, "world_size", 2)
+    make(per_device_train_batch_size=1)
+    with pytest.raises(ValueError, match="shuffle_captions exchanges captions within a process's batch"):
+        make(per_device_train_batch_size=1, shuffle_captions=True)
+
+
+def test_shared_captions_are_not_sought_in_parts_of_a_batch(make):
+    with pytest.raises(ValueError, match="ranking_symmetric looks for captions that images of a batch share"):
+        make(ranking_symmetric=True, per_device_train_batch_size=4, contrastive_batch_size=8)
+
+
+def test_negatives_for_a_loss_that_is_switched_off_raise(make):
+    with pytest.raises(ValueError, match="hard_negatives needs the contrastive term; set --lambda_clip above 0"):
+        make(lambda_clip=0.0, hard_negatives=True, ranking_scores="org/scores")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +159,7 @@ def test_settings_of_a_run_leave_out_what_is_only_watched_and_hold_what_defines_
     watched = {"hub_license", "hub_force", "benchmarks", "health_steps", "gradient_norm_steps", "max_bad_images"}
     watched |= {"teacher_gradient_checkpointing", "teacher_compile", "teacher_channels_last", "prompt_cache_dir"}
     watched |= {"shard_teacher", "wise_ft_alpha", "teacher_pack_weights"}
+    watched |= {"ranking_scores", "ranking_scores_revision"}  # by their fingerprint
     own = {entry.name for entry in OWN}
     assert watched <= own
     assert set(settings) == own - watched | {"seed", "per_device_train_batch_size"}

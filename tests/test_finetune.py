@@ -174,6 +174,10 @@ def test_resumed_run_keeps_the_scores_that_it_compares_with(words, monkeypatch):
         ("{a: 3}", "it must map names of runs to options"),
         ("{a: {lambda_sds: much}}", "lambda_sds of 'a' is 'much'; it takes float values"),
         ("{a: {output_dir: elsewhere}}", "output_dir of 'a' cannot be set"),
+        (
+            "{a: {lambda_clip: 0, lambda_sds: 0}}",
+            "compare: 'a': lambda_clip, lambda_sds, lambda_rank, lambda_cosine are all",
+        ),
     ],
 )
 def test_mistakes_in_what_to_compare_with_are_named(words, compare, said):
@@ -311,10 +315,11 @@ def test_folder_of_another_run_is_kept_unless_told_otherwise(words):
     assert Path("out/model.safetensors").read_bytes() != before["model.safetensors"]
 
 
-def test_folder_of_something_else_is_never_deleted(words):
+@pytest.mark.parametrize("resume", [[], ["--resume_from_checkpoint", "last"]])
+def test_folder_of_something_else_is_never_deleted(words, resume):
     Path("out").mkdir()
     Path("out/thesis.tex").write_text("precious")
-    message = error_of([*words(), "--overwrite_output_dir"])
+    message = error_of([*words(), "--overwrite_output_dir", *resume])
     assert "no run of this program wrote" in message
     assert Path("out/thesis.tex").read_text() == "precious"
 

@@ -57,7 +57,8 @@ def test_temperature_is_a_share_of_the_median_gap_of_what_is_ranked(folder):
 
 def test_draw_gives_any_item_of_a_picture_and_as_many_others_as_asked_for(folder):
     scores, rng = CandidateScores.load(folder), np.random.default_rng(0)
-    drawn = [scores.draw("aa", rng, others=1) for _ in range(200)]
+    numbers = scores.numbers_of("aa")
+    drawn = [scores.draw(numbers, rng, others=1) for _ in range(200)]
     assert {item.caption for item in drawn} == {"a cat", "one cat"}
     assert {tuple(item.candidates) for item in drawn if item.caption == "one cat"} == {
         ("one cat", "one dog"),
@@ -67,7 +68,7 @@ def test_draw_gives_any_item_of_a_picture_and_as_many_others_as_asked_for(folder
         whole = scores.item(["a cat", "one cat"].index(item.caption))
         expected = [whole.errors[whole.candidates.index(caption)] for caption in item.candidates]
         assert item.errors.tolist() == expected
-    assert scores.draw("aa", np.random.default_rng(1), others=9).errors.shape in ((2,), (3,))
+    assert scores.draw(numbers, np.random.default_rng(1), others=9).errors.shape in ((2,), (3,))
 
 
 def test_a_picture_that_was_not_scored_is_an_error(folder):

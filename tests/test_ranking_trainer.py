@@ -414,6 +414,22 @@ def test_scores_of_the_same_pictures_with_other_captions_are_refused(make_traine
         trainer.train()
 
 
+def test_rows_that_share_a_picture_take_the_items_of_their_own_captions(make_trainer, pairs, scores_folder, tmp_path):
+    """A captioned dataset with one row a caption, as Flickr30k and COCO often come."""
+    items = [(*row.values(),) for row in CandidateScores.load(scores_folder).data]
+    picture, _, _, errors = items[0]
+    second = picture, "a second caption", ["a second caption", "another", "a third"], errors
+    folder = str(make_scores(tmp_path / "scores", [*items, second]))
+    rows = [*pairs.to_list(), pairs.to_list()[0] | {"caption": "a second caption"}]
+    data = datasets.Dataset.from_list(rows, features=pairs.features)
+    trainer = make_trainer(data=data, ranking_scores=folder, max_steps=1)
+    trainer.train_dataset.check_scores()
+    for epoch in range(5):
+        trainer.train_dataset.set_epoch(epoch)
+        for number in (0, 24):
+            assert trainer.train_dataset[number]["caption"] == rows[number]["caption"]
+
+
 def test_a_picture_that_was_left_out_of_the_scores_as_unreadable_is_passed_over(
     make_trainer, pairs, scores_folder, tmp_path
 ):

@@ -17,7 +17,7 @@ from PIL import Image
 from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.checkpoints import fingerprint
 from sdsclip_hf.teacher import DiffusionTeacher
-from sdsclip_hf.trainer_parts import place_teacher
+from sdsclip_hf.trainer_parts import load_teacher, place_teacher
 
 CAPTIONS = ["a photo of a cat", "red dog on a blue mat", "a cat on a chair"]
 
@@ -254,6 +254,24 @@ def test_speeding_up_changes_neither_gradient_nor_fingerprint(teacher_folder, te
         assert kept_fast < 0.6 * kept
     if option == "channels_last":
         assert fast.denoiser.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_is_not_asked_for_again_is_undone(teacher_folder, teacher, case):
+    again = DiffusionTeacher.from_pretrained(teacher_folder)
+    again.speed_up(gradient_checkpointing=True, channels_last=True, compiled=True).speed_up()
+    assert again.denoiser._compiled_call_impl is None
+    assert again.denoiser.conv_in.weight.is_contiguous() and not again.denoiser.is_gradient_checkpointing
+    for found, expected in zip(
+        gradient_and_kept_bytes(again, case), gradient_and_kept_bytes(teacher, case), strict=True
+    ):
+        assert torch.equal(found, expected) if torch.is_tensor(found) else found == expected
+
+
+def test_a_teacher_in_another_dtype_than_the_options_tell_is_refused(teacher_folder, tmp_path):
+    teacher = DiffusionTeacher.from_pretrained(teacher_folder, dtype="bfloat16")
+    with pytest.raises(ValueError, match="teacher_dtype float32 differs from the given teacher's bfloat16; set"):
+        load_teacher(teacher, SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True))
+    assert load_teacher(teacher, SDSCLIPConfig(output_dir=str(tmp_path), teacher_dtype="bfloat16")) is teacher
 
 
 @pytest.mark.slow

@@ -91,6 +91,12 @@ def test_expectation_of_a_fraction_is_the_whole(term, case, teacher, fraction):
         assert gradients[0][others].eq(0).all() and gradients[0][rows].ne(0).any()
 
 
+def test_an_image_alone_has_no_figures_of_what_tells_it_from_others(term, case):
+    loss, figures = term(case[0][:1], case[1][:1], (0, 0), with_gap=True)
+    assert loss.isfinite() and figures["latent_rms"].isfinite()
+    assert figures["sds_gap"].isnan() and figures["latent_spread"].isnan()
+
+
 def test_no_row_gives_no_error_and_a_gradient_of_nothing(term, case):
     latents, prompts = case
     step = next(step for step in range(99) if not len(term.chosen_rows(latents, (step, 0), None, 0.05)))
