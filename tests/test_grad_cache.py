@@ -244,7 +244,10 @@ def test_processes_end_with_the_weights_of_one(tmp_path, clip_folder, teacher_fo
     start = CLIPModel.from_pretrained(clip_folder).state_dict()
     for other in states[1:]:
         for name, tensor in states[0].items():
-            assert (tensor - other[name]).norm() <= 1e-5 * max(tensor.norm(), 1e-3), name
+            reach = (
+                20 * 1e-3 * tensor.numel() ** 0.5
+            )  # of 20 Adam steps, which are as long where a gradient is mere rounding
+            assert (tensor - other[name]).norm() <= 1e-5 * max(tensor.norm(), reach), name
     moved = {name for name, tensor in states[0].items() if name.removeprefix("clip.") in start}
     moved = [name for name in moved if not torch.equal(states[0][name], start[name.removeprefix("clip.")])]
     assert moved or trainable == "lora"
