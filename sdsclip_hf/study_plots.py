@@ -91,6 +91,7 @@ def plot_skill(summary: dict, path: Path) -> None:
 
 def plot_health(arms: dict[str, dict], path: Path) -> None:
     """The terms and their health figures over the steps, one panel a figure, one line an arm, means over the seeds."""
+    arms = _joined(arms)
     names = [name for name in TITLES if any(name in rows for rows in arms.values())]
     lines = -(-len(names) // 2)
     figure, axes = plt.subplots(lines, 2, figsize=(11, 3.0 * lines + 0.6), squeeze=False, layout="constrained")
@@ -100,8 +101,7 @@ def plot_health(arms: dict[str, dict], path: Path) -> None:
         for place, (arm, rows) in enumerate(arms.items()):
             if name in rows:
                 style = STYLES[place // 10 % len(STYLES)]
-                width = 3.0 - 2.0 * place / len(arms)  # so that of two lines that coincide both are seen
-                axis.plot(*zip(*rows[name], strict=True), style, color=f"C{place % 10}", label=arm, linewidth=width)
+                axis.plot(*zip(*rows[name], strict=True), style, color=f"C{place % 10}", label=arm, linewidth=1.4)
         values = [value for rows in arms.values() for _, value in rows.get(name, [])]
         if max(values) > SPAN * np.median(values) > 0 < min(values):
             axis.set_yscale("log")  # one arm would flatten the others
@@ -111,6 +111,16 @@ def plot_health(arms: dict[str, dict], path: Path) -> None:
     handles = {text: line for axis in axes.flat for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     save_figure(figure, path)
+
+
+def _joined(arms: dict[str, dict]) -> dict[str, dict]:
+    """Arms with the same figures, since they share a training, under one name."""
+    joined: dict[str, dict] = {}
+    for arm, rows in arms.items():
+        same = next((name for name, others in joined.items() if others == rows), None)
+        joined = {f"{same}; {arm}" if name == same else name: others for name, others in joined.items()}
+        joined |= {} if same else {arm: rows}
+    return joined
 
 
 def plot_decoded(files: dict[str, Path], path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sdsclip_hf import study
+from sdsclip_hf import study, study_plots
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.scorers import ClipScorer
 from sdsclip_hf.student import load_clip
@@ -309,3 +309,8 @@ def test_arms_that_go_back_part_of_the_way_share_a_training(settings, tmp_path, 
     Study(settings | {"arms": arms}, tmp_path / "together").run()
     assert len(trained) == 4 + 3 + 1
     assert np.array_equal(np.load(tmp_path / "together/half/seed-0.npz")["scores"], alone["scores"])
+
+
+def test_arms_that_share_a_training_share_a_line_of_the_health_plot():
+    one, other = {"sds": [(1, 0.5)]}, {"sds": [(1, 0.4)]}
+    assert study_plots._joined({"a": one, "b": other, "c": dict(one)}) == {"a; c": one, "b": other}
