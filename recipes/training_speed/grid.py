@@ -28,6 +28,7 @@ def cheap_options(bench: Bench) -> Iterator[dict]:
     yield {"prompt_cache_dir": "prompts"}
     yield {"teacher_channels_last": True}
     yield {"teacher_compile": True}
+    yield {"sds_gradient": "stop_gradient", "teacher_compile": True}
 
 
 def option(bench: Bench, settings: dict) -> dict:
