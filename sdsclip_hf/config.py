@@ -127,7 +127,7 @@ class SDSCLIPConfig(TrainingArguments):
     ranking_symmetric: bool = knob(
         False,
         "Also rank images for a caption, where images of a process's batch share scored candidates; each image's own level "
-        "of d is taken off first. L_rank is then the mean of both.",
+        "of d is taken off first. L_rank is then the mean of both. Not beside contrastive_batch_size.",
     )
     hard_negatives: bool = knob(
         False, "Baseline: the candidates are further negatives of the contrastive loss, by their labels (NegCLIP)."
