@@ -12,6 +12,7 @@ teacher=$!
 trap 'kill "$teacher" 2>/dev/null || true' EXIT
 "${world[@]}" --only_students
 python "$recipes/study.py" --config study_trainable
+python "$recipes/study.py" --config study_sds --workers 2 --seeds 0 2 4 6 8   # those of the first world
 wait "$teacher"
 for name in study_ranking study_sds study_teachers study_teachers_direction; do
     python "$recipes/study.py" --config "$name" --workers 2

@@ -217,6 +217,11 @@ class SDSCLIPConfig(TrainingArguments):
     shuffle_buffer_size: int = knob(
         1000, "Rows of the buffer from which a stream is shuffled; 0 keeps the order of the files."
     )
+    keep_images_in_memory: bool = knob(
+        False,
+        "Preprocess each picture once and keep it, 12 bytes a pixel of the model's input, for datasets of which that many "
+        "passes are made; each loader worker keeps its own.",
+    )
     max_bad_images: int = knob(
         0, "Unreadable images that may be skipped; bad_images.txt in the output folder names them."
     )
@@ -368,6 +373,7 @@ class SDSCLIPConfig(TrainingArguments):
             "health_steps",
             "gradient_norm_steps",
             "max_bad_images",
+            "keep_images_in_memory",
             "teacher_gradient_checkpointing",
             "teacher_compile",
             "teacher_channels_last",

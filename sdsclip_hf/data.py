@@ -5,6 +5,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
-from transformers import CLIPProcessor
+from transformers import BaseImageProcessor, CLIPProcessor
 
 from sdsclip_hf.errors import explain_loading
 from sdsclip_hf.images import BadImageError, BadImages, picture_digest, read_image
@@ -154,16 +155,20 @@ class CaptionedImages:
     def _example(self, row: dict, number: int) -> dict | None:
         """One picture and one caption, or None when the picture cannot be read."""
         try:
-            image = read_image(row[self.image_column])
+            picture, digest = self._picture(row[self.image_column], number)
         except OSError as error:
             self.bad_images.record(self._name_of_image(row, number), error)
             return None
         if self.scores is None:
-            return {"image": image, "caption": self._draw_caption(row[self.caption_column], number)}
-        items = self._items(row, number, picture_digest(row[self.image_column], image))
-        item = self.scores.draw(items, self._rng(number), self.num_candidates)
-        example = {"image": image, "caption": item.caption}
+            return picture | {"caption": self._draw_caption(row[self.caption_column], number)}
+        item = self.scores.draw(self._items(row, number, digest), self._rng(number), self.num_candidates)
+        example = picture | {"caption": item.caption}
         return example | {"item": item} if self.with_candidates else example
+
+    def _picture(self, cell, number: int) -> tuple[dict, str | None]:
+        """A row's picture as an example holds it, and its digest where scores are looked up by it."""
+        image = read_image(cell)
+        return {"image": image}, None if self.scores is None else picture_digest(cell, image)
 
     def _items(self, row: dict, number: int, picture: str) -> list[int]:
         """The scored items of a row: those of its picture, of which other rows may have some, with its captions."""
@@ -206,7 +211,27 @@ class CaptionedImages:
 
 
 class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
-    """Map-style: rows by number. See [`CaptionedImages`]."""
+    """Map-style: rows by number. See [`CaptionedImages`].
+
+    Args:
+        image_processor: if given, it prepares each picture once; what it makes is kept in memory, for later datasets of
+            the same rows in this process, too, and examples hold ``pixel_values`` (3, H, W) in place of ``image``.
+    """
+
+    def __init__(self, *args, image_processor: BaseImageProcessor | None = None, **options):
+        super().__init__(*args, **options)
+        self.image_processor = image_processor
+        if image_processor is not None:
+            self._kept = _kept_images(self.source._fingerprint, self.image_column, image_processor.to_json_string())
+
+    def _picture(self, cell, number: int) -> tuple[dict, str | None]:
+        if self.image_processor is None:
+            return super()._picture(cell, number)
+        if number not in self._kept:
+            image = read_image(cell)
+            pixels = self.image_processor([image], return_tensors="pt").pixel_values[0]
+            self._kept[number] = {"pixel_values": pixels}, picture_digest(cell, image)
+        return self._kept[number]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -245,6 +270,12 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
             if example is not None:
                 return example
         raise BadImageError(f"none of the {len(self)} images could be read.")
+
+
+@lru_cache(maxsize=2)  # one to train on and one to evaluate on
+def _kept_images(fingerprint: str, image_column: str, image_processor: str) -> dict[int, tuple[dict, str]]:
+    """Row -> its prepared picture and the digest: empty at first, and the same for equal arguments."""
+    return {}
 
 
 class StreamingImageCaptionDataset(CaptionedImages, torch.utils.data.IterableDataset):
@@ -397,16 +428,14 @@ class ImageCaptionCollator:
         items = [example["item"] for example in examples] if self.max_candidates and "item" in examples[0] else []
         texts = captions + [candidate for item in items for candidate in item.candidates]
         tokenizer = self.processor.tokenizer
-        uncut = tokenizer(captions, truncation=False, verbose=False).input_ids
         tokens = tokenizer(
             texts, padding=True, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
         )
-        pixels = self.processor.image_processor([example["image"] for example in examples], return_tensors="pt")
         batch = {
-            "pixel_values": pixels.pixel_values,
+            "pixel_values": self._pixels(examples),
             "input_ids": tokens.input_ids[: len(captions)],
             "attention_mask": tokens.attention_mask[: len(captions)],
-            "caption_cut": torch.tensor([len(ids) > tokenizer.model_max_length for ids in uncut]),
+            "caption_cut": self._cut(captions, tokens.attention_mask[: len(captions)].sum(1)),
         }
         if self.prompts is not None:
             batch["teacher_prompts"] = self.prompts(captions)
@@ -416,6 +445,22 @@ class ImageCaptionCollator:
             of_candidates = tokens.input_ids[len(captions) :], tokens.attention_mask[len(captions) :]
             batch |= self._candidates(items, *of_candidates)
         return batch
+
+    def _cut(self, captions: list[str], lengths: Tensor) -> Tensor:
+        """Which captions lost tokens, (B,): of those that fill the text tower."""
+        tokenizer = self.processor.tokenizer
+        cut = lengths >= tokenizer.model_max_length
+        for number in cut.nonzero()[:, 0].tolist():
+            whole = tokenizer(captions[number], truncation=False, verbose=False).input_ids
+            cut[number] = len(whole) > tokenizer.model_max_length
+        return cut
+
+    def _pixels(self, examples: list[dict]) -> Tensor:
+        if "pixel_values" in examples[0]:
+            return torch.stack([example["pixel_values"] for example in examples])
+        return self.processor.image_processor(
+            [example["image"] for example in examples], return_tensors="pt"
+        ).pixel_values
 
     def _candidates(self, items: list[RankedItem], input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """The items' candidates, one after another in ``input_ids``, as a row of K an image."""

@@ -1,6 +1,6 @@
 """Scorers: how well captions fit images, by CLIP's cosine or by the teacher's own denoising error."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -92,6 +92,27 @@ class ClipScorer:
             batches = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
             embeds = torch.cat([self.encoder.embed_tokens([ids[row] for row in rows]) for rows in batches])
             yield embeds[torch.tensor(order).argsort()[places]]
+
+
+class RememberingClipScorer(ClipScorer):
+    """A [`ClipScorer`] for small benchmarks that share pictures and captions: it encodes each once over all its calls."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._images: dict[Hashable, tuple[Picture, Tensor]] = {}  # a key may hold as long as its picture lives
+        self._captions: dict[str, Tensor] = {}
+
+    def image_batches(self, images: Sequence[Picture]) -> Iterator[Tensor]:
+        new = list({picture_key(image): image for image in images if picture_key(image) not in self._images}.values())
+        embeds = (embed for batch in super(RememberingClipScorer, self).image_batches(new) for embed in batch)
+        self._images |= {picture_key(image): (image, embed) for image, embed in zip(new, embeds, strict=True)}
+        yield torch.stack([self._images[picture_key(image)][1] for image in images])
+
+    def caption_batches(self, captions: Sequence[str]) -> Iterator[Tensor]:
+        new = list(dict.fromkeys(caption for caption in captions if caption not in self._captions))
+        embeds = (embed for batch in super(RememberingClipScorer, self).caption_batches(new) for embed in batch)
+        self._captions |= dict(zip(new, embeds, strict=True))
+        yield torch.stack([self._captions[caption] for caption in captions])
 
 
 class DiffusionScorer:

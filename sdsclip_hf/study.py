@@ -30,7 +30,7 @@ from sdsclip_hf.data import load_image_captions
 from sdsclip_hf.evaluation import cached_benchmark, evaluate_benchmarks, flatten
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.resources import find_config
-from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
+from sdsclip_hf.scorers import ClipScorer, DiffusionScorer, RememberingClipScorer
 from sdsclip_hf.scoring import ScoringArguments
 from sdsclip_hf.student import SDSCLIPModel, load_clip
 from sdsclip_hf.study_summary import BEFORE, summarize, table
@@ -58,8 +58,12 @@ SETTINGS = (
     "quick",
 )
 
-_cached_clip = cache(load_clip)
 _cached_data = cache(load_image_captions)
+
+
+@cache
+def _cached_scorer(student: str) -> RememberingClipScorer:
+    return RememberingClipScorer(*load_clip(student))
 
 
 class Study:
@@ -95,20 +99,32 @@ class Study:
         _cached_data(settings["dataset_name"], split=settings.get("train_split_name", "train"))
         self.teachers: dict[tuple, DiffusionTeacher] = {}
 
-    def run(self) -> dict:
-        """Every arm and seed, then the summary; what is on disk already is not made again."""
-        names, worlds = self.settings.get("scores") or {}, range(len(self.worlds))
+    def run(self, seeds: Sequence[int] | None = None) -> dict | None:
+        """Every arm and seed, then the summary; what is on disk already is not made again.
+
+        Args:
+            seeds: run these alone; the summary is then left to a call without them.
+
+        Raises:
+            ValueError: the study has no such seeds.
+        """
+        chosen = self.settings["seeds"] if seeds is None else seeds
+        strange = sorted({*chosen} - {*self.settings["seeds"]})
+        if strange:
+            have = ", ".join(map(str, self.settings["seeds"]))
+            raise ValueError(f"the study has no seeds {', '.join(map(str, strange))}; choose from {have}.")
+        names, worlds = self.settings.get("scores") or {}, sorted({self.world_of(seed) for seed in chosen})
         to_score = {self.scores_folder(name, world): ("make_scores", name, world) for name in names for world in worlds}
         stages = [
             list(to_score.values()),
             [("score_start", world) for world in worlds],
             [("measure_skill", name, world) for name in names for world in worlds if self.settings.get("curves")],
-            [("train", arm, seed) for seed in self.settings["seeds"] for arm in self._to_train(seed)],
+            [("train", arm, seed) for seed in chosen for arm in self._to_train(seed)],
         ]
         with self._pool() as pool:
             for stage in stages:
                 self._do([task for task in stage if not self._is_done(*task)], pool)
-        return self.sum_up()
+        return self.sum_up() if seeds is None else None
 
     def _pool(self) -> ProcessPoolExecutor | nullcontext:
         if self.workers == 1:
@@ -253,7 +269,7 @@ class Study:
 
     def score_start(self, world: int) -> None:
         """Score a world's student as it is before any training."""
-        scorer = ClipScorer(*_cached_clip(shapes.resolve(self.worlds[world]["student"])))
+        scorer = _cached_scorer(shapes.resolve(self.worlds[world]["student"]))
         self._save(self.run_path(BEFORE, world), scorer, {"origin": self._start_origin(world), "history": []})
 
     def train(self, arm: str, seed: int) -> None:
@@ -277,11 +293,11 @@ class Study:
         )  # of two runs at once the lines would mix; they are in the file of the run
         before = trainer.student.start_weights() if min(alphas.values()) < 1 else {}
         trainer.train()
-        start = ClipScorer(*_cached_clip(shapes.resolve(model)))
+        start = _cached_scorer(shapes.resolve(model))
         for name, alpha in alphas.items():
             student = copy.deepcopy(trainer.whole_student())
             student.go_back(before, alpha)
-            scorer = ClipScorer(student.base_clip, trainer.processing_class)
+            scorer = RememberingClipScorer(student.base_clip, trainer.processing_class)
             told = {"origin": self._origin(name, seed), "history": trainer.state.log_history}
             told["drift"] = self._drift(start, scorer)
             decoded = self._decode(student, trainer) if seed == self.settings["seeds"][0] else {}
@@ -431,6 +447,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that run at once, each with a share of the cores"
     )
+    parser.add_argument("--seeds", type=int, nargs="+", help="run these alone, without the summary; default: all")
     args = parser.parse_args(argv)
     install_quietly()
     _be_quiet()
@@ -439,8 +456,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         name = f"{path.stem}_quick" if args.quick else path.stem
         folder = args.output_dir or Path("outputs") / name
-        summary = Study(quick(settings) if args.quick else settings, folder, args.workers).run()
+        summary = Study(quick(settings) if args.quick else settings, folder, args.workers).run(args.seeds)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    if summary is None:
+        print(
+            f"The runs of the seeds {args.seeds} are in {folder}; the command without --seeds makes the rest and sums up."
+        )
+        return
     print(table(summary))
     print(f"\nScores of every run, results.json, tables.md and the plots are in {folder}.")

@@ -118,7 +118,7 @@ class SDSCLIPTrainer(HubTrainer):
         self._start_weights = student.start_weights() if args.wise_ft_alpha < 1 else {}
         self.scores = load_scores(teacher, given_teacher, args)
         needs_candidates = bool(args.lambda_rank or args.hard_negatives)
-        as_data = DatasetMaker(args, self.scores, needs_candidates)
+        as_data = DatasetMaker(args, processing_class.image_processor, self.scores, needs_candidates)
         max_candidates = self.scores.max_candidates if needs_candidates else 0
         train_dataset, eval_dataset = as_data(train_dataset, training=True), as_data(eval_dataset)
         prompts, fingerprints = None, {"base_fingerprint": self.base_fingerprint}

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import torch
 from peft import PeftConfig
-from transformers import CLIPModel
+from transformers import BaseImageProcessor, CLIPModel
 
 from sdsclip_hf import shapes
 from sdsclip_hf.checkpoints import fingerprint
@@ -31,10 +31,21 @@ SAME_GRADIENT, SAME_GRADIENT_ROUGHLY = 1e-3, 0.1  # in float32 and in less
 
 
 class DatasetMaker:
-    """Wraps ``datasets`` datasets by the columns that the arguments name; leaves what is wrapped already."""
+    """Wraps ``datasets`` datasets by the columns that the arguments name; leaves what is wrapped already.
 
-    def __init__(self, args: SDSCLIPConfig, scores: CandidateScores | None, with_candidates: bool):
-        self.args, self.scores, self.with_candidates = args, scores, with_candidates
+    Raises:
+        ValueError: of a call, when the pictures of a stream should be kept in memory.
+    """
+
+    def __init__(
+        self,
+        args: SDSCLIPConfig,
+        image_processor: BaseImageProcessor,
+        scores: CandidateScores | None,
+        with_candidates: bool,
+    ):
+        self.args, self.image_processor = args, image_processor
+        self.scores, self.with_candidates = scores, with_candidates
 
     def __call__(self, dataset, training: bool = False):
         if dataset is None or isinstance(dataset, CaptionedImages):
@@ -43,6 +54,14 @@ class DatasetMaker:
             return {name: self(part, training) for name, part in dataset.items()}
         if isinstance(dataset, datasets.IterableDataset) and training and self.args.shuffle_buffer_size:
             dataset = dataset.shuffle(seed=self.args.seed, buffer_size=self.args.shuffle_buffer_size)
+        kept = {}
+        if self.args.keep_images_in_memory:
+            if isinstance(dataset, datasets.IterableDataset):
+                raise ValueError(
+                    "keep_images_in_memory keeps the pictures of a dataset by their rows, which a stream has not; leave "
+                    "it out, or leave out --streaming."
+                )
+            kept = {"image_processor": self.image_processor}
         return as_training_data(
             dataset,
             image_column=self.args.image_column,
@@ -52,6 +71,7 @@ class DatasetMaker:
             scores=self.scores if training else None,
             with_candidates=self.with_candidates,
             num_candidates=self.args.ranking_candidates,
+            **kept,
         )
 
 

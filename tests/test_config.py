@@ -158,7 +158,7 @@ def test_settings_of_a_run_leave_out_what_is_only_watched_and_hold_what_defines_
     settings = make(seed=3, per_device_train_batch_size=6, lambda_sds=0.5).method_settings()
     watched = {"hub_license", "hub_force", "benchmarks", "health_steps", "gradient_norm_steps", "max_bad_images"}
     watched |= {"teacher_gradient_checkpointing", "teacher_compile", "teacher_channels_last", "prompt_cache_dir"}
-    watched |= {"shard_teacher", "wise_ft_alpha", "teacher_pack_weights"}
+    watched |= {"shard_teacher", "wise_ft_alpha", "teacher_pack_weights", "keep_images_in_memory"}
     watched |= {"ranking_scores", "ranking_scores_revision"}  # by their fingerprint
     own = {entry.name for entry in OWN}
     assert watched <= own

@@ -19,6 +19,7 @@ from conftest import make_clip, make_processor
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from sdsclip_hf import data
 from sdsclip_hf.data import (
     PASSED_OVER,
     EndlessStream,
@@ -905,3 +906,35 @@ def test_pixels_of_a_batch_are_those_of_the_processor():
     assert values.shape == (3, 3, 16, 16) and values.dtype == torch.float32
     expected = (np.array([80, 7, 0]) / 255 - processor.image_processor.image_mean) / processor.image_processor.image_std
     assert values[2, :, 8, 8].numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_pictures_kept_in_memory_give_the_same_batches_and_are_read_once(monkeypatch):
+    processor, reads = make_processor(), []
+    monkeypatch.setattr(data, "read_image", lambda cell: reads.append(1) or read_image(cell))
+    source = datasets.Dataset.from_list(
+        [{"image": Image.fromarray(np.random.default_rng(row).integers(0, 256, (20 + row, 30, 3), np.uint8)), "caption": "a"}
+         for row in range(4)],
+        features=FEATURES,
+    )  # fmt: skip
+    collate = ImageCaptionCollator(processor)
+    plain = collate([as_training_data(source)[row] for row in (3, 0, 0)])["pixel_values"]
+    reads.clear()
+    for _ in range(2):  # a later dataset of the same rows finds them, too
+        kept = as_training_data(source, image_processor=processor.image_processor)
+        assert torch.equal(collate([kept[row] for row in (3, 0, 0)])["pixel_values"], plain)
+    assert len(reads) == 2
+    processor.image_processor.image_mean = [0.1, 0.2, 0.3]  # another preprocessing shares nothing
+    other = as_training_data(source, image_processor=processor.image_processor)
+    assert not torch.equal(collate([other[3]])["pixel_values"], plain[:1])
+    turned = as_training_data(source.select([3, 2, 1, 0]), image_processor=make_processor().image_processor)
+    assert torch.equal(collate([turned[0]])["pixel_values"], plain[:1])
+
+
+def test_an_unreadable_image_is_replaced_where_pictures_are_kept(tmp_path):
+    source = write_paths_with_bad_ones(tmp_path)
+    options = [{}, {"image_processor": make_processor().image_processor}]
+    plain, kept = (
+        as_training_data(source, bad_images=BadImages(4, tmp_path / "bad.txt"), **given) for given in options
+    )
+    captions = [[dataset[row]["caption"] for _ in range(2) for row in range(len(dataset))] for dataset in (plain, kept)]
+    assert captions[0] == captions[1]

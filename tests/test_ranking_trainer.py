@@ -275,6 +275,19 @@ def test_streaming_reads_the_same_scores(make_trainer, pairs):
     assert all(row["ranking"] > 0 for row in trainer.state.log_history if "loss" in row)
 
 
+def test_pictures_kept_in_memory_change_no_figure_of_a_run(make_trainer, scores_folder, pairs):
+    runs = []
+    for kept in (False, True):
+        trainer = make_trainer(str(kept), ranking_scores=scores_folder, max_steps=8, keep_images_in_memory=kept)
+        trainer.train()
+        rows = [row for row in trainer.state.log_history if "loss" in row]
+        runs.append([(row["loss"], row["ranking"], row["contrastive"]) for row in rows])
+        assert bool(getattr(trainer.train_dataset, "_kept", None)) == kept
+    assert runs[0] == runs[1] and len(runs[0]) == 8
+    with pytest.raises(ValueError, match=r"keep_images_in_memory .*--streaming"):
+        make_trainer(data=pairs.to_iterable_dataset(), lambda_rank=0.0, keep_images_in_memory=True)
+
+
 TWO_PROCESSES = """
 import sys
 import torch

@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from sdsclip_hf import scorers
 from sdsclip_hf.benchmarks import ImageCell, ImageFile, Item
-from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
+from sdsclip_hf.scorers import ClipScorer, DiffusionScorer, RememberingClipScorer
 from sdsclip_hf.teacher import DiffusionTeacher
 
 
@@ -151,6 +151,22 @@ class TriedScorer(ClipScorer):
     def __init__(self, model, *args, **options):
         super().__init__(model, *args, **options)
         self.encoder._pads_to_longest = True
+
+
+def test_what_is_remembered_is_encoded_once_over_calls_and_scores_the_same(clip, processor, items, seen):
+    scorer = RememberingClipScorer(clip, processor, batch_size=4)
+    scorer.encoder._pads_to_longest = True
+    found = [scorer.score(items) for _ in range(2)]
+    pictures = [item.images[0] for item in reversed(items)]
+    embeds = scorer.embed_images(pictures), scorer.embed_captions([item.captions[-1] for item in reversed(items)])
+    assert seen == {"images": 6, "captions": 6}
+    plain = ClipScorer(clip, processor)
+    for one, other, expected in zip(*found, plain.score(items), strict=True):
+        assert np.array_equal(one, other)
+        np.testing.assert_allclose(one, expected, atol=1e-6)
+    torch.testing.assert_close(embeds[0], plain.embed_images(pictures), atol=1e-6, rtol=0)
+    captions = [item.captions[-1] for item in reversed(items)]
+    torch.testing.assert_close(embeds[1], plain.embed_captions(captions), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 4096])

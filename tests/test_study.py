@@ -116,6 +116,18 @@ def test_only_what_is_missing_is_run_and_ends_the_same(done, settings, monkeypat
     np.testing.assert_array_equal(np.load(missing)["scores"], before)
 
 
+def test_seeds_can_be_run_apart_and_are_summed_up_with_the_others(settings, done, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    command = ["--config", str(tmp_path / "mine.yaml"), "--output_dir", str(tmp_path / "out")]
+    main([*command, "--seeds", "1"])
+    assert {path.name for path in (tmp_path / "out").rglob("*.npz")} == {"world-0.npz", "seed-1.npz"}
+    assert "without --seeds" in capsys.readouterr().out and not (tmp_path / "out/results.json").exists()
+    main(command)
+    assert json.loads((tmp_path / "out/results.json").read_text())["arms"] == json.loads(json.dumps(done[0]["arms"]))
+    with pytest.raises(SystemExit, match=r"no seeds 7; choose from 0, 1\."):
+        main([*command, "--seeds", "1", "7"])
+
+
 def test_changed_settings_do_not_reuse_old_scores(done, settings):
     _, folder = done
     changed = settings | {"common": settings["common"] | {"learning_rate": 0.01}}
