@@ -104,13 +104,13 @@ class RememberingClipScorer(ClipScorer):
 
     def image_batches(self, images: Sequence[Picture]) -> Iterator[Tensor]:
         new = list({picture_key(image): image for image in images if picture_key(image) not in self._images}.values())
-        embeds = (embed for batch in super(RememberingClipScorer, self).image_batches(new) for embed in batch)
+        embeds = (embed for batch in super().image_batches(new) for embed in batch)
         self._images |= {picture_key(image): (image, embed) for image, embed in zip(new, embeds, strict=True)}
         yield torch.stack([self._images[picture_key(image)][1] for image in images])
 
     def caption_batches(self, captions: Sequence[str]) -> Iterator[Tensor]:
         new = list(dict.fromkeys(caption for caption in captions if caption not in self._captions))
-        embeds = (embed for batch in super(RememberingClipScorer, self).caption_batches(new) for embed in batch)
+        embeds = (embed for batch in super().caption_batches(new) for embed in batch)
         self._captions |= dict(zip(new, embeds, strict=True))
         yield torch.stack([self._captions[caption] for caption in captions])
 
