@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf import score_captions, shapes, study_plots
 from sdsclip_hf.benchmarks.items import picture_key, read_picture
-from sdsclip_hf.checkpoints import write_json
+from sdsclip_hf.checkpoints import fingerprint, write_json
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data import load_image_captions
 from sdsclip_hf.evaluation import cached_benchmark, evaluate_benchmarks, flatten
@@ -38,7 +38,7 @@ from sdsclip_hf.teacher import DiffusionTeacher
 from sdsclip_hf.trainer import SDSCLIPTrainer
 
 DECODED = 8
-SCORES = "study_scores"
+SCORES, PROMPTS = "study_scores", "study_prompts"
 SETTINGS = (
     "model_name_or_path",
     "teacher_name_or_path",
@@ -80,7 +80,8 @@ class Study:
             and an arm takes those that its ``scores`` names. ``curves`` (name -> options) become an arm with each of the
             scores, to be drawn against the skill of their teachers.
         folder: receives one folder an arm with a file of scores a seed, ``results.json``, the tables and the plots. The
-            scores of training pictures are kept beside it, in ``study_scores``.
+            scores of training pictures are kept beside it, in ``study_scores``, and the teachers' prompts of their captions,
+            in ``study_prompts``.
         workers: how many processes run at once.
     """
 
@@ -183,6 +184,11 @@ class Study:
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
         return self.folder.parent / SCORES / f"{_slug(Path(options['teacher_name_or_path']).name)}-{digest}"
 
+    def _prompts_folder(self, teacher: DiffusionTeacher) -> Path:
+        """Where the training captions stand as a teacher's text encoder gives them, for all runs that need it."""
+        asked = [fingerprint(teacher.text_encoder), *map(self.settings.get, ("dataset_name", "train_split_name"))]
+        return self.folder.parent / PROMPTS / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
+
     def skill_path(self, name: str, world: int) -> Path:
         """Where the skill of the teacher that made scores is written."""
         return self.folder / "skill" / f"{_slug(name)}-{world}.json"
@@ -280,9 +286,12 @@ class Study:
         config = SDSCLIPConfig(
             output_dir=str(folder), save_strategy="no", disable_tqdm=True, report_to="none", **options
         )
+        teacher = self._teacher(teacher, config.teacher_dtype, config.latent_size) if config.lambda_sds else None
+        if teacher is not None and config.prompt_cache_dir is None:
+            config.prompt_cache_dir = str(self._prompts_folder(teacher))
         trainer = SDSCLIPTrainer(
             model=model,
-            teacher=self._teacher(teacher, config.teacher_dtype, config.latent_size) if config.lambda_sds else None,
+            teacher=teacher,
             args=config,
             train_dataset=_cached_data(
                 self.settings["dataset_name"], split=self.settings.get("train_split_name", "train")

@@ -53,6 +53,7 @@ def test_every_arm_and_seed_is_run_and_kept(done):
         *(f"{arm}/seed-{seed}.npz" for arm in ("contrastive", "sds") for seed in (0, 1)),
     }
     assert (folder / "study.png").stat().st_size > 1000
+    assert len(list((folder.parent / "study_prompts").glob("*/*.arrow"))) >= 1
     history = json.loads((folder / "sds/seed-1.json").read_text())["history"]
     assert [row["step"] for row in history if "sds" in row] == [1, 2]
     assert not any("sds" in row for row in json.loads((folder / "contrastive/seed-1.json").read_text())["history"])
