@@ -350,7 +350,8 @@ def test_memory_and_time_of_a_real_run(options, middling, tmp_path, request):
     print(f"TFLOP/s, measured {real['seconds']:.1f} s of one thread")
     assert held == pytest.approx(found["gib"], rel=0.05)
     assert kept == pytest.approx(found["gib"], rel=0.2)
-    assert real["seconds"] == pytest.approx(seconds, rel=0.5)
+    # The plan counts matrix products alone, at their full speed: a CPU that is fast at them takes longer than planned.
+    assert 0.67 * seconds < real["seconds"] < 2.5 * seconds
 
 
 @pytest.mark.slow
