@@ -3,7 +3,7 @@
 # For two cores: two processes of one thread each. Typed again, it goes on where it stopped.
 set -euo pipefail
 export OMP_NUM_THREADS=1
-export MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=4000000000   # glibc keeps freed memory: steps take 5 % less
+export MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=4000000000   # glibc keeps freed memory for the next step
 recipes=$(dirname "$0")
 world=(python "$recipes/train_shapes.py" --seed 1 --output_dir outputs/shapes_world_1
     --teacher_stages 0 200 300 335 340 345 400 600 800 1200)

@@ -408,6 +408,8 @@ class ImageCaptionCollator:
         max_candidates: K, how many candidates a picture has at most; 0 when no term needs them.
         prompts: the teacher's prompts of captions, (N, L, D), where they are at hand; default: its tokens are given.
 
+    An example holds ``image`` or, preprocessed, ``pixel_values``, and ``caption``, with candidates ``item``, too.
+
     Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (B, L), padded
     to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads; with a
     teacher ``teacher_input_ids`` (B, T) or ``teacher_prompts`` (B, T, D); and with candidates ``candidate_input_ids`` and

@@ -109,11 +109,11 @@ class Study:
         Raises:
             ValueError: the study has no such seeds.
         """
-        chosen = self.settings["seeds"] if seeds is None else seeds
-        strange = sorted({*chosen} - {*self.settings["seeds"]})
+        strange = sorted({*(seeds or ())} - {*self.settings["seeds"]})
         if strange:
             have = ", ".join(map(str, self.settings["seeds"]))
             raise ValueError(f"the study has no seeds {', '.join(map(str, strange))}; choose from {have}.")
+        chosen = [seed for seed in self.settings["seeds"] if seeds is None or seed in seeds]
         names, worlds = self.settings.get("scores") or {}, sorted({self.world_of(seed) for seed in chosen})
         to_score = {self.scores_folder(name, world): ("make_scores", name, world) for name in names for world in worlds}
         stages = [
