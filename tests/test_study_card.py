@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,11 @@ def test_every_row_of_the_card_and_the_readme_names_an_arm_of_its_study(study_ca
     card = study_card.fill_card((ROOT / study_card.CARD).read_text(), results)
     readme = study_card.fill_readme((ROOT / "README.md").read_text(), results)
     assert card.count("| 12.3 [11.3, 13.3] |") > 150 and readme.count("| 12.3 [11.3, 13.3]") > 20
+
+
+def test_the_published_tables_are_those_of_the_published_results(study_card):
+    results = {path.stem: json.loads(path.read_text()) for path in (ROOT / study_card.RESULTS).glob("*.json")}
+    assert len(results) == 5
+    for path, fill in ((study_card.CARD, study_card.fill_card), ("README.md", study_card.fill_readme)):
+        published = (ROOT / path).read_text()
+        assert fill(published, results) == published
