@@ -6,7 +6,7 @@
 # ///
 """Score models on benchmarks; with no argument, the bundled student on the embedded shapes world."""
 
-from sdsclip_hf.evaluate import main
+from sdsclip_hf.commands.evaluate import main
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@
 # ///
 """Fine-tune CLIP with the diffusion distillation term; with no argument, on the embedded shapes world."""
 
-from sdsclip_hf.finetune import main
+from sdsclip_hf.commands.finetune import main
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@
 # ///
 """Score candidate captions with a diffusion model, once, for training with --ranking_scores."""
 
-from sdsclip_hf.score_captions import main
+from sdsclip_hf.commands.score_captions import main
 
 if __name__ == "__main__":
     main()

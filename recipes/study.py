@@ -6,7 +6,7 @@
 # ///
 """Compare arms over seeds from the same starts at equal steps; with no argument, what teaches a bag of words to bind."""
 
-from sdsclip_hf.study import main
+from sdsclip_hf.commands.study import main
 
 if __name__ == "__main__":
     main()

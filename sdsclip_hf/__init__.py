@@ -4,30 +4,31 @@ import importlib
 from typing import TYPE_CHECKING
 
 _WHERE = {
-    "CandidateScores": "ranking",
-    "ClipScorer": "scorers",
-    "DiffusionScorer": "scorers",
-    "DiffusionTeacher": "teacher",
-    "LatentMapper": "student",
+    "CandidateScores": "data.scores",
+    "ClipScorer": "evaluation.scorers",
+    "DiffusionScorer": "evaluation.scorers",
+    "DiffusionTeacher": "teachers.diffusion_teacher",
+    "LatentMapper": "students.latent_mapper",
     "SDSCLIPConfig": "config",
-    "SDSCLIPModel": "student",
-    "SDSCLIPTrainer": "trainer",
+    "SDSCLIPModel": "students.sdsclip_model",
+    "SDSCLIPTrainer": "training.trainer",
     "contrastive_loss": "losses",
     "distillation_loss": "losses",
-    "load_image_captions": "data",
+    "load_image_captions": "data.loading",
     "ranking_loss": "losses",
 }
 __all__ = list(_WHERE)
 
 if TYPE_CHECKING:
     from sdsclip_hf.config import SDSCLIPConfig
-    from sdsclip_hf.data import load_image_captions
+    from sdsclip_hf.data.loading import load_image_captions
+    from sdsclip_hf.data.scores import CandidateScores
+    from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
     from sdsclip_hf.losses import contrastive_loss, distillation_loss, ranking_loss
-    from sdsclip_hf.ranking import CandidateScores
-    from sdsclip_hf.scorers import ClipScorer, DiffusionScorer
-    from sdsclip_hf.student import LatentMapper, SDSCLIPModel
-    from sdsclip_hf.teacher import DiffusionTeacher
-    from sdsclip_hf.trainer import SDSCLIPTrainer
+    from sdsclip_hf.students.latent_mapper import LatentMapper
+    from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
+    from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+    from sdsclip_hf.training.trainer import SDSCLIPTrainer
 
 
 def __getattr__(name: str):

@@ -10,7 +10,9 @@ import yaml
 from transformers import TrainingArguments
 
 from sdsclip_hf.losses import GRADIENTS, RANKING_TARGETS, READINGS, WEIGHTINGS
-from sdsclip_hf.student import LORA_LAYERS, TRAINABLE
+
+TRAINABLE = ("layernorm", "lora", "full")
+LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 def knob(default, text: str):

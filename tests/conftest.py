@@ -30,9 +30,9 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from sdsclip_hf.checkpoints import write_json
-from sdsclip_hf.images import picture_digest
-from sdsclip_hf.ranking import FEATURES, SCORES_FILE, content_fingerprint
+from sdsclip_hf.common.checkpoints import write_json
+from sdsclip_hf.data.images import picture_digest
+from sdsclip_hf.data.scores import FEATURES, SCORES_FILE, content_fingerprint
 
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 

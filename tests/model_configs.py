@@ -6,7 +6,7 @@ from conftest import make_tokenizer
 from diffusers import DDPMScheduler
 from transformers import CLIPConfig, CLIPTextConfig
 
-from sdsclip_hf.checkpoints import write_json
+from sdsclip_hf.common.checkpoints import write_json
 
 LARGE_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}

@@ -12,7 +12,7 @@ import datasets
 import fsspec
 
 from sdsclip_hf.benchmarks.items import Benchmark, Box, ImageCell, ImageFile, Item
-from sdsclip_hf.data import load_image_captions
+from sdsclip_hf.data.loading import load_image_captions
 
 IMAGE_FOLDERS = ("images", ".", "val2017")
 SPLITS = ("test", "train", "validation")

@@ -6,8 +6,8 @@ import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from sdsclip_hf.errors import expand
-from sdsclip_hf.hub import HubError, insist
+from sdsclip_hf.common.errors import expand
+from sdsclip_hf.hub.commits import HubError, insist
 
 CARD, OPTIONS = "README.md", "run.yaml"
 

@@ -1,11 +1,8 @@
 """``sdsclip space push``: the demo page of a tuned model as a Space on the Hub."""
 
-import argparse
 import json
 import shutil
-import sys
 import tempfile
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
@@ -14,22 +11,13 @@ from huggingface_hub import HfApi, ModelInfo
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from sdsclip_hf import shapes
+from sdsclip_hf.common.errors import expand
 from sdsclip_hf.demo.base_model import find_base
-from sdsclip_hf.demo.command import PAGE
-from sdsclip_hf.errors import expand
-from sdsclip_hf.hub import check_login, check_repo_id, insist, push_folder
-from sdsclip_hf.spaces import STALE, check_space
+from sdsclip_hf.demo.show import PAGE
+from sdsclip_hf.hub.commits import check_login, check_repo_id, insist, push_folder
+from sdsclip_hf.hub.spaces import STALE, check_space
 
 SETTINGS = "sdsclip_demo.json"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run ``sdsclip space push``."""
-    args = _parser().parse_args(argv)
-    try:
-        print(push(args.space, args.model, args.base, private=args.private, force=args.force))
-    except (ValueError, OSError) as error:
-        sys.exit(f"sdsclip space: error: {error}")
 
 
 def push(space: str, model: str, base: str | None = None, private: bool = False, force: bool = False) -> str:
@@ -122,16 +110,3 @@ def _check_on_hub(model: str, option: str, remedy: str) -> bool:
             f"models from the Hub: {remedy}."
         )
     return bool(info.private or info.gated)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sdsclip space", description=__doc__.replace("``", ""))
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    text = "create a demo Space, or update it; in one commit, what else is in it is removed"
-    command = commands.add_parser("push", help=text, description=text)
-    command.add_argument("space", metavar="NAMESPACE/NAME", help="of the Space")
-    command.add_argument("--model", required=True, metavar="ID", help="the tuned model's Hub id")
-    command.add_argument("--base", metavar="ID", help="the base model's Hub id; default: what ID's card names")
-    command.add_argument("--private", action="store_true", help="a new Space is private")
-    command.add_argument("--force", action="store_true", help="put it even where the Space holds something else")
-    return parser

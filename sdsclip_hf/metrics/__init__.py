@@ -1,19 +1,76 @@
-"""The scores as ``evaluate`` modules: one folder a metric, loadable with ``evaluate.load(path(name))``."""
+"""The scores as ``evaluate`` modules, each loadable with ``evaluate.load(path(name))``.
 
+What several metrics share stands once, in ``common``; a module is put together from there and from its own folder when it is
+placed, pushed or asked for, since each must run alone.
+"""
+
+import hashlib
+import os
 from pathlib import Path
+
+OWN = Path(__file__).parent
+OF_PAIRS, OF_CHOICES = ("scoring.py", "winoground.py"), ("scoring.py", "choices.py")
+OF_SPACES = ("app.py", "requirements.txt")
+SHARED = {
+    "aro_attribution": OF_CHOICES,
+    "aro_order": OF_CHOICES,
+    "aro_relation": OF_CHOICES,
+    "sugarcrepe_accuracy": OF_CHOICES,
+    "winoground_group_score": OF_PAIRS,
+    "winoground_image_score": OF_PAIRS,
+    "winoground_text_score": OF_PAIRS,
+}
 
 
 def names() -> list[str]:
     """The metrics of this package."""
-    return sorted(folder.name for folder in Path(__file__).parent.iterdir() if (folder / f"{folder.name}.py").is_file())
+    return sorted(SHARED)
 
 
-def path(name: str) -> str:
-    """The folder of a metric, for ``evaluate.load``.
+def files(name: str) -> dict[str, bytes]:
+    """All files of a metric's Space, of which ``evaluate`` needs those in Python but for ``app.py``.
 
     Raises:
         ValueError: there is no metric of that name.
     """
-    if name not in names():
+    if name not in SHARED:
         raise ValueError(f"unknown metric {name!r}; choose from {', '.join(names())}.")
-    return str(Path(__file__).parent / name)
+    own = [path for path in (OWN / name).iterdir() if path.is_file()]
+    shared = [OWN / "common" / file for file in (*SHARED[name], *OF_SPACES)]
+    return {path.name: path.read_bytes() for path in sorted([*own, *shared], key=lambda path: path.name)}
+
+
+def path(name: str) -> str:
+    """The folder of a metric, put together in the cache of modules, for ``evaluate.load`` and to look at.
+
+    Raises:
+        ValueError: there is no metric of that name.
+        OSError: the cache cannot be written to.
+
+    Example:
+
+    ```python
+    import evaluate
+    import sdsclip_hf.metrics
+
+    metric = evaluate.load(sdsclip_hf.metrics.path("winoground_group_score"))
+    metric.compute(scores=[[[0.9, 0.1], [0.2, 0.8]]])["winoground_group_score"]  # 1.0
+    ```
+    """
+    from datasets import config
+
+    content = files(name)
+    digest = hashlib.sha256(b"".join(file.encode() + b"\0" + text + b"\0" for file, text in content.items()))
+    place = Path(config.HF_MODULES_CACHE) / "sdsclip_hf_metrics" / digest.hexdigest()[:16] / name
+    if not all((place / file).is_file() and (place / file).read_bytes() == text for file, text in content.items()):
+        _write(content, place)
+    return str(place)
+
+
+def _write(content: dict[str, bytes], place: Path) -> None:
+    """Write each file beside its place, then rename it, so that no other process sees half of it."""
+    place.mkdir(parents=True, exist_ok=True)
+    for file, text in content.items():
+        partial = place / f".{file}-{os.getpid()}"
+        partial.write_bytes(text)
+        os.replace(partial, place / file)

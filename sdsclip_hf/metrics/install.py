@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 from packaging.version import Version
 
-from sdsclip_hf.metrics import names, path
+from sdsclip_hf.metrics import files, names
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def installed() -> list[Installed]:
 def _known(wanted: Iterable[str] | None) -> list[str]:
     wanted = names() if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
     for name in wanted:
-        path(name)
+        files(name)
     return wanted
 
 
@@ -121,15 +121,15 @@ def _install(name: str) -> Installed:
 
 def _place(name: str, folder: Path) -> None:
     """Write the module beside its place, then rename it, so that no one sees half of it."""
-    source = Path(path(name))
+    code = _code(files(name))
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as temporary:
         new = Path(temporary) / "module"
         new.mkdir()
-        for file in _code(source):
-            (new / file.name).write_bytes(file.read_bytes())
+        for file, text in code.items():
+            (new / file).write_bytes(text)
         (new / "__init__.py").touch()
-        (new / STAMP).write_text(json.dumps({"version": _own_version(), "hash": _hash(source)}), encoding="utf-8")
-        place = folder / _hash(source)
+        (new / STAMP).write_text(json.dumps({"version": _own_version(), "hash": _hash(code)}), encoding="utf-8")
+        place = folder / _hash(code)
         if place.exists():  # it was changed after it was placed
             _remove(place)
         os.replace(new, place)
@@ -170,7 +170,7 @@ def _look(name: str) -> Installed:
     placed_by = _stamp(newest)
     if placed_by is None:
         return Installed(name, "foreign", folder=newest)
-    if _hash(newest) == _hash(Path(path(name))):
+    if _hash(_code(_read(newest))) == _hash(_code(files(name))):
         state = "current"
     else:
         state = "newer" if Version(placed_by) > Version(_own_version()) else "older"
@@ -193,17 +193,22 @@ def _stamp(module: Path) -> str | None:
         return None
 
 
-def _hash(module: Path) -> str:
-    """64 hex digits of a metric's code, wherever it lies."""
+def _hash(code: dict[str, bytes]) -> str:
+    """64 hex digits of a metric's code."""
     digest = hashlib.sha256()
-    for file in _code(module):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    for file, text in code.items():
+        digest.update(file.encode() + b"\0" + text + b"\0")
     return digest.hexdigest()
 
 
-def _code(module: Path) -> list[Path]:
-    """The files that the metric is made of, without the page of its Space."""
-    return [file for file in sorted(module.glob("*.py")) if file.name not in ("app.py", "__init__.py")]
+def _code(content: dict[str, bytes]) -> dict[str, bytes]:
+    """The files that the metric is made of, without the page of its Space, by name."""
+    kept = {file for file in content if file.endswith(".py")} - {"app.py", "__init__.py"}
+    return {file: content[file] for file in sorted(kept)}
+
+
+def _read(module: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in module.glob("*.py")}
 
 
 def _own_version() -> str:

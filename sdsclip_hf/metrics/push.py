@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sdsclip_hf.hub import check_repo_id, push_folder
+from sdsclip_hf.hub.commits import check_repo_id, push_folder
+from sdsclip_hf.hub.spaces import STALE, check_space
 from sdsclip_hf.metrics import path
-from sdsclip_hf.spaces import STALE, check_space
 
 
 def check_org(org: str) -> None:

@@ -1,0 +1,1 @@
+"""What `benchmarks/training.py` measures: models, plain loop, rows, and the report."""

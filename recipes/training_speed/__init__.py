@@ -1,1 +1,0 @@
-"""What `recipes/benchmark_training.py` measures: models, plain loop, rows, and the report."""

@@ -1,0 +1,27 @@
+"""The command ``sdsclip``: the recipes' functions under one name."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "finetune": ("finetune", "fine-tune a CLIP by diffusion and ranking distillation"),
+    "plan": ("plan", "tell what a run will need of memory and time, before it is started"),
+    "evaluate": ("evaluate", "score models on benchmarks, with intervals and paired differences"),
+    "study": ("study", "compare arms over seeds, with intervals"),
+    "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),
+    "push": ("push", "push a finished run to the Hub: the model, its card and its scores"),
+    "metrics": ("metrics", "let evaluate.load find the metrics by their names, here or on the Hub"),
+    "demo": ("demo", "show a page on which the base and the tuned model choose between two captions"),
+    "space": ("space", "put that page on the Hub, as a Space"),
+}
+
+
+def main() -> None:
+    """Hand the rest of the command line to the command that is named first."""
+    name, *rest = sys.argv[1:] or [""]
+    if name not in COMMANDS:
+        lines = [f"  {command:<15} {text}" for command, (_, text) in COMMANDS.items()]
+        print("usage: sdsclip COMMAND [options]; sdsclip COMMAND --help tells the options\n\n" + "\n".join(lines))
+        sys.exit(0 if name in ("-h", "--help") else f"error: unknown command {name!r}" if name else 2)
+    sys.argv = [f"sdsclip {name}", *rest]
+    importlib.import_module(f"sdsclip_hf.commands.{COMMANDS[name][0]}").main(rest)

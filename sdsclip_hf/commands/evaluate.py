@@ -1,0 +1,78 @@
+"""``sdsclip evaluate``: score models on benchmarks."""
+
+import argparse
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sdsclip_hf.evaluation.evaluate_models import evaluate_models, report
+from sdsclip_hf.losses import WEIGHTINGS
+from sdsclip_hf.metrics.install import install_quietly
+
+logger = logging.getLogger(__name__)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog="sdsclip evaluate", description=__doc__)
+    add = parser.add_argument
+    many = {"nargs": "+", "action": "extend", "default": []}  # may be repeated, too
+    add("--model", "--model_name_or_path", **many, help="CLIP, SigLIP, ...: a Hub id, a folder, a LoRA adapter")
+    add("--teacher", "--teacher_name_or_path", **many, help="a diffusion model, scored by its denoising error")
+    add("--benchmark", **many, help="NAME[:PART][=SOURCE[@REVISION]], see the README")
+    add("--data", help="a folder with the benchmarks' data, one folder each by name, or of one benchmark")
+    add("--output_dir", default="outputs/evaluation", help="receives results.json, scores.parquet and scores.png")
+    add("--allow_missing", action="store_true", help="leave out items whose image is missing, and count them")
+    add("--image_dir", help="images that belong to a json file; default: looked for beside it")
+    add(
+        "--batch_size",
+        type=_at_least(1),
+        help="inputs of a model at once; default: 128 of a --model, 16 of a --teacher",
+    )
+    add("--num_workers", type=_at_least(0), default=2, help="processes that read images ahead")
+    dtypes = ["auto", "float32", "float16", "bfloat16"]
+    add("--dtype", default="auto", choices=dtypes, help="of the weights; scores are float32 whatever it is")
+    add("--templates", nargs="+", default=["a photo of a {}."], help="prompts of classification, or a file of them")
+    add("--image_column", help="of classification and retrieval data; default: the only one of images")
+    add("--caption_column", help="of retrieval data; default: caption")
+    add("--label_column", help="of classification data; default: the ClassLabel column, or label")
+    add("--num_draws", type=_at_least(1), default=10, help="draws of (t, noise) that a teacher's score is the mean of")
+    add("--timestep_range", nargs=2, type=int, help="first and last timestep of a teacher's score; default: all")
+    add("--weighting", default="constant", choices=WEIGHTINGS, help="w(t) of a teacher's score")
+    add("--seed", type=int, default=0, help="of a teacher's noise")
+    args = parser.parse_args(argv)
+    if not args.model and not args.teacher:
+        args.model = ["shapes/student"]
+    if not args.benchmark:
+        args.benchmark = ["shapes:test", "retrieval:test=shapes"]
+    return args
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text} is below {lowest}")
+        return int(text)
+
+    return number
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``recipes/evaluate.py`` and ``sdsclip evaluate``."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = parse_arguments(argv)
+    install_quietly()
+    folder = Path(args.output_dir)
+    try:
+        started = time.perf_counter()
+        results = evaluate_models(args, shlex.join(["sdsclip", "evaluate", *argv]))
+        report(results, folder)
+        print(f"It took {time.perf_counter() - started:.0f} s.")
+    except (ValueError, OSError) as error:
+        logger.debug("the traceback of the error below", exc_info=True)
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; type the same command again to go on from here")

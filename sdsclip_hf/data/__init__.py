@@ -1,0 +1,1 @@
+"""From any source of pictures and captions to batches of tensors."""

@@ -1,0 +1,202 @@
+"""Rows of pictures and captions by number: columns checked, one caption drawn, unreadable pictures passed over."""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+
+import datasets
+import numpy as np
+import torch
+from transformers import BaseImageProcessor
+
+from sdsclip_hf.data.images import BadImageError, BadImages, picture_digest, read_image
+from sdsclip_hf.data.scores import CandidateScores
+
+CHECKED_PICTURES = 64
+
+
+class CaptionedImages:
+    """What map-style and streaming datasets share: columns checked, one caption drawn, bad images passed over.
+
+    A row with several captions gives one of them at a time, drawn anew each epoch by (seed, epoch, row), so that a
+    resumed run sees the same. An unreadable image is replaced by the next readable one.
+
+    Args:
+        source: the dataset.
+        image_column, caption_column: where images and captions stand; a caption cell is a string or a list of strings.
+        seed: of the caption draws.
+        bad_images: where unreadable images are noted; default: the first one is an error.
+        scores: scored candidates of each image; its caption is then one of those that were scored.
+        with_candidates: whether the examples hold the candidates, too, as ``item``.
+        num_candidates: how many of them are drawn beside the image's own caption; default: all.
+
+    Raises:
+        ValueError: a column is missing, or ``scores`` miss an image.
+    """
+
+    def __init__(
+        self,
+        source: datasets.Dataset | datasets.IterableDataset,
+        image_column: str = "image",
+        caption_column: str = "caption",
+        seed: int = 0,
+        bad_images: BadImages | None = None,
+        scores: CandidateScores | None = None,
+        with_candidates: bool = False,
+        num_candidates: int | None = None,
+    ):
+        self.image_column, self.caption_column = image_column, caption_column
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # so that workers that live on see it change
+        self.bad_images = bad_images or BadImages(0)
+        self.scores, self.with_candidates, self.num_candidates = scores, with_candidates, num_candidates
+        self.source = _undecoded(source, image_column, caption_column)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that captions are drawn for."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader at the start of each epoch."""
+        self._epoch.fill_(epoch)
+
+    def _example(self, row: dict, number: int) -> dict | None:
+        """One picture and one caption, or None when the picture cannot be read."""
+        try:
+            picture, digest = self._picture(row[self.image_column], number)
+        except OSError as error:
+            self.bad_images.record(self._name_of_image(row, number), error)
+            return None
+        if self.scores is None:
+            return picture | {"caption": self._draw_caption(row[self.caption_column], number)}
+        item = self.scores.draw(self._items(row, number, digest), self._rng(number), self.num_candidates)
+        example = picture | {"caption": item.caption}
+        return example | {"item": item} if self.with_candidates else example
+
+    def _picture(self, cell, number: int) -> tuple[dict, str | None]:
+        """A row's picture as an example holds it, and its digest where scores are looked up by it."""
+        image = read_image(cell)
+        return {"image": image}, None if self.scores is None else picture_digest(cell, image)
+
+    def _items(self, row: dict, number: int, picture: str) -> list[int]:
+        """The scored items of a row: those of its picture, of which other rows may have some, with its captions."""
+        cell = row[self.caption_column]
+        captions, of_picture = [cell] if isinstance(cell, str) else cell, self.scores.numbers_of(picture)
+        items = [item for item in of_picture if self.scores.caption(item) in captions]
+        if not items:
+            raise ValueError(
+                f"row {number}: the scores {self.scores.name!r} hold {self.scores.caption(of_picture[0])!r:.100} for its "
+                f"picture, which is none of its captions {cell!r:.200}. Give scores that were made from this dataset."
+            )
+        return items
+
+    def _rng(self, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.epoch, number])
+
+    def _draw_caption(self, cell: str | Sequence[str], number: int) -> str:
+        captions = [cell] if isinstance(cell, str) else cell
+        if not isinstance(captions, (list, tuple)) or not captions or not all(isinstance(c, str) for c in captions):
+            raise ValueError(
+                f"row {number}: column {self.caption_column!r} holds {cell!r:.200}; a caption must be a string or a "
+                "list of strings. Choose another --caption_column, or mend the row."
+            )
+        if len(captions) == 1:
+            return captions[0]
+        return captions[int(self._rng(number).integers(len(captions)))]
+
+    def _name_of_image(self, row: dict, number: int) -> str:
+        """The path of a file of its own; else the row, and the name that its bytes are stored under if there is one."""
+        cell = row[self.image_column]
+        if isinstance(cell, (str, os.PathLike)):
+            return str(cell)
+        path, stored = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (None, cell)
+        if path and stored is None:
+            return path
+        return self._tell_row(row, number) + (f" ({path})" if path else "")
+
+    def _tell_row(self, row: dict, number: int) -> str:
+        return f"row {number}"
+
+
+class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
+    """Map-style: rows by number. See [`CaptionedImages`].
+
+    Args:
+        image_processor: if given, it prepares each picture once; what it makes is kept in memory, for later datasets of
+            the same rows in this process, too, and examples hold ``pixel_values`` (3, H, W) in place of ``image``.
+    """
+
+    def __init__(self, *args, image_processor: BaseImageProcessor | None = None, **options):
+        super().__init__(*args, **options)
+        self.image_processor = image_processor
+        if image_processor is not None:
+            self._kept = _kept_images(self.source._fingerprint, self.image_column, image_processor.to_json_string())
+
+    def _picture(self, cell, number: int) -> tuple[dict, str | None]:
+        if self.image_processor is None:
+            return super()._picture(cell, number)
+        if number not in self._kept:
+            image = read_image(cell)
+            pixels = self.image_processor([image], return_tensors="pt").pixel_values[0]
+            self._kept[number] = {"pixel_values": pixels}, picture_digest(cell, image)
+        return self._kept[number]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def captions(self) -> list[str]:
+        """All captions, each once, in the order of the rows."""
+        cells = self.source[self.caption_column]
+        return list(dict.fromkeys(text for cell in cells for text in ([cell] if isinstance(cell, str) else cell)))
+
+    def check_scores(self) -> None:
+        """Raise ValueError if the scores miss the captions of any row, or the pictures of a sample of the rows."""
+        if self.scores is None:
+            return
+        self.scores.check_captions(self.source[self.caption_column], unless=self._is_unreadable)
+        for number in np.linspace(0, len(self) - 1, min(len(self), CHECKED_PICTURES)).astype(int).tolist():
+            cell = self.source[number][self.image_column]
+            try:
+                self.scores.numbers_of(picture_digest(cell))
+            except OSError:  # an unreadable one is dealt with when its turn comes
+                continue
+
+    def _is_unreadable(self, number: int) -> bool:
+        """Whether a row's picture cannot be read, and was therefore left out when captions were scored."""
+        try:
+            read_image(self.source[number][self.image_column])
+        except OSError:
+            return True
+        return False
+
+    def __getitem__(self, number: int) -> dict:
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number} does not exist; the dataset has {len(self)}.")
+        for offset in range(len(self)):
+            row_number = (number + offset) % len(self)
+            example = self._example(self.source[row_number], row_number)
+            if example is not None:
+                return example
+        raise BadImageError(f"none of the {len(self)} images could be read.")
+
+
+@lru_cache(maxsize=2)  # one to train on and one to evaluate on
+def _kept_images(fingerprint: str, image_column: str, image_processor: str) -> dict[int, tuple[dict, str]]:
+    """Row -> its prepared picture and the digest: empty at first, and the same for equal arguments."""
+    return {}
+
+
+def _undecoded(source, image_column: str, caption_column: str):
+    columns = source.column_names or list(next(iter(source), {}))  # a stream may not know its columns beforehand
+    for what, column, option in (
+        ("image", image_column, "--image_column"),
+        ("caption", caption_column, "--caption_column"),
+    ):
+        if column not in columns:
+            have = ", ".join(repr(name) for name in columns)
+            raise ValueError(f"{what} column {column!r} not found; the dataset has {have}. Pass {option}.")
+    source = source.with_format(None).select_columns([image_column, caption_column])
+    if isinstance((source.features or {}).get(image_column), datasets.Image):
+        source = source.cast_column(image_column, datasets.Image(decode=False))
+    return source

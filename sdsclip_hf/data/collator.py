@@ -1,0 +1,92 @@
+"""Batches of pictures and captions, as tensors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import CLIPProcessor
+
+from sdsclip_hf.data.scores import RankedItem
+
+
+@dataclass
+class ImageCaptionCollator:
+    """Batches of pictures and captions for the student, and the captions again for the teacher.
+
+    Args:
+        processor: the student's.
+        teacher_tokenize: a teacher's [`DiffusionTeacher.tokenize`]; None when no term needs prompts.
+        max_candidates: K, how many candidates a picture has at most; 0 when no term needs them.
+        prompts: the teacher's prompts of captions, (N, L, D), where they are at hand; default: its tokens are given.
+
+    An example holds ``image`` or, preprocessed, ``pixel_values``, and ``caption``, with candidates ``item``, too.
+
+    Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (B, L), padded
+    to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads; with a
+    teacher ``teacher_input_ids`` (B, T) or ``teacher_prompts`` (B, T, D); and with candidates ``candidate_input_ids`` and
+    ``candidate_attention_mask`` (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K),
+    the teacher's d(x, c_k), NaN where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).
+    Nothing for rows passed over.
+    """
+
+    processor: CLIPProcessor
+    teacher_tokenize: Callable[[Sequence[str]], Tensor] | None = None
+    max_candidates: int = 0
+    prompts: Callable[[Sequence[str]], Tensor] | None = None
+
+    def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
+        if not any(examples):
+            return {}
+        captions = [example["caption"] for example in examples]
+        items = [example["item"] for example in examples] if self.max_candidates and "item" in examples[0] else []
+        texts = captions + [candidate for item in items for candidate in item.candidates]
+        tokenizer = self.processor.tokenizer
+        tokens = tokenizer(
+            texts, padding=True, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+        )
+        batch = {
+            "pixel_values": self._pixels(examples),
+            "input_ids": tokens.input_ids[: len(captions)],
+            "attention_mask": tokens.attention_mask[: len(captions)],
+            "caption_cut": self._cut(captions, tokens.attention_mask[: len(captions)].sum(1)),
+        }
+        if self.prompts is not None:
+            batch["teacher_prompts"] = self.prompts(captions)
+        elif self.teacher_tokenize is not None:
+            batch["teacher_input_ids"] = self.teacher_tokenize(captions)
+        if items:
+            of_candidates = tokens.input_ids[len(captions) :], tokens.attention_mask[len(captions) :]
+            batch |= self._candidates(items, *of_candidates)
+        return batch
+
+    def _cut(self, captions: list[str], lengths: Tensor) -> Tensor:
+        """Which captions lost tokens, (B,): of those that fill the text tower."""
+        tokenizer = self.processor.tokenizer
+        cut = lengths >= tokenizer.model_max_length
+        for number in cut.nonzero()[:, 0].tolist():
+            whole = tokenizer(captions[number], truncation=False, verbose=False).input_ids
+            cut[number] = len(whole) > tokenizer.model_max_length
+        return cut
+
+    def _pixels(self, examples: list[dict]) -> Tensor:
+        if "pixel_values" in examples[0]:
+            return torch.stack([example["pixel_values"] for example in examples])
+        return self.processor.image_processor(
+            [example["image"] for example in examples], return_tensors="pt"
+        ).pixel_values
+
+    def _candidates(self, items: list[RankedItem], input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """The items' candidates, one after another in ``input_ids``, as a row of K an image."""
+        shape = len(items), self.max_candidates
+        exists, errors = torch.zeros(shape, dtype=torch.bool), torch.full(shape, torch.nan)
+        for number, item in enumerate(items):
+            exists[number, : len(item.candidates)] = True
+            errors[number, : len(item.candidates)] = torch.from_numpy(item.errors)
+        is_own = torch.zeros(shape, dtype=torch.bool)
+        is_own[exists] = torch.tensor([text == item.caption for item in items for text in item.candidates])
+        batch = {"candidate_errors": errors, "candidate_is_own": is_own}
+        for name, flat in (("candidate_input_ids", input_ids), ("candidate_attention_mask", attention_mask)):
+            batch[name] = flat.new_zeros((*shape, flat.shape[1]))
+            batch[name][exists] = flat
+        return batch | {"candidate_confidence": torch.tensor([item.confidence for item in items])}

@@ -1,0 +1,1 @@
+"""From a model and a benchmark to scores with intervals, tables and plots."""

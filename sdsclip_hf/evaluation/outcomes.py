@@ -1,0 +1,179 @@
+"""From scores to outcomes: which questions a model got right, by each benchmark's published rule."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sdsclip_hf.benchmarks import Benchmark, Item
+from sdsclip_hf.metrics.aro_relation.symmetric_relations import SYMMETRIC
+from sdsclip_hf.metrics.common import choices, winoground
+
+ALL = "all"
+MIN_ATTRIBUTE_CASES = 25
+
+
+class Outcome(NamedTuple):
+    """One score, question by question.
+
+    Args:
+        subset: which items: ``all``, or one of the benchmark's tags.
+        score: the score's name, e.g. ``group`` or ``macro accuracy``.
+        right: (N,) bool, which questions are answered rightly; a tie is not.
+        ties: how many questions hang on a tie.
+        groups: (N,) labels; the score is the unweighted mean over the groups' accuracies. None: the plain mean.
+        headline: whether it belongs into the table, or only among all results.
+        clusters: (N,) numbers of the items that questions belong to, where an item has several; they are resampled
+            together. None: each question is an item.
+    """
+
+    subset: str
+    score: str
+    right: np.ndarray
+    ties: int
+    groups: np.ndarray | None = None
+    headline: bool = True
+    clusters: np.ndarray | None = None
+
+    def by_group(self) -> list[np.ndarray]:
+        """``right`` of each group."""
+        if self.groups is None:
+            return [self.right]
+        return [self.right[self.groups == name] for name in np.unique(self.groups)]
+
+
+def outcomes(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    """What a benchmark's rule makes of a scorer's answers.
+
+    Args:
+        benchmark: the items.
+        answers: for each item a matrix (captions, images) of scores; in classification and retrieval the ranks that
+            [`ranks`] tells of.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    refuse_nan(benchmark.name, benchmark.items, answers)
+    return RULES[benchmark.kind](benchmark, answers)
+
+
+def refuse_nan(name: str, items: Sequence[Item], answers: Sequence) -> None:
+    """Raise ValueError with the first item whose answer holds NaN."""
+    for item, answer in zip(items, answers, strict=True):
+        if np.isnan(answer).any():
+            raise ValueError(f"{name}: the scores of item {item.identifier} hold NaN; mend the model.")
+
+
+def _winoground(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    scores = np.stack(answers)
+    right = winoground.right_items(scores)
+    ties = {part: winoground.tied_items(scores, part) for part in right}
+    return [
+        Outcome(subset, part, right[part][chosen], int(ties[part][chosen].sum()), headline=headline)
+        for subset, chosen, headline in _subsets(benchmark)
+        for part in right
+    ]
+
+
+def _subsets(benchmark: Benchmark):
+    """(name, bool (N,), whether it is a headline) of all items, of each tag, and of each value of each label."""
+    items = benchmark.items
+    yield ALL, np.ones(len(items), dtype=bool), True
+    tags = np.array([item.tag for item in items])
+    for tag in dict.fromkeys(filter(None, tags.tolist())):
+        yield tag, tags == tag, True
+    for label in dict.fromkeys(label for item in items for label, _ in item.labels):
+        values = np.array([dict(item.labels).get(label, "") for item in items])
+        for value in sorted(set(values.tolist()) - {""}):
+            yield f"{label} {value}", values == value, label == "num_main_preds"
+
+
+def _choices(answers: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) right and (N,) tied of one image's true caption, in row 0, against the false ones."""
+    # Items with fewer captions than others are filled up with what never wins.
+    scores = np.full((len(answers), max(len(answer) for answer in answers)), -np.inf)
+    for row, answer in zip(scores, answers, strict=True):
+        row[: len(answer)] = answer[:, 0]
+    true, false = scores[:, 0], scores[:, 1:]
+    return choices.right_items(true, false), choices.tied_items(true, false)
+
+
+def _grouped(benchmark: Benchmark, answers: Sequence, keep: Callable[[dict[str, int]], set[str]]) -> list[Outcome]:
+    """Macro accuracy over the tags that ``keep`` chooses of the counts, micro accuracy over all, and that of each tag."""
+    right, tied = _choices(answers)
+    tags = np.array([item.tag for item in benchmark.items])
+    found = [Outcome(ALL, "micro accuracy", right, int(tied.sum()))]
+    if "" in tags:  # the source does not tell: there is no macro accuracy then
+        return found
+    names, counts = np.unique(tags, return_counts=True)
+    kept = keep(dict(zip(names.tolist(), counts.tolist(), strict=True)))
+    chosen = np.isin(tags, sorted(kept))
+    if kept:
+        macro = Outcome(ALL, "macro accuracy", right[chosen], int(tied[chosen].sum()), tags[chosen])
+        found.insert(0, macro)
+    return found + [
+        Outcome(name, "accuracy", right[tags == name], int(tied[tags == name].sum()), headline=False) for name in names
+    ]
+
+
+def _relation(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    """With the micro accuracy over what the macro one is over, and that over all items under a name of its own."""
+    found = _grouped(benchmark, answers, lambda counts: set(counts) - set(SYMMETRIC))
+    if found[0].score != "macro accuracy":
+        return found
+    macro, over_all, *by_relation = found
+    micro = macro._replace(score="micro accuracy", groups=None)
+    return [macro, micro, over_all._replace(score="micro accuracy with symmetric"), *by_relation]
+
+
+def _attribution(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    def frequent(counts: dict[str, int]) -> set[str]:
+        return {name for name, count in counts.items() if count >= MIN_ATTRIBUTE_CASES}
+
+    return _grouped(benchmark, answers, frequent)
+
+
+def _order(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    right, tied = _choices(answers)
+    return [Outcome(ALL, "accuracy", right, int(tied.sum()))]
+
+
+def _sugarcrepe(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    found = _grouped(benchmark, answers, set)
+    return [outcome._replace(headline=True) for outcome in found]
+
+
+def _classification(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    return _at_k(ALL, "accuracy", np.stack(answers), _cuts(1, 5, below=len(benchmark.classes)))
+
+
+def _retrieval(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    of_images, of_captions = np.stack([answer[0] for answer in answers]), np.concatenate([a[1:] for a in answers])
+    images = np.repeat(np.arange(len(answers)), [len(answer) - 1 for answer in answers])
+    captions = {caption for item in benchmark.items for caption in item.captions}
+    to_text = _at_k("image to text", "recall", of_images, _cuts(1, 5, 10, below=len(captions)))
+    to_image = _at_k("text to image", "recall", of_captions, _cuts(1, 5, 10, below=len(benchmark.items)))
+    return to_text + [outcome._replace(clusters=images) for outcome in to_image]
+
+
+def _cuts(first: int, *others: int, below: int) -> list[int]:
+    """Those that say something of ``below`` candidates."""
+    return [first, *(k for k in others if k < below)]
+
+
+def _at_k(subset: str, score: str, ranks: np.ndarray, cuts: Sequence[int]) -> list[Outcome]:
+    """Of (N, 2) ranks from 0, with ties counted against the model and for it: right where even the first is below k."""
+    against, favourable = ranks.T
+    tied = {k: int(((favourable < k) & (against >= k)).sum()) for k in cuts}
+    return [Outcome(subset, f"{score}@{k}", against < k, tied[k]) for k in cuts]
+
+
+RULES = {
+    "winoground": _winoground,
+    "aro_relation": _relation,
+    "aro_attribution": _attribution,
+    "aro_order": _order,
+    "sugarcrepe": _sugarcrepe,
+    "classification": _classification,
+    "retrieval": _retrieval,
+}

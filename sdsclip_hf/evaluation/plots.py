@@ -1,0 +1,98 @@
+"""Plots of a run: loss terms over its steps, scores with their intervals."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+import matplotlib.pyplot as plt
+
+from sdsclip_hf.evaluation.results import labels
+
+
+def plot_losses(log_history: list[dict], path: Path) -> None:
+    """Training loss, its terms, and the health figures of the distillation term, one panel each.
+
+    Args:
+        log_history: ``trainer.state.log_history``.
+        path: the PNG to write.
+    """
+    rows = [row for row in log_history if "loss" in row]
+    panels = {
+        "loss": ("loss", "total loss"),
+        "contrastive": ("contrastive", "contrastive term"),
+        "sds": ("sds", "distillation term"),
+        "sds_gap": ("sds_gap", "gap to shuffled captions"),
+        "latent_spread": ("latent_spread", "spread of z0 in a batch"),
+        "grad_cosine": ("grad_cosine", "cosine of the terms' gradients"),
+    }
+    shown = [key for key in panels if any(key in row for row in rows)]
+    if not shown:
+        return
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4.2 * columns, 2.9 * lines), squeeze=False)
+    for axis in axes.flat[len(shown) :]:
+        axis.axis("off")
+    for axis, key in zip(axes.flat, shown, strict=False):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        axis.plot(*zip(*points, strict=True), color="tab:blue", label="train")
+        held_out = [(row["step"], row[f"eval_{key}"]) for row in log_history if f"eval_{key}" in row]
+        if held_out:
+            axis.plot(*zip(*held_out, strict=True), "o-", color="tab:orange", label="held out")
+            axis.legend(frameon=False)
+        axis.set_title(panels[key][1], fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def plot_scores(runs: dict[str, dict], path: Path) -> None:
+    """The headline scores with 95 % intervals: one panel a benchmark, one colour a run.
+
+    Args:
+        runs: run -> benchmark -> rows, as [`evaluate_benchmarks`] gives them.
+        path: the PNG to write.
+    """
+    first = next(iter(runs.values()))
+    shown = {spec: [place for place, row in enumerate(rows) if row["headline"]] for spec, rows in first.items()}
+    titles = labels(first)
+    heights = [0.16 * len(places) * (len(runs) + 0.6) + 0.2 for places in shown.values()]
+    figure, axes = plt.subplots(
+        len(shown),
+        figsize=(7, sum(heights) + 0.75 * len(shown) + 0.5),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (spec, places) in zip(axes[:, 0], shown.items(), strict=True):
+        for number, (run, results) in enumerate(runs.items()):
+            rows = [results[spec][place] for place in places]
+            values = [100 * row["value"] for row in rows]
+            below = [max(0.0, value - 100 * row["interval"][0]) for value, row in zip(values, rows, strict=True)]
+            above = [max(0.0, 100 * row["interval"][1] - value) for value, row in zip(values, rows, strict=True)]
+            offset = 0.8 * ((number + 0.5) / len(runs) - 0.5)
+            positions = [line + offset for line in range(len(rows))]
+            axis.barh(positions, values, 0.8 / len(runs), xerr=(below, above), capsize=2, label=run)
+            axis.plot(values, positions, "k.", markersize=2)  # a bar of no length is a score, too
+        axis.set_yticks(range(len(places)), [_row_name(first[spec][place]) for place in places], fontsize=8)
+        axis.set_ylim(len(places) - 0.4, -0.6)
+        axis.set_xlim(-1, 101)
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_title(titles[spec], fontsize=10, loc="left")
+    axes[-1, 0].set_xlabel("%")
+    columns = len(runs) if sum(map(len, runs)) < 60 else 1
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, ncols=columns, loc="outside upper right")
+    save_figure(figure, path)
+
+
+def _row_name(row: dict) -> str:
+    return row["score"] if row["subset"] == "all" else f"{row['subset']}: {row['score']}"
+
+
+def save_figure(figure, path: Path) -> None:
+    """Write a figure and let it go."""
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

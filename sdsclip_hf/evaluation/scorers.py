@@ -1,0 +1,226 @@
+"""Scorers: how well captions fit images, by CLIP's cosine or by the teacher's own denoising error."""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, ProcessorMixin
+
+from sdsclip_hf.benchmarks import Item, picture_key, read_picture
+from sdsclip_hf.benchmarks.items import Picture, picture_name
+from sdsclip_hf.students.dual_encoder import DualEncoder
+from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+
+CAPTION_WINDOW = 16_384
+
+
+class ClipScorer:
+    """Cosines of a dual encoder's embeddings, in float32; each distinct image and caption is encoded once.
+
+    Args:
+        model: CLIP, or another model with ``get_image_features`` and ``get_text_features``.
+        processor: its processor.
+        batch_size: how many images or captions are encoded at once.
+        num_workers: processes that read and preprocess images ahead of the model; 0: none.
+        chunk_size: how many items [`score_chunks`] gives at a time.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        chunk_size: int = 1024,
+    ):
+        self.encoder = DualEncoder(model, processor)
+        self.batch_size, self.num_workers, self.chunk_size = batch_size, num_workers, chunk_size
+
+    def score(self, items: Sequence[Item]) -> list[np.ndarray]:
+        """A matrix (captions, images) of cosines for each item; higher means a better match."""
+        return [matrix for chunk in self.score_chunks(items) for matrix in chunk]
+
+    def score_chunks(self, items: Sequence[Item]) -> Iterator[list[np.ndarray]]:
+        """The matrices of [`score`], ``chunk_size`` items at a time.
+
+        Beyond the model it keeps the embeddings of all distinct images and captions, 4 D bytes each, and the few
+        batches of pixels that are on their way.
+        """
+        images, image_rows = _distinct((image for item in items for image in item.images), picture_key)
+        captions, caption_rows = _distinct((caption for item in items for caption in item.captions), str)
+        image_embeds = _Growing(len(images), self.image_batches(images))
+        text_embeds = _Growing(len(captions), self.caption_batches(captions))
+        for start in range(0, len(items), self.chunk_size):
+            chunk = items[start : start + self.chunk_size]
+            yield [
+                _cosines(text_embeds.take(caption_rows, item.captions), image_embeds.take(image_rows, item.images))
+                for item in chunk
+            ]
+
+    def embed_images(self, images: Sequence[Picture]) -> Tensor:
+        """Unit-length embeddings (N, D) of N pictures, on the CPU."""
+        return torch.cat(list(self.image_batches(images)))
+
+    def embed_captions(self, captions: Sequence[str]) -> Tensor:
+        """Unit-length embeddings (N, D) of N captions, on the CPU."""
+        return torch.cat(list(self.caption_batches(captions)))
+
+    def image_batches(self, images: Sequence[Picture]) -> Iterator[Tensor]:
+        """Embeddings (B, D) of the images, batch after batch.
+
+        Raises:
+            OSError: an image cannot be read; the message names it.
+        """
+        reader = _Reader(self.encoder.preprocess)
+        loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=reader)
+        for pixels in loader:
+            if isinstance(pixels, OSError):
+                raise pixels
+            yield self.encoder.embed_pixels(pixels)
+
+    def caption_batches(self, captions: Sequence[str]) -> Iterator[Tensor]:
+        """Embeddings (N, D) of the captions in their order; encoded sorted by length, so that little is padding."""
+        for start in range(0, len(captions), CAPTION_WINDOW):
+            tokenized = self.encoder.tokenize(list(captions[start : start + CAPTION_WINDOW]))
+            # To the model captions of the same tokens are one, and must score the same to the last bit.
+            first = {}
+            places = [first.setdefault(tuple(caption), len(first)) for caption in tokenized]
+            ids = [list(caption) for caption in first]
+            order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+            batches = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
+            embeds = torch.cat([self.encoder.embed_tokens([ids[row] for row in rows]) for rows in batches])
+            yield embeds[torch.tensor(order).argsort()[places]]
+
+
+class RememberingClipScorer(ClipScorer):
+    """A [`ClipScorer`] for small benchmarks that share pictures and captions: it encodes each once over all its calls."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._images: dict[Hashable, tuple[Picture, Tensor]] = {}  # a key may hold as long as its picture lives
+        self._captions: dict[str, Tensor] = {}
+
+    def image_batches(self, images: Sequence[Picture]) -> Iterator[Tensor]:
+        new = list({picture_key(image): image for image in images if picture_key(image) not in self._images}.values())
+        embeds = (embed for batch in super().image_batches(new) for embed in batch)
+        self._images |= {picture_key(image): (image, embed) for image, embed in zip(new, embeds, strict=True)}
+        yield torch.stack([self._images[picture_key(image)][1] for image in images])
+
+    def caption_batches(self, captions: Sequence[str]) -> Iterator[Tensor]:
+        new = list(dict.fromkeys(caption for caption in captions if caption not in self._captions))
+        embeds = (embed for batch in super().caption_batches(new) for embed in batch)
+        self._captions |= dict(zip(new, embeds, strict=True))
+        yield torch.stack([self._captions[caption] for caption in captions])
+
+
+class DiffusionScorer:
+    """The teacher's own matching score: minus d(x, c), with the same draws for all candidates (the paper's first half).
+
+    Args:
+        teacher: loaded with its autoencoder.
+        chunk_size: how many items [`score_chunks`] gives at a time; few, since each takes long.
+        options: ``num_draws``, ``timestep_range``, ``weighting``, ``seed`` and ``batch_size`` of
+            [`DiffusionTeacher.diffusion_score`].
+    """
+
+    def __init__(self, teacher: DiffusionTeacher, chunk_size: int = 16, **options):
+        self.teacher, self.chunk_size, self.options = teacher, chunk_size, options
+
+    def score(self, items: Sequence[Item]) -> list[np.ndarray]:
+        """A matrix (captions, images) of -d(x, c) for each item; higher means a better match."""
+        return [matrix for chunk in self.score_chunks(items) for matrix in chunk]
+
+    def score_chunks(self, items: Sequence[Item]) -> Iterator[list[np.ndarray]]:
+        """The matrices of [`score`], ``chunk_size`` items at a time."""
+        for start in range(0, len(items), self.chunk_size):
+            chunk = items[start : start + self.chunk_size]
+            matrices: list = [None] * len(chunk)
+            for count in {len(item.captions) for item in chunk}:
+                places = [place for place, item in enumerate(chunk) if len(item.captions) == count]
+                for place, matrix in zip(places, self._score_alike([chunk[place] for place in places]), strict=True):
+                    matrices[place] = matrix
+            yield matrices
+
+    def _score_alike(self, items: Sequence[Item]) -> list[np.ndarray]:
+        """Items of equally many captions."""
+        images = [read_picture(image) for item in items for image in item.images]
+        captions = [list(item.captions) for item in items for _ in item.images]
+        errors = self.teacher.diffusion_score(images, captions, **self.options)  # (all images, captions)
+        return [-rows.T.numpy() for rows in errors.split([len(item.images) for item in items])]
+
+
+class _Reader:
+    """Pictures to what the model takes; runs in a worker, so it holds no model.
+
+    Exceptions are returned, since from a worker they would come back as the text of a traceback.
+    """
+
+    def __init__(self, preprocess: Callable):
+        self.preprocess = preprocess
+
+    def __call__(self, pictures: list[Picture]) -> dict[str, Tensor] | OSError:
+        try:
+            images = [read_picture(picture) for picture in pictures]
+        except OSError as error:
+            return error
+        try:
+            return self.preprocess(images)
+        except Exception as error:
+            return OSError(
+                f"{self._culprit(pictures, images)} could not be preprocessed ({error!r}); mend or remove it."
+            )
+
+    def _culprit(self, pictures: list[Picture], images: list) -> str:
+        for picture, image in zip(pictures, images, strict=True):
+            try:
+                self.preprocess([image])
+            except Exception:
+                return f"the image {picture_name(picture)} of {image.width} x {image.height} pixels"
+        return f"one of {len(pictures)} images, the first of them {picture_name(pictures[0])},"
+
+
+def _cosines(texts: Tensor, images: Tensor) -> np.ndarray:
+    """(K, D) and (I, D) to (K, I), each by the same sums in the same order.
+
+    A matrix product would round a row by its place in the matrix, so that equal captions might not tie.
+    """
+    return (texts[:, None] * images[None]).sum(-1).numpy()
+
+
+class _Growing:
+    """Embeddings of things in the order of their first use, computed no sooner than they are asked for."""
+
+    def __init__(self, total: int, batches: Iterator[Tensor]):
+        self.total, self.batches, self.filled, self.rows = total, batches, 0, torch.empty(0)
+
+    def take(self, places: "_Places", things: Sequence) -> Tensor:
+        wanted = [places[thing] for thing in things]
+        while self.filled <= max(wanted):
+            batch = next(self.batches)
+            if not self.filled:
+                self.rows = torch.empty(self.total, batch.shape[1])
+            self.rows[self.filled : self.filled + len(batch)] = batch
+            self.filled += len(batch)
+        return self.rows[wanted]
+
+
+class _Places:
+    """The place of each thing among the distinct ones."""
+
+    def __init__(self, key: Callable):
+        self.key, self.known = key, {}
+
+    def __getitem__(self, thing) -> int:
+        return self.known[self.key(thing)]
+
+
+def _distinct(things: Iterable, key: Callable) -> tuple[list, _Places]:
+    """The distinct things in the order of their first use, and where each is among them."""
+    places, distinct = _Places(key), []
+    for thing in things:
+        if key(thing) not in places.known:
+            places.known[key(thing)] = len(distinct)
+            distinct.append(thing)
+    return distinct, places

@@ -1,0 +1,1 @@
+"""Commits to the Hub that are whole or not made, and Spaces."""

@@ -1,0 +1,308 @@
+"""A training step rehearsed on tensors that have shapes and no contents: what it computes, and what it holds in memory.
+
+Models, losses and the backward pass are the real ones, run under ``FakeTensorMode`` of torch: nothing is loaded but
+configurations and a tokenizer, nothing is computed but shapes, and a batch of any size takes the same few seconds.
+"""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import transformers
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoTokenizer, CLIPModel, Trainer
+
+from sdsclip_hf import shapes
+from sdsclip_hf.common.errors import expand, explain_loading
+from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.data.scores import score_settings
+from sdsclip_hf.losses import contrastive_loss
+from sdsclip_hf.planning.ledger import Ledger, Phase
+from sdsclip_hf.scoring.candidates import parse_sources
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput, clip_config
+from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+from sdsclip_hf.teachers.pipeline_layout import check_layout, model_index
+from sdsclip_hf.training.parts import load_teacher, make_student
+
+STUDENT, DENOISER, ENCODER = PARTS = ("student", "denoiser", "caption encoder")
+WEIGHTS, OPTIMIZER, FORWARD, BACKWARD, GAP = "weights", "optimiser", "forward", "backward", "gap"
+ADAM_BYTES = 8  # two float32 numbers a weight
+CHECKPOINTING = "activation_checkpointing"
+if not hasattr(SDSCLIPConfig, CHECKPOINTING):  # before transformers 5.23
+    CHECKPOINTING = "gradient_checkpointing"
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one optimiser step costs one process.
+
+    Attributes:
+        weights: how many each part has.
+        trained: how many of the student's train.
+        flops: operations of a whole step by phase, on average over the steps.
+        memory: bytes by phase at the step's peak.
+        latent_shape: (C, h, w) of the teacher; None without one.
+        prompt_bytes: what one caption's prompt takes; 0 without a teacher.
+        knows_optimizer: whether the size of the optimiser's states was found, not assumed to be AdamW's.
+    """
+
+    weights: dict[str, int]
+    trained: int
+    flops: dict[Phase, float]
+    memory: dict[Phase, int]
+    latent_shape: tuple[int, int, int] | None
+    prompt_bytes: int
+    knows_optimizer: bool
+
+
+def rehearse(
+    model: str, teacher: str | None, config: SDSCLIPConfig, caption_tokens: int | None = None, processes: int = 1
+) -> StepCost:
+    """What one optimiser step of [`SDSCLIPTrainer`] costs, found without weights and without data.
+
+    Args:
+        model: the CLIP, a folder or Hub id, of which the configuration is read.
+        teacher: the diffusion model, likewise; needed where ``config`` has L_SDS.
+        config: of the run.
+        caption_tokens: tokens of a caption, padding included; default: as many as the text tower reads.
+        processes: of the run.
+
+    Raises:
+        OSError: a configuration cannot be had.
+        ValueError: the parts do not fit one another.
+    """
+    has_others = config.lambda_rank or config.hard_negatives
+    others = _other_candidates(config) if has_others else 0
+    optimizer_bytes = _optimizer_bytes(config)
+    with torch.device("meta"):
+        clip = CLIPModel(clip_config(expand(shapes.resolve(model))))
+        bare = _bare_teacher(teacher, config) if teacher and config.lambda_sds else None
+        loaded = load_teacher(bare, config)
+        student = make_student(clip, loaded, config, peft_config=None)
+    with FakeTensorMode():
+        _empty(student)
+        if loaded is not None:
+            _empty(loaded)
+        with Ledger() as ledger:
+            step = _Step(ledger, student, loaded, config, others, caption_tokens, processes)
+            cost = step.run(optimizer_bytes)
+    if config.shard_teacher and loaded is not None:
+        weights = Phase(DENOISER, WEIGHTS)
+        cost.memory[weights] = _sharded(loaded.denoiser, cost.memory[weights], processes)
+    return cost
+
+
+def _sharded(denoiser: nn.Module, whole: int, processes: int) -> int:
+    """The bytes of the denoiser's weights on each process, and of the largest block, which is whole while it computes."""
+    blocks = [*denoiser.down_blocks, *denoiser.up_blocks, *filter(None, [denoiser.mid_block])]
+    return whole // processes + max(sum(weight.nbytes for weight in block.parameters()) for block in blocks)
+
+
+def _bare_teacher(name_or_path: str, config: SDSCLIPConfig) -> DiffusionTeacher:
+    """What [`DiffusionTeacher.from_pretrained`] gives, but for the weights."""
+    name, hub = expand(shapes.resolve(name_or_path)), {"revision": config.teacher_revision}
+    with explain_loading("the teacher", name, "--teacher_name_or_path"):
+        index = model_index(name, **hub)
+        check_layout(name, index)
+        encoder_class = getattr(transformers, index["text_encoder"][1])
+        encoder_config = encoder_class.config_class.from_pretrained(name, subfolder="text_encoder", **hub)
+        denoiser_config = UNet2DConditionModel.load_config(name, subfolder="unet", **hub)
+        tokenizer = AutoTokenizer.from_pretrained(name, subfolder="tokenizer", **hub)
+        scheduler = DDPMScheduler.from_pretrained(name, subfolder="scheduler", **hub)
+    denoiser, encoder = UNet2DConditionModel.from_config(denoiser_config), encoder_class(encoder_config)
+    if config.teacher_gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    denoiser, encoder = (part.to(getattr(torch, config.teacher_dtype)) for part in (denoiser, encoder))
+    return DiffusionTeacher(denoiser, encoder, tokenizer, scheduler, latent_size=config.latent_size)
+
+
+def _empty(module: nn.Module) -> None:
+    """Give a module of meta tensors fake ones on the CPU, whose operations are those that a real run has."""
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            empty = torch.empty(weight.shape, dtype=weight.dtype)
+            setattr(part, name, nn.Parameter(empty, weight.requires_grad))
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+def _other_candidates(config: SDSCLIPConfig) -> int:
+    """Captions of an image that are encoded beside its own."""
+    if config.ranking_candidates is not None:
+        return config.ranking_candidates
+    settings = score_settings(config.ranking_scores, config.ranking_scores_revision)
+    return sum(parse_sources(settings["candidates"]).values())
+
+
+class _Step:
+    """One optimiser step as the trainer, its terms and [`grad_cache`] make it.
+
+    Args:
+        ledger: the context that counts, which is entered.
+        student, teacher: of tensors without contents.
+        config: of the run.
+        others: captions of an image that are encoded beside its own.
+        tokens: their length; default: as many as the text tower reads.
+        processes: of the run.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        student: SDSCLIPModel,
+        teacher: DiffusionTeacher | None,
+        config: SDSCLIPConfig,
+        others: int,
+        tokens: int | None,
+        processes: int,
+    ):
+        self.ledger, self.student, self.teacher, self.config = ledger, student, teacher, config
+        self.images, self.processes = config.per_device_train_batch_size, processes
+        self.texts = self.images * (1 + others)
+        self.tokens = tokens or student.config.text_config.max_position_embeddings
+        self.caches_prompts = config.prompt_cache_dir is not None
+        self.prompt_shape, self.prompt_dtype = None, None
+        if teacher is not None:
+            self.prompt_shape = (self.images, teacher.max_length, teacher.text_encoder.config.hidden_size)
+            self.prompt_dtype = teacher.dtype
+
+    def run(self, optimizer_bytes: float | None) -> StepCost:
+        config, ledger = self.config, self.ledger
+        weights = self._hold_weights()
+        trained = sum(weight.numel() for weight in self.student.parameters() if weight.requires_grad)
+        with ledger.during(STUDENT, OPTIMIZER):
+            states_bytes = trained * (ADAM_BYTES if optimizer_bytes is None else optimizer_bytes)
+            states = torch.empty(round(states_bytes), dtype=torch.uint8)
+        self.student.train()
+        if config.gradient_checkpointing:
+            self._checkpoint_activations()
+        accumulated, parts = config.gradient_accumulation_steps, 1
+        if config.contrastive_batch_size is not None:
+            parts = config.contrastive_batch_size // (self.images * self.processes)
+        whole = self._batch(accumulated * parts)  # Trainer holds all the batches of a step
+        batch = {name: value[: len(value) // (accumulated * parts)] for name, value in whole.items()}
+        kept = [states]
+        if config.contrastive_batch_size is not None:
+            with ledger.during(STUDENT, FORWARD, accumulated):
+                kept += self._cache_gradients(batch, parts)
+        for times in (1, accumulated * parts - 1):  # the second finds gradients in place, and so may need more
+            if times:
+                with ledger.during(STUDENT, FORWARD, times):
+                    self._forward_and_backward(batch)
+        del kept
+        return StepCost(
+            weights=weights,
+            trained=trained,
+            flops=self._averaged(ledger.flops),
+            memory={phase: size for phase, size in ledger.peak.items() if size},
+            latent_shape=None if self.teacher is None else self.teacher.latent_shape,
+            prompt_bytes=math.prod(self.prompt_shape[1:]) * self.prompt_dtype.itemsize if self.teacher else 0,
+            knows_optimizer=optimizer_bytes is not None,
+        )
+
+    def _hold_weights(self) -> dict[str, int]:
+        parts = {STUDENT: self.student}
+        if self.teacher is not None:
+            parts |= {DENOISER: self.teacher.denoiser}
+            parts |= {} if self.caches_prompts else {ENCODER: self.teacher.text_encoder}
+        for name, part in parts.items():
+            with self.ledger.during(name, WEIGHTS):
+                self.ledger.hold([*part.parameters(), *part.buffers()])
+        return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
+
+    def _batch(self, parts: int) -> dict[str, Tensor]:
+        vision, images = self.student.config.vision_config, parts * self.images
+        with self.ledger.during(STUDENT, FORWARD):
+            pixels = torch.empty(images, vision.num_channels, vision.image_size, vision.image_size)
+            tokens = torch.ones(parts * self.texts, self.tokens, dtype=torch.long)
+            return {"pixel_values": pixels, "input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+    def _encode(self, batch: dict[str, Tensor]) -> SDSCLIPOutput:
+        dtype = torch.bfloat16 if self.config.bf16 else torch.float16 if self.config.fp16 else None
+        with torch.autocast("cpu", dtype) if dtype else nullcontext():
+            output = self.student(**batch)
+        output.image_embeds, output.text_embeds = output.image_embeds.float(), output.text_embeds.float()
+        return output
+
+    def _contrastive(self, images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+        captions, others = texts[: len(images)], texts[len(images) :]
+        negatives = others if self.config.hard_negatives else None
+        chunk = self.config.contrastive_chunk_size
+        return contrastive_loss(images, captions, logit_scale, negative_embeds=negatives, chunk_size=chunk)
+
+    def _cache_gradients(self, batch: dict[str, Tensor], parts: int) -> list[Tensor]:
+        """The first pass of [`grad_cache`]: all mini-batches without gradient, and the loss of their embeddings."""
+        with torch.no_grad(), self.ledger.during(STUDENT, FORWARD, parts):
+            output = self._encode(batch)
+        images, texts = (
+            embeds.new_empty(parts * len(embeds), embeds.shape[1], requires_grad=True)
+            for embeds in (output.image_embeds, output.text_embeds)
+        )
+        loss = self._contrastive(images, texts, output.logit_scale)
+        return [images, texts, *torch.autograd.grad(loss, [images, texts])]
+
+    def _forward_and_backward(self, batch: dict[str, Tensor]) -> None:
+        output = self._encode(batch)
+        if self.config.contrastive_batch_size is None:
+            loss = self._contrastive(output.image_embeds, output.text_embeds, output.logit_scale)
+        else:  # each embedding times its cached gradient
+            loss = output.image_embeds.square().sum() + output.text_embeds.square().sum()
+        if self.teacher is not None:
+            loss = loss + self._distillation(output.latents)
+        with self.ledger.during(DENOISER if self.teacher else STUDENT, BACKWARD, 1):
+            loss.backward()
+
+    def _distillation(self, latents: Tensor) -> Tensor:
+        """L_SDS as [`terms.DistillationTerm`] computes it, with the gap to other captions where that is measured."""
+        teacher, ledger = self.teacher, self.ledger
+        rows = math.ceil(len(latents) * self.config.distill_fraction)
+        latents = latents[:rows]
+        latents.register_hook(self._enter_student)
+        with ledger.during(ENCODER, FORWARD):
+            if self.caches_prompts:
+                prompts = torch.empty(self.prompt_shape, dtype=self.prompt_dtype)[:rows]
+            else:
+                prompts = teacher.encode_tokens(torch.ones(rows, teacher.max_length, dtype=torch.long))
+        draw = torch.zeros(rows, dtype=torch.long), torch.empty(latents.shape)
+        options = {"reading": self.config.sds_reading, "gradient": self.config.sds_gradient}
+        with ledger.during(DENOISER, FORWARD):
+            error = teacher.denoising_error(latents, prompts, *draw, **options)
+        if self.config.health_steps:
+            with ledger.during(DENOISER, GAP), torch.no_grad():
+                teacher.denoising_error(latents, prompts, *draw, **options)
+        return error.mean()
+
+    def _enter_student(self, gradient: Tensor) -> None:
+        """The backward pass has left the denoiser."""
+        self.ledger.phase = Phase(STUDENT, BACKWARD)
+
+    def _averaged(self, flops: dict[Phase, int]) -> dict[Phase, float]:
+        """The operations of a step, where some belong to one step of many."""
+        config = self.config
+        every = {part: 1 if part == STUDENT else config.distill_every for part in PARTS}
+        return {
+            phase: count / every[phase.part] / (config.health_steps if phase.stage == GAP else 1)
+            for phase, count in flops.items()
+        }
+
+    def _checkpoint_activations(self) -> None:
+        options = dict(self.config.gradient_checkpointing_kwargs or {})
+        of_model = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
+        getattr(self.student, f"{CHECKPOINTING}_enable")(options or None, **of_model)
+
+
+def _optimizer_bytes(config: SDSCLIPConfig) -> float | None:
+    """What the optimiser keeps for a weight: found on one small matrix; None where it cannot be made here."""
+    weight = nn.Parameter(torch.zeros(64, 64))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(config)
+        optimizer = optimizer_class([weight], **options)
+        optimizer.step()
+    except (ImportError, RuntimeError, ValueError, TypeError):
+        return None
+    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return sum(value.nbytes for value in kept) / weight.numel()

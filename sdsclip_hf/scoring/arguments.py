@@ -1,0 +1,111 @@
+"""The options of a scoring of candidate captions."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sdsclip_hf.config import knob
+from sdsclip_hf.losses import WEIGHTINGS
+from sdsclip_hf.scoring.candidates import parse_sources
+from sdsclip_hf.scoring.caption_errors import SETTLED
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass
+class ScoringArguments:
+    """The options of ``sdsclip score-captions``.
+
+    Raises:
+        ValueError: a value outside its range, or options that do not fit each other.
+    """
+
+    teacher_name_or_path: str | None = knob(
+        None,
+        "The diffusion model that scores: a Hub id or folder in Stable Diffusion's layout, or shapes/teacher. Without one "
+        "the candidates are written unscored, for hard negatives.",
+    )
+    teacher_dtype: Literal[DTYPES] = knob(
+        "float32", "Number format of the teacher's weights; errors are float32 whatever it is."
+    )
+    teacher_revision: str | None = knob(None, "Branch, tag or commit of the teacher on the Hub.")
+    teacher_variant: str | None = knob(None, "Variant of the teacher's weight files, e.g. fp16.")
+    latent_size: int | None = knob(None, "Height and width of a picture in latent pixels; default: the teacher's own.")
+
+    dataset_name: str = knob(
+        "shapes",
+        "Images and captions: a Hub id, a folder (imagefolder with metadata, parquet, webdataset, save_to_disk), a "
+        "parquet file, or shapes, which comes with the package.",
+    )
+    dataset_config_name: str | None = knob(None, "Configuration of the dataset.")
+    dataset_revision: str | None = knob(None, "Branch, tag or commit of the dataset on the Hub.")
+    split: str = knob("train", "Split to score, e.g. train or train[:5000].")
+    max_samples: int | None = knob(None, "Rows to score at most; default: all.")
+    image_column: str = knob("image", "Column of the dataset that holds the images.")
+    caption_column: str = knob("caption", "Column that holds a caption, or a list of them.")
+    max_bad_images: int = knob(
+        0, "Unreadable images that may be left out; bad_images.txt in the output folder names them."
+    )
+
+    candidates: list[str] = knob(
+        ["swap:3"],
+        "Where candidates come from, SOURCE or SOURCE:COUNT each, COUNT being the most of that source (3): column (the "
+        "dataset gives them), swap (words exchanged by rule, English), nearest (other captions, by a CLIP's text "
+        "embeddings), batch (other captions at random).",
+    )
+    candidates_column: str | None = knob(None, "Column that holds candidates, a list of captions, of source column.")
+    model_name_or_path: str | None = knob(None, "The CLIP of source nearest: a Hub id, a folder, or shapes/student.")
+    captions_per_image: int = knob(1, "Captions of a row that are scored among candidates; where it has more, drawn.")
+    wrong_images: bool = knob(
+        False, "Control experiment: score another row's picture in place of each. Nothing should be learnt from it."
+    )
+
+    num_draws: int = knob(10, "Draws of (timestep, noise) that an item gets at most.")
+    timestep_range: list[int] | None = knob(
+        None, "First and last timestep of the draws, both inclusive; default: the teacher's whole schedule."
+    )
+    weighting: Literal[WEIGHTINGS] = knob(
+        "constant", "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, 5)/SNR, or 1/alpha_t^2."
+    )
+    seed: int = knob(0, "Of the noise and of all that is drawn.")
+    stop_confidence: float = knob(
+        0.99,
+        "Draw no more for an item once the order of its candidates is, with this probability, that of all draws; 0: "
+        "never stop early.",
+    )
+    settled: Literal[SETTLED] = knob(
+        "order", "What stop_confidence is about: the whole order of the candidates, or the first choice alone."
+    )
+    batch_size: int = knob(64, "Denoiser inputs at once; it changes the errors by rounding alone.")
+    chunk_size: int = knob(64, "Items scored and saved together: what a killed run loses at most, on each process.")
+
+    output_dir: str = knob("outputs/scores", "Receives the scores.")
+    push_to_hub: bool = knob(False, "Put the finished folder on the Hub; a finished run can be given again with it.")
+    hub_dataset_id: str | None = knob(None, "Name of the dataset on the Hub, NAMESPACE/NAME, for push_to_hub.")
+    private: bool = knob(False, "Make the dataset on the Hub private where it is new.")
+
+    def __post_init__(self):
+        at_least = {"num_draws": 2, "captions_per_image": 1, "batch_size": 1, "chunk_size": 1}
+        for name, lowest in {**at_least, "max_bad_images": 0, "seed": 0}.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {lowest}. Set --{name}.")
+        if not 0 <= self.stop_confidence < 1:
+            raise ValueError(
+                f"stop_confidence is {self.stop_confidence}; it must be in [0, 1), 0 for never. Set --stop_confidence."
+            )
+        for name, choices in {"weighting": WEIGHTINGS, "settled": SETTLED, "teacher_dtype": DTYPES}.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(choices)}.")
+        if self.timestep_range is not None and len(self.timestep_range) != 2:
+            raise ValueError(f"timestep_range is {self.timestep_range}; give the first and the last timestep.")
+        for source, needs in (("column", "candidates_column"), ("nearest", "model_name_or_path")):
+            if source in self.sources and getattr(self, needs) is None:
+                raise ValueError(f"the source of candidates {source!r} needs --{needs}.")
+        if self.candidates_column is not None and "column" not in self.sources:
+            raise ValueError("--candidates_column is given, but not the source; add column to --candidates.")
+        if self.push_to_hub and not self.hub_dataset_id:
+            raise ValueError("--push_to_hub needs --hub_dataset_id, NAMESPACE/NAME.")
+
+    @property
+    def sources(self) -> dict[str, int]:
+        """How many candidates at most of which source."""
+        return parse_sources(self.candidates)

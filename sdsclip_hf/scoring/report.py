@@ -1,0 +1,37 @@
+"""What a finished scoring tells in the terminal."""
+
+import sys
+from pathlib import Path
+
+from sdsclip_hf.data.scores import LITTLE
+from sdsclip_hf.scoring.folder import SURE
+
+
+def print_report(scores: dict, folder: Path) -> None:
+    """How many items there are, what stopping early saved, and whether the teacher's order carries a signal.
+
+    Args:
+        scores: what ``scores.json`` holds.
+        folder: where they lie.
+    """
+    print(
+        f"{scores['items']:,} items, {scores['ranked_share']:.1%} of them with two or more candidates, are in {folder}."
+    )
+    if scores["teacher"] is not None:
+        calls, saved = scores["denoiser_calls"], scores["denoiser_calls_saved"]
+        print(f"Denoiser calls: {calls:,} made, {saved:,} ({saved / (calls + saved):.0%}) saved by stopping early.")
+        _tell_signal(scores)
+
+
+def _tell_signal(scores: dict) -> None:
+    """How sure the teacher is, and how often right; a warning where that is little, or no more than by chance."""
+    sure, own, chance = scores["sure_share"], scores["own_first_share"], scores["own_first_by_chance"]
+    deviation = (chance * (1 - chance) / (scores["items"] * scores["ranked_share"])) ** 0.5
+    for little, text in (
+        (sure < LITTLE, f"the teacher is sure (confidence above {SURE}) of its first choice on {sure:.0%} of items"),
+        (own < chance + 2 * deviation, f"it puts the picture's own caption first on {own:.0%}, by chance {chance:.0%}"),
+    ):
+        if little:
+            print(f"warning: {text}: its scores carry little or no signal on this data.", file=sys.stderr)
+        else:
+            print(f"{text[0].upper()}{text[1:]}.")

@@ -1,0 +1,252 @@
+"""A scoring of candidate captions: its options, and what each process does of it."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import datasets
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from PIL import Image
+from tqdm.auto import tqdm
+
+from sdsclip_hf import shapes
+from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.common.errors import expand
+from sdsclip_hf.data.images import BAD_IMAGES_FILE, BadImages
+from sdsclip_hf.data.loading import load_image_captions
+from sdsclip_hf.data.scores import portable_name
+from sdsclip_hf.evaluation.scorers import ClipScorer
+from sdsclip_hf.hub.commits import claim_repo
+from sdsclip_hf.scoring.arguments import ScoringArguments
+from sdsclip_hf.scoring.caption_errors import Candidates, CaptionErrors
+from sdsclip_hf.scoring.caption_items import CaptionedRows, CaptionItem, caption_items, given_candidates
+from sdsclip_hf.scoring.folder import ScoreFolder
+from sdsclip_hf.students.dual_encoder import load_dual_encoder
+from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+
+FORMAT_VERSION = 1
+
+
+def score_captions(
+    teacher: DiffusionTeacher | None,
+    dataset: datasets.Dataset,
+    embedder: ClipScorer | None = None,
+    **options,
+) -> dict:
+    """Score a dataset and write a folder that [`CandidateScores`] reads; go on with it where a run was killed.
+
+    >>> teacher = DiffusionTeacher.from_pretrained(name, load_vae=True)
+    >>> score_captions(teacher, dataset, candidates=["swap:3"], output_dir="scores")
+
+    Args:
+        teacher: loaded with its autoencoder; None: write the candidates unscored.
+        dataset: rows of a picture and its captions.
+        embedder: of source ``nearest``.
+        options: of [`ScoringArguments`]. What names a teacher, dataset or model there is for the record alone.
+
+    Returns:
+        What ``scores.json`` holds.
+
+    Raises:
+        ValueError: options or data that do not fit, or the folder holds other scores.
+        OSError: a picture cannot be read.
+    """
+    told = {"dataset_name": dataset.info.dataset_name or "unnamed", "split": str(dataset.split or "train")}
+    arguments = ScoringArguments(**{**told, **options})
+    if "nearest" in arguments.sources and embedder is None:
+        raise ValueError("the source of candidates 'nearest' needs an embedder; give a ClipScorer.")
+    return Scoring(arguments, teacher, dataset, embedder).run()
+
+
+def score_named(arguments: ScoringArguments) -> dict:
+    """Load the teacher, the dataset and the model that the arguments name, and [`score_captions`] with them.
+
+    Returns:
+        What ``scores.json`` holds.
+
+    Raises:
+        OSError: one of them cannot be loaded.
+        ValueError: they do not fit one another, or the folder holds other scores.
+    """
+    if arguments.push_to_hub and processes().is_main_process:
+        claim_repo(arguments.hub_dataset_id, repo_type="dataset", private=arguments.private or None, needs_network=True)
+    state = processes()
+    teacher = embedder = None
+    with state.main_process_first():
+        dataset = load_image_captions(
+            arguments.dataset_name,
+            arguments.dataset_config_name,
+            split=arguments.split,
+            revision=arguments.dataset_revision,
+            max_samples=arguments.max_samples,
+        )
+        if arguments.teacher_name_or_path is not None:
+            teacher = DiffusionTeacher.from_pretrained(
+                expand(shapes.resolve(arguments.teacher_name_or_path)),
+                dtype=arguments.teacher_dtype,
+                latent_size=arguments.latent_size,
+                load_vae=True,
+                revision=arguments.teacher_revision,
+                variant=arguments.teacher_variant,
+            )
+    if "nearest" in arguments.sources and state.is_main_process:
+        encoder = load_dual_encoder(arguments.model_name_or_path)
+        embedder = ClipScorer(encoder.model, encoder.processor, arguments.batch_size)
+    return Scoring(arguments, teacher, dataset, embedder).run()
+
+
+def processes() -> PartialState:
+    """The processes of this run. They talk by gloo where there is no accelerator, and wait for one another however long."""
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=30))
+
+
+class Scoring:
+    """One scoring, on one process of maybe several; see [`score_captions`]."""
+
+    def __init__(
+        self,
+        arguments: ScoringArguments,
+        teacher: DiffusionTeacher | None,
+        dataset: datasets.Dataset,
+        embedder: ClipScorer | None,
+    ):
+        if arguments.wrong_images and teacher is None:
+            raise ValueError("--wrong_images scores, and so needs a teacher; give --teacher_name_or_path.")
+        self.arguments, self.teacher, self.dataset, self.embedder = arguments, teacher, dataset, embedder
+        self.state = processes()
+        self.files = ScoreFolder(arguments.output_dir)
+        bad_images = BadImages(arguments.max_bad_images, self.files.folder / BAD_IMAGES_FILE)
+        columns = arguments.image_column, arguments.caption_column
+        self.rows = CaptionedRows(dataset, *columns, seed=arguments.seed, bad_images=bad_images)
+        self.captions = self.rows.captions
+        self.scorer = self._make_scorer() if teacher else None
+
+    def _make_scorer(self) -> CaptionErrors:
+        self.teacher.to(self.state.device).speed_up(packed=True)
+        names = ("num_draws", "timestep_range", "weighting", "seed", "stop_confidence", "settled", "batch_size")
+        return CaptionErrors(self.teacher, **{name: getattr(self.arguments, name) for name in names})
+
+    def run(self) -> dict:
+        """Score what is missing and return what ``scores.json`` holds."""
+        settings = self.settings()
+        if self.state.is_main_process:
+            self.files.claim(settings)
+        self.state.wait_for_everyone()
+        return self.files.finished() or self._score_missing(settings)
+
+    def _score_missing(self, settings: dict) -> dict:
+        if self.state.is_main_process and not self.files.has_items():
+            self.files.write_items(self._make_items())
+        self.state.wait_for_everyone()
+        items, size = self.files.read_items(), self.arguments.chunk_size
+        chunks = range(0, len(items), size)
+        missing = broadcast_object_list([self.files.missing(len(chunks))])[0]
+        mine = missing[self.state.process_index :: self.state.num_processes]
+        parts = [items[chunks[chunk] : chunks[chunk] + size] for chunk in mine]
+        read = run_ahead(self._read, parts)
+        for chunk, part in zip(tqdm(mine, "chunks", disable=not self.state.is_main_process), parts, strict=True):
+            self.files.write_chunk(chunk, *self._score(part, next(read)))
+        self.state.wait_for_everyone()
+        if self.state.is_main_process:
+            self.files.finish(settings, len(chunks))
+        self.state.wait_for_everyone()
+        return self.files.finished()
+
+    def _make_items(self) -> list[CaptionItem]:
+        arguments, given = self.arguments, None
+        if "column" in arguments.sources:
+            given = given_candidates(self.dataset, arguments.candidates_column, self.captions)
+        return caption_items(
+            self.rows,
+            arguments.sources,
+            given=given,
+            embedder=self.embedder,
+            captions_per_image=arguments.captions_per_image,
+            wrong_images=arguments.wrong_images,
+            seed=arguments.seed,
+        )
+
+    def _read(self, items: Sequence[CaptionItem]) -> dict[int, Image.Image]:
+        """The pictures of a chunk that can be read, at the teacher's size, by their rows."""
+        if self.scorer is None:
+            return {}
+        pictures = {row: self.rows.picture(row) for row in dict.fromkeys(item.row for item in items)}
+        return {row: self.teacher.crop(picture) for row, picture in pictures.items() if picture is not None}
+
+    def _score(
+        self, items: Sequence[CaptionItem], pictures: dict[int, Image.Image]
+    ) -> tuple[Sequence[CaptionItem], list[np.ndarray]]:
+        """The items of a chunk whose pictures were read, and their errors (K, r).
+
+        A chunk keeps nothing for the next: what else is scored, and where, would then show in the last digits.
+        """
+        if self.scorer is None:
+            return items, [np.empty((len(item.candidates), 0)) for item in items]
+        kept = [item for item in items if item.row in pictures]
+        if not kept:
+            return [], []
+        place = {row: number for number, row in enumerate(pictures)}
+        images, size = list(pictures.values()), self.arguments.batch_size
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        latents = torch.cat([self.teacher.encode_images(batch) for batch in batches])
+        return kept, self.scorer.score(latents, [Candidates(place[item.row], item.candidates) for item in kept])
+
+    def settings(self) -> dict:
+        """What decides the scores; the last part of a path stands for it."""
+        arguments, teacher, clip = self.arguments, None, None
+        if self.teacher is not None:
+            teacher = {
+                "name": portable_name(arguments.teacher_name_or_path or self.teacher.name_or_path),
+                "revision": arguments.teacher_revision,
+                "fingerprint": fingerprint(self.teacher.denoiser),
+                "dtype": str(self.teacher.dtype).removeprefix("torch."),
+                "latent_shape": list(self.teacher.latent_shape),
+            }
+        if self.embedder is not None:
+            clip = {
+                "name": portable_name(arguments.model_name_or_path),
+                "fingerprint": self.embedder.encoder.fingerprint(),
+            }
+        data = {
+            "name": portable_name(arguments.dataset_name),
+            "config": arguments.dataset_config_name,
+            "split": arguments.split,
+            "revision": arguments.dataset_revision,
+            "rows": len(self.rows),
+            "captions": hashlib.sha256(repr(self.captions).encode()).hexdigest()[:16],
+        }
+        scored = teacher is not None
+        first_last = arguments.timestep_range or (0, self.teacher.num_timesteps - 1) if scored else None
+        return {
+            "sdsclip_hf_format": FORMAT_VERSION,
+            "teacher": teacher,
+            "num_draws": arguments.num_draws if scored else None,
+            "timestep_range": list(first_last) if scored else None,
+            "weighting": arguments.weighting if scored else None,
+            "stop_confidence": arguments.stop_confidence if scored else None,
+            "settled": arguments.settled if scored else None,
+            "seed": arguments.seed,
+            "dataset": data,
+            "candidates": [f"{source}:{count}" for source, count in arguments.sources.items()],
+            "candidates_column": arguments.candidates_column,
+            "nearest_by": clip,
+            "captions_per_image": arguments.captions_per_image,
+            "control": "wrong_images" if arguments.wrong_images else None,
+            "chunk_size": arguments.chunk_size,
+        }
+
+
+def run_ahead(function: Callable, arguments: Iterable) -> Iterator:
+    """``function`` of each argument in turn; while a result is used, the next one is made in another thread."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = None
+        for argument in arguments:
+            ready, coming = coming, thread.submit(function, argument)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()

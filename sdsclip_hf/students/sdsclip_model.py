@@ -1,0 +1,328 @@
+"""The student: CLIP and the linear latent mapper h_w as one module, which of its weights train, and its export."""
+
+import copy
+import math
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers.utils import ModelOutput
+
+from sdsclip_hf.common.errors import expand, explain_loading
+from sdsclip_hf.config import LORA_LAYERS, TRAINABLE
+from sdsclip_hf.students.latent_mapper import LatentMapper
+
+MAX_LOGIT_SCALE = math.log(100)
+MAPPER_FILE = "latent_mapper.safetensors"
+
+
+@dataclass
+class SDSCLIPOutput(ModelOutput):
+    """What one pass of the student gives.
+
+    Args:
+        image_embeds: f_phi(x), unit length, (B, D).
+        text_embeds: g(c), unit length, (M, D): of the M texts that were given, whether captions or candidates.
+        logit_scale: the exponentiated factor on cosines, scalar.
+        latents: z0 = h_w(f_phi(x)), (B, C, h, w); None without a mapper.
+    """
+
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    logit_scale: Tensor | None = None
+    latents: Tensor | None = None
+
+
+class SDSCLIPModel(nn.Module):
+    """CLIP and the latent mapper in one module, so that the optimiser, DDP, FSDP and resuming see a single model.
+
+    Args:
+        clip: the CLIP to fine-tune.
+        mapper: h_w; None when no term needs latents.
+        trainable: ``layernorm`` (the LayerNorm parameters, the paper's choice), ``lora`` or ``full``. The mapper always
+            trains.
+        train_vision, train_text: whether the image tower and the text tower train.
+        train_projections: whether the two projections to the joint space train; default: with ``full`` alone.
+        train_logit_scale: whether the temperature trains. It is kept at or below ln 100.
+        peft_config: the whole PEFT configuration of ``lora``; it takes the place of the three that follow and of the
+            choice of towers.
+        lora_r, lora_alpha, lora_dropout: rank, scaling and dropout of ``lora``.
+        lora_target_modules: endings of the names of the linear layers that ``lora`` adapts, in the chosen towers.
+
+    Raises:
+        ValueError: an unknown ``trainable``, LoRA targets that match nothing, or nothing left to train.
+    """
+
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False
+
+    def __init__(
+        self,
+        clip: CLIPModel,
+        mapper: LatentMapper | None = None,
+        *,
+        trainable: str = "layernorm",
+        train_vision: bool = True,
+        train_text: bool = True,
+        train_projections: bool | None = None,
+        train_logit_scale: bool = False,
+        peft_config: PeftConfig | None = None,
+        lora_r: int = 16,
+        lora_alpha: int = 32,
+        lora_dropout: float = 0.0,
+        lora_target_modules: tuple[str, ...] = LORA_LAYERS,
+    ):
+        super().__init__()
+        if trainable not in TRAINABLE:
+            raise ValueError(f"unknown trainable {trainable!r}; choose from {', '.join(TRAINABLE)}.")
+        if peft_config is not None and trainable != "lora":
+            raise ValueError(
+                f"peft_config needs trainable='lora', but trainable is {trainable!r}; set --trainable lora."
+            )
+        train_projections = trainable == "full" if train_projections is None else train_projections
+        prefixes = _chosen_prefixes(train_vision, train_text, train_projections)
+        clip = clip.float().requires_grad_(False)
+        if trainable == "lora" and (peft_config or prefixes):
+            config = peft_config or _lora_config(prefixes, lora_r, lora_alpha, lora_dropout, lora_target_modules)
+            clip = _add_adapter(clip, config)
+        else:
+            for name, parameter in _candidates(clip, only_layernorm=trainable == "layernorm"):
+                parameter.requires_grad_(name.startswith(prefixes))
+        self.clip = clip
+        self.mapper = mapper
+        self.trainable = trainable
+        self.base_clip.logit_scale.requires_grad_(train_logit_scale)
+        if not any(parameter.requires_grad for parameter in self.clip.parameters()):
+            raise ValueError(
+                f"nothing of CLIP would train with trainable={trainable!r}, train_vision={train_vision}, "
+                f"train_text={train_text}, train_projections={train_projections}; switch a part on."
+            )
+
+    @property
+    def base_clip(self) -> CLIPModel:
+        """The CLIPModel itself, inside its adapter if it has one."""
+        return self.clip.get_base_model() if self.has_adapter else self.clip
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether what trains is an adapter on CLIP."""
+        return isinstance(self.clip, PeftModel)
+
+    @property
+    def config(self):
+        return self.base_clip.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.base_clip.logit_scale.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base_clip.logit_scale.dtype
+
+    @property
+    def _keys_to_ignore_on_save(self) -> set[str]:
+        """What a checkpoint leaves out, since the base model has it; Trainer then expects these to be missing."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name for name in self.state_dict() if name not in trained and not name.startswith("mapper.")}
+
+    def tie_weights(self) -> None:
+        """Nothing is tied; Trainer calls this after loading a checkpoint without the frozen weights."""
+
+    def trained_state_dict(self) -> dict[str, Tensor]:
+        """The weights that train: LayerNorms, adapter or all of CLIP, and the mapper."""
+        left_out = self._keys_to_ignore_on_save
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in left_out}
+
+    def rebuilt(self, weights: dict[str, Tensor]) -> "SDSCLIPModel":
+        """The same student once more, of all its weights, where this one has only a part of each."""
+        adapter = self.clip.peft_config[self.clip.active_adapter] if self.has_adapter else None
+        with torch.random.fork_rng(devices=[]):  # what it is initialised with does not count
+            mapper = self.mapper and LatentMapper(
+                self.mapper.linear.in_features, self.mapper.latent_shape, self.mapper.unit_rms, self.mapper.scale
+            )
+            student = SDSCLIPModel(CLIPModel(self.config), mapper, trainable=self.trainable, peft_config=adapter)
+        student.load_state_dict(weights)
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(name in trained)
+        return student.to(self.device).eval()
+
+    def count_parameters(self) -> dict[str, int]:
+        """Trained weights of CLIP and of the mapper, and all of CLIP's."""
+        clip = list(self.clip.parameters())
+        mapper = [] if self.mapper is None else list(self.mapper.parameters())
+        return {
+            "clip_trained": sum(parameter.numel() for parameter in clip if parameter.requires_grad),
+            "mapper_trained": sum(parameter.numel() for parameter in mapper if parameter.requires_grad),
+            "clip_all": sum(parameter.numel() for parameter in clip),
+        }
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **options) -> None:
+        """Recompute CLIP's activations in the backward pass instead of keeping them; options are CLIPModel's own."""
+        self.base_clip.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **options) -> None:
+        """The same under the name that Trainer called it by before transformers 5.23."""
+        self.base_clip.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        self.base_clip.activation_checkpointing_disable()
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the temperature at or below ln 100, as OpenAI's CLIP does."""
+        self.base_clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+
+    def start_weights(self) -> dict[str, Tensor]:
+        """A copy of CLIP's weights that train, for [`go_back`]; of LoRA without the matrices A.
+
+        Raises:
+            ValueError: an adapter that is not W + B A with B at zero, so that weights would not go back in a line.
+        """
+        trained = {name: weight for name, weight in self.clip.named_parameters() if weight.requires_grad}
+        others = [name for name in trained if "lora_" in name and ".lora_A." not in name]
+        kinds = {config.peft_type for config in getattr(self.clip, "peft_config", {}).values()}
+        if kinds - {PeftType.LORA} or any(".lora_B." not in name or trained[name].any() for name in others):
+            raise ValueError(
+                "wise_ft_alpha below 1 needs LoRA whose matrices B start at zero, without DoRA and without embeddings; "
+                "change the peft_config, or leave --wise_ft_alpha out."
+            )
+        return {name: weight.detach().cpu().clone() for name, weight in trained.items() if ".lora_A." not in name}
+
+    @torch.no_grad()
+    def go_back(self, start: dict[str, Tensor], alpha: float) -> None:
+        """Put CLIP's weights at (1 - alpha) * start + alpha * theta (WiSE-FT, arXiv 2109.01903); the mapper stays.
+
+        Of LoRA, W + B A, the matrices B alone are moved, which start at zero, so that the merged weights obey the same.
+
+        Args:
+            start: what [`start_weights`] gave before the training.
+            alpha: 0 for the start, 1 for the weights as they are.
+        """
+        weights = dict(self.clip.named_parameters())
+        for name, first in start.items():
+            weights[name].lerp_(first.to(weights[name]), 1 - alpha)
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """f_phi(x): (B, 3, H, W) to unit-length (B, D)."""
+        return F.normalize(self.base_clip.get_image_features(pixel_values=pixel_values).pooler_output, dim=-1)
+
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """g(c): (B, L) to unit-length (B, D)."""
+        features = self.base_clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+        return F.normalize(features.pooler_output, dim=-1)
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> SDSCLIPOutput:
+        """Encode images (B, 3, H, W) and captions (M, L), and map the image embeddings to latents."""
+        image_embeds = self.encode_images(pixel_values)
+        return SDSCLIPOutput(
+            image_embeds=image_embeds,
+            text_embeds=self.encode_texts(input_ids, attention_mask),
+            logit_scale=self.base_clip.logit_scale.exp(),
+            latents=None if self.mapper is None else self.mapper(image_embeds),
+        )
+
+    def merged_clip(self) -> CLIPModel:
+        """A plain CLIPModel with the trained weights, adapters merged in; the student itself is left as it is."""
+        clip = copy.deepcopy(self.clip)
+        clip = clip.merge_and_unload() if isinstance(clip, PeftModel) else clip
+        return clip.requires_grad_(True).eval()
+
+    def export(self, folder: str | Path, processor: CLIPProcessor | None = None) -> None:
+        """Write a plain CLIP that ``CLIPModel.from_pretrained`` loads, and beside it what the method adds.
+
+        Args:
+            folder: receives config.json, model.safetensors and the processor's files, ``latent_mapper.safetensors``,
+                and for LoRA runs ``adapter/``, which PEFT loads on the base model.
+            processor: the CLIPProcessor that goes with the model.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier export, as the mapper
+        (folder / MAPPER_FILE).unlink(missing_ok=True)
+        self.merged_clip().save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
+        if self.mapper is not None:
+            self.mapper.save(folder / MAPPER_FILE)
+        if self.has_adapter:
+            self.clip.save_pretrained(folder / "adapter")
+
+
+def clip_config(name: str, revision: str | None = None) -> CLIPConfig:
+    """The configuration of a CLIP, no weights loaded.
+
+    Raises:
+        OSError: the folder or Hub id cannot be loaded.
+        ValueError: it holds a model of another type.
+    """
+    with explain_loading("the CLIP model", name, "--model_name_or_path"):
+        config = CLIPConfig.get_config_dict(name, revision=revision)[0]
+        if not config:
+            raise OSError("it has no config.json")
+        if config.get("model_type") != "clip":
+            raise ValueError(
+                f"{name!r} holds a model of type {config.get('model_type')!r}, not 'clip'; "
+                "give --model_name_or_path a CLIP checkpoint."
+            )
+        return CLIPConfig.from_dict(config)
+
+
+def load_clip(name_or_path: str | Path, revision: str | None = None) -> tuple[CLIPModel, CLIPProcessor]:
+    """CLIPModel (float32 master weights) and CLIPProcessor from a folder or the Hub.
+
+    Raises:
+        OSError: the folder or Hub id cannot be loaded.
+        ValueError: it holds a model of another type.
+    """
+    name = expand(name_or_path)
+    clip_config(name, revision)
+    with explain_loading("the CLIP model", name, "--model_name_or_path"):
+        clip = CLIPModel.from_pretrained(name, revision=revision, dtype=torch.float32)
+        return clip, CLIPProcessor.from_pretrained(name, revision=revision)
+
+
+def _chosen_prefixes(vision: bool, text: bool, projections: bool) -> tuple[str, ...]:
+    towers = [name for name, chosen in (("vision", vision), ("text", text)) if chosen]
+    projection_of = {"vision": "visual_projection", "text": "text_projection"}
+    chosen = [f"{tower}_model." for tower in towers]
+    return tuple(chosen + ([f"{projection_of[tower]}." for tower in towers] if projections else []))
+
+
+def _candidates(clip: CLIPModel, only_layernorm: bool) -> list[tuple[str, nn.Parameter]]:
+    if not only_layernorm:
+        return list(clip.named_parameters())
+    return [
+        (f"{module_name}.{name}", parameter)
+        for module_name, module in clip.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for name, parameter in module.named_parameters()
+    ]
+
+
+def _lora_config(prefixes: tuple[str, ...], r: int, alpha: int, dropout: float, layers: tuple[str, ...]) -> LoraConfig:
+    projections = [prefix.rstrip(".") for prefix in prefixes if prefix.endswith("_projection.")]
+    towers = [re.escape(prefix) for prefix in prefixes if prefix.endswith("_model.")]
+    endings = "|".join(re.escape(layer) for layer in layers)
+    pattern = "|".join([rf"(?:{'|'.join(towers)}).*\.(?:{endings})", *projections] if towers else projections)
+    return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)
+
+
+def _add_adapter(clip: CLIPModel, config: PeftConfig) -> PeftModel:
+    try:
+        return get_peft_model(clip, config)
+    except ValueError as error:
+        if "target modules" not in str(error).lower():
+            raise
+        linear = sorted({name.rsplit(".", 1)[-1] for name, part in clip.named_modules() if isinstance(part, nn.Linear)})
+        raise ValueError(
+            f"the LoRA targets {config.target_modules!r} match no layer of the model; its linear layers are "
+            f"{', '.join(linear)}. Set --lora_target_modules."
+        ) from error

@@ -1,0 +1,1 @@
+"""Arms x seeds from the same starts, with intervals."""

@@ -1,0 +1,149 @@
+"""The teacher's prompts of a dataset's captions, encoded once, kept on disk and read from there as they are needed."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sdsclip_hf.common.checkpoints import fingerprint, write_json
+from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+SETTINGS_FILE = "prompts.json"
+CHUNK = 1024
+SCHEMA = pa.schema({"caption": pa.string(), "prompt": pa.binary()})
+
+
+class PromptCache:
+    """Reads prompts from the memory-mapped Arrow files that [`build`] wrote.
+
+    Args:
+        folder: of a finished cache.
+
+    Raises:
+        OSError: the folder holds none.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        settings = json.loads((self.folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        self.dtype, self.shape = getattr(torch, settings["dtype"]), settings["prompt_shape"]
+        chunks = [_chunk(self.folder, number) for number in range(-(-settings["captions"]["count"] // CHUNK))]
+        missing = [path.name for path in chunks if not path.is_file()]
+        if missing:
+            raise OSError(
+                f"the prompts in {self.folder} lack {missing[0]}; all processes must see one folder. Give another "
+                "--prompt_cache_dir."
+            )
+        self.data = datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in chunks])
+        self.row_of = {caption: row for row, caption in enumerate(self.data["caption"])}
+
+    @classmethod
+    @torch.no_grad()
+    def build(
+        cls, folder: str | Path, teacher: DiffusionTeacher, captions: Iterable[str], batch_size: int = 64
+    ) -> "PromptCache":
+        """The cache of some captions, made as far as it is not there; to be called by all processes, which share the work.
+
+        A cache of another teacher, tokenizer or set of captions is told, and made anew.
+
+        Args:
+            folder: receives ``prompts.json`` and the Arrow files. All processes must see it.
+            teacher: encodes; its dtype is the cache's.
+            captions: those that will be asked for.
+            batch_size: captions encoded at once.
+
+        Raises:
+            ValueError: the folder holds Arrow files that are no such cache.
+        """
+        folder, state = Path(folder), PartialState()
+        captions = list(dict.fromkeys(captions))
+        missing = None
+        if state.is_main_process:
+            _claim(folder, _settings(teacher, captions))
+            missing = [n for n in range(-(-len(captions) // CHUNK)) if not _chunk(folder, n).is_file()]
+        missing = broadcast_object_list([missing])[0]
+        mine = missing[state.process_index :: state.num_processes]
+        for number in tqdm(mine, "encoding captions", disable=not state.is_main_process or not mine):
+            part = captions[number * CHUNK : (number + 1) * CHUNK]
+            prompts = teacher.encode_captions(part, batch_size).cpu().contiguous()
+            as_bytes = [prompt.flatten().view(torch.uint8).numpy().tobytes() for prompt in prompts]
+            _write_whole(pa.table({"caption": part, "prompt": as_bytes}, SCHEMA), _chunk(folder, number))
+        state.wait_for_everyone()
+        return cls(folder)
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """Prompts (N, L, D) of N captions, in the teacher's dtype.
+
+        Raises:
+            ValueError: a caption is not in the cache.
+        """
+        unknown = [caption for caption in captions if caption not in self.row_of]
+        if unknown:
+            raise ValueError(
+                f"the prompts in {self.folder} lack the caption {unknown[0]!r:.200}: they were made of other captions. Give "
+                "another --prompt_cache_dir, or none."
+            )
+        stored = b"".join(self.data[[self.row_of[caption] for caption in captions]]["prompt"])
+        return torch.frombuffer(bytearray(stored), dtype=self.dtype).view(len(captions), *self.shape)
+
+
+def _settings(teacher: DiffusionTeacher, captions: Sequence[str]) -> dict:
+    """What decides the prompts."""
+    tokenizer = json.loads(teacher.tokenizer.backend_tokenizer.to_str())
+    padding = [teacher.max_length, teacher.tokenizer.pad_token]
+    tokenizer |= {"truncation": None, "padding": padding}  # in place of those of the last call
+    return {
+        "sdsclip_hf_format": FORMAT_VERSION,
+        "dtype": str(teacher.text_encoder.dtype).removeprefix("torch."),
+        "teacher": {"name": teacher.name_or_path, "text_encoder": fingerprint(teacher.text_encoder)},
+        "tokenizer": hashlib.sha256(json.dumps(tokenizer).encode()).hexdigest()[:16],
+        "captions": {"count": len(captions), "sha256": hashlib.sha256(repr(captions).encode()).hexdigest()[:16]},
+        "prompt_shape": [teacher.max_length, teacher.text_encoder.config.hidden_size],
+    }
+
+
+def _claim(folder: Path, settings: dict) -> None:
+    """Make the folder that of a cache by ``settings``; what it holds by others goes."""
+    path, parts = folder / SETTINGS_FILE, list(folder.glob("*.arrow"))
+    if not path.is_file() and parts:
+        raise ValueError(f"{folder} holds {parts[0].name}, which is no prompt; choose another --prompt_cache_dir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    then = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else settings
+    changed = [name for name, value in settings.items() if then.get(name) != value]
+    if then.get("teacher", {}).get("text_encoder") == settings["teacher"]["text_encoder"]:
+        changed = [name for name in changed if name != "teacher"]  # the same by another name
+    if changed:
+        logger.warning(
+            "the prompts in %s are of another %s (%.200r, not %.200r): they are made anew.",
+            folder,
+            changed[0],
+            then.get(changed[0]),
+            settings[changed[0]],
+        )
+        for part in parts:
+            part.unlink()
+    write_json(path, settings)
+
+
+def _chunk(folder: Path, number: int) -> Path:
+    return folder / f"prompts-{number:06d}.arrow"
+
+
+def _write_whole(table: pa.Table, path: Path) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""The trainer, its terms, and the main job."""

@@ -1,0 +1,89 @@
+"""The trainer's side of checkpoints and exports: what is written, when it counts as whole, whom it belongs to."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sdsclip_hf.common.checkpoints import last_checkpoint, remove_old, seal, unseal
+from sdsclip_hf.training.hub_trainer import HubTrainer
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+class CheckpointTrainer(HubTrainer):
+    """[`HubTrainer`] whose checkpoints hold what trains, whose exports are plain CLIPs, and whose runs stop at NaN.
+
+    A subclass gives ``whole_student()``, ``identity()`` and ``processing_class``.
+    """
+
+    _saving_checkpoint = False
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """A checkpoint holds what trains and all that resuming needs; ``sdsclip_run.json``, written last, seals it."""
+        for name, parameter in self.whole_student().named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise FloatingPointError(
+                    f"{name} holds NaN or infinite weights after step {self.state.global_step}; no checkpoint was "
+                    f"written. {self._way_out()}"
+                )
+        run = Path(self._get_output_dir(trial=trial))
+        folder = run / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            unseal(folder)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once this one is whole
+        self._saving_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_checkpoint, self.args.save_total_limit = False, limit
+        self.accelerator.wait_for_everyone()  # each process adds the state of its random numbers
+        if self.args.should_save:
+            seal(folder, self._identity())
+            remove_old(run, limit, self.state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._saving_checkpoint:  # Trainer would push what is not sealed yet
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        """Inside a checkpoint the weights that train; anywhere else the export, a plain CLIP."""
+        student = self.whole_student()
+        if not self.args.should_save:  # Trainer calls this on all processes
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._saving_checkpoint:
+            trained = student.trained_state_dict()
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}
+            save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        else:
+            student.export(folder, self.processing_class)
+            self._write_card(folder)
+
+    def _identity(self) -> dict:
+        return {
+            "base_model": self.base_name,
+            "base_fingerprint": self.base_fingerprint,
+            "teacher": None if self.teacher is None else self.teacher.name_or_path,
+            "teacher_fingerprint": self.teacher_fingerprint,
+            "scores_fingerprint": None if self.scores is None else self.scores.fingerprint,
+            "settings": self.args.method_settings() | {"peft_config": self.peft_settings},
+        }
+
+    def check_finite(self, terms: dict[str, Tensor]) -> None:
+        for name, term in terms.items():
+            if not torch.isfinite(term):
+                raise FloatingPointError(
+                    f"the {name} term is {term.item()} at step {self.state.global_step + 1}. {self._way_out()}"
+                )
+
+    def _way_out(self) -> str:
+        good = last_checkpoint(self.args.output_dir)
+        go_on = f"The last good checkpoint is {good}; go on from it with --resume_from_checkpoint and a lower "
+        go_on += "--max_grad_norm, or start"
+        kept = go_on if good else "Start"
+        return f"{kept} anew in another --output_dir with a lower --learning_rate or weight of the term."

@@ -1,0 +1,73 @@
+"""The trainer's side of the data: batches of pairs, each process's share of a stream, batches without end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from accelerate.data_loader import IterableDatasetShard
+from torch import Tensor
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+
+from sdsclip_hf.data.collator import ImageCaptionCollator
+from sdsclip_hf.training.grad_cache import mini_batches
+from sdsclip_hf.training.parts import endless_share
+
+
+class PairLoaders(Trainer):
+    """[`transformers.Trainer`] with batches for a contrastive loss: never of one pair, never cut short by a stream's end."""
+
+    _batches_done = 0  # by the run that is gone on with
+
+    def batches_to_skip(self, checkpoint: Path) -> int:
+        """How many batches of a stream Trainer passes over until it is where ``checkpoint`` was written."""
+        steps = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step % self.args.max_steps
+        return 0 if self.args.ignore_data_skip else steps * self.args.gradient_accumulation_steps
+
+    def endless_batches(self, steps: int) -> Iterator[dict[str, Tensor]]:
+        """``steps`` batches of ``per_device_train_batch_size``, on the device; the data begins anew when it ends."""
+        loader, done = self.get_train_dataloader(), 0
+        while done < steps:
+            before = done
+            for batch in loader:
+                for part in mini_batches(self._prepare_inputs(batch), self.args.per_device_train_batch_size):
+                    if done == steps:
+                        return
+                    yield part
+                    done += 1
+            if done == before:
+                raise ValueError(
+                    "the training data gives no full batch; lower --per_device_train_batch_size or add data."
+                )
+
+    def get_total_train_batch_size(self, args) -> int:
+        """Pairs of one optimiser step, over all processes."""
+        if args.contrastive_batch_size is None:
+            return super().get_total_train_batch_size(args)
+        return args.contrastive_batch_size * args.gradient_accumulation_steps
+
+    def _get_dataloader(self, dataset, description, batch_size, *args, is_training=False, **kwargs):
+        if is_training and self.args.contrastive_batch_size is not None:
+            batch_size = self.args.contrastive_batch_size // self.args.world_size
+        if hasattr(dataset, "__len__"):
+            per_process = len(dataset) // self.args.world_size
+            if per_process < 2:
+                raise ValueError(
+                    f"{description.lower()} needs at least two pairs on each of {self.args.world_size} processes, since "
+                    f"a batch of one has no negatives; the dataset has {len(dataset)}."
+                )
+            if is_training and per_process < batch_size:
+                small = self.args.contrastive_batch_size is None
+                option = "per_device_train_batch_size" if small else "contrastive_batch_size"
+                raise ValueError(
+                    f"the training data has {len(dataset)} pairs, fewer than one batch of {batch_size} on each of "
+                    f"{self.args.world_size} processes; lower --{option}."
+                )
+            batch_size = min(batch_size, per_process)
+        elif is_training:
+            ours = isinstance(self.data_collator, ImageCaptionCollator)  # another may not know what is passed over
+            dataset = endless_share(dataset, self.args, batch_size, self._batches_done if ours else 0)
+        loader = super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
+        if is_training and isinstance(loader.dataset, IterableDatasetShard):  # it is a share, not to be split again
+            loader.dataset.num_processes, loader.dataset.process_index = 1, 0
+        return loader

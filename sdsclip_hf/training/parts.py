@@ -1,0 +1,263 @@
+"""What a trainer is put together from, as its arguments tell: student, teacher, scores and datasets."""
+
+import logging
+from pathlib import Path
+
+import datasets
+import torch
+from peft import PeftConfig
+from transformers import BaseImageProcessor, CLIPModel
+
+from sdsclip_hf import shapes
+from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.data.captioned_images import CaptionedImages, ImageCaptionDataset
+from sdsclip_hf.data.images import BAD_IMAGES_FILE, BadImages
+from sdsclip_hf.data.scores import CandidateScores
+from sdsclip_hf.data.streams import EndlessStream, StreamingImageCaptionDataset, as_training_data
+from sdsclip_hf.students.latent_mapper import LatentMapper
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
+from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+from sdsclip_hf.teachers.prompt_cache import PromptCache
+from sdsclip_hf.training.sharding import shard_teacher
+
+logger = logging.getLogger(__name__)
+
+SAME_GRADIENT, SAME_GRADIENT_ROUGHLY = 1e-3, 0.1  # in float32 and in less
+
+
+class DatasetMaker:
+    """Wraps ``datasets`` datasets by the columns that the arguments name; leaves what is wrapped already.
+
+    Raises:
+        ValueError: of a call, when the pictures of a stream should be kept in memory.
+    """
+
+    def __init__(
+        self,
+        args: SDSCLIPConfig,
+        image_processor: BaseImageProcessor,
+        scores: CandidateScores | None,
+        with_candidates: bool,
+    ):
+        self.args, self.image_processor = args, image_processor
+        self.scores, self.with_candidates = scores, with_candidates
+
+    def __call__(self, dataset, training: bool = False):
+        if dataset is None or isinstance(dataset, CaptionedImages):
+            return dataset
+        if isinstance(dataset, dict):
+            return {name: self(part, training) for name, part in dataset.items()}
+        if isinstance(dataset, datasets.IterableDataset) and training and self.args.shuffle_buffer_size:
+            dataset = dataset.shuffle(seed=self.args.seed, buffer_size=self.args.shuffle_buffer_size)
+        kept = {}
+        if self.args.keep_images_in_memory:
+            if isinstance(dataset, datasets.IterableDataset):
+                raise ValueError(
+                    "keep_images_in_memory keeps the pictures of a dataset by their rows, which a stream has not; leave "
+                    "it out, or leave out --streaming."
+                )
+            kept = {"image_processor": self.image_processor}
+        return as_training_data(
+            dataset,
+            image_column=self.args.image_column,
+            caption_column=self.args.caption_column,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            bad_images=BadImages(self.args.max_bad_images, Path(self.args.output_dir) / BAD_IMAGES_FILE),
+            scores=self.scores if training else None,
+            with_candidates=self.with_candidates,
+            num_candidates=self.args.ranking_candidates,
+            **kept,
+        )
+
+
+def lengths(train_dataset, eval_dataset) -> dict[str, int | None]:
+    """The rows of each dataset, None of a stream."""
+    sets = {"train_dataset": train_dataset}
+    sets |= eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+    return {name: len(part) if hasattr(part, "__len__") else None for name, part in sets.items()}
+
+
+def endless_share(
+    stream: StreamingImageCaptionDataset, args: SDSCLIPConfig, batch_size: int, passed_over: int = 0
+) -> EndlessStream:
+    """What this process reads of a stream, without end.
+
+    Args:
+        stream: the whole stream, shuffled alike on all processes.
+        args: how many processes and loader workers there are.
+        batch_size, passed_over: see [`EndlessStream`].
+
+    Raises:
+        ValueError: accelerate is told to deal out the data itself, or loader workers would have nothing to read.
+    """
+    if args.accelerator_config.dispatch_batches or args.accelerator_config.split_batches:
+        raise ValueError(
+            "each process reads its own share of a stream, so that accelerator_config cannot have dispatch_batches or "
+            "split_batches; leave them out."
+        )
+    share = stream.share(args.process_index, args.world_size)
+    if args.dataloader_num_workers > share.num_shards:
+        raise ValueError(
+            f"dataloader_num_workers is {args.dataloader_num_workers}, but the stream has {share.num_shards} shards (files) "
+            f"for each of {args.world_size} processes, and a worker reads whole ones; set --dataloader_num_workers to at "
+            f"most {share.num_shards}, or spread the data over more files."
+        )
+    return EndlessStream(share, batch_size, passed_over)
+
+
+def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) -> DiffusionTeacher | None:
+    """The teacher, where ``args`` have a term that needs it.
+
+    Raises:
+        OSError: it cannot be loaded.
+        ValueError: there is none, or it does not fit ``args``.
+    """
+    if args.lambda_sds == 0:
+        return None
+    if teacher is None:
+        raise ValueError(
+            "lambda_sds is above 0, but there is no teacher; give --teacher_name_or_path or --lambda_sds 0."
+        )
+    if isinstance(teacher, (str, Path)):
+        teacher = DiffusionTeacher.from_pretrained(
+            shapes.resolve(teacher),
+            dtype=args.teacher_dtype,
+            latent_size=args.latent_size,
+            revision=args.teacher_revision,
+            variant=args.teacher_variant,
+        )
+    if args.latent_size not in (None, teacher.latent_shape[1]):
+        raise ValueError(
+            f"latent_size {args.latent_size} differs from the given teacher's {teacher.latent_shape[1]}; pass it to "
+            "DiffusionTeacher.from_pretrained instead."
+        )
+    if teacher.dtype != getattr(torch, args.teacher_dtype):
+        raise ValueError(
+            f"teacher_dtype {args.teacher_dtype} differs from the given teacher's "
+            f"{str(teacher.dtype).removeprefix('torch.')}; set --teacher_dtype to what the teacher was loaded in."
+        )
+    if args.timestep_range is not None:
+        teacher.check_timestep_range(args.timestep_range)
+    return teacher
+
+
+def place_teacher(teacher: DiffusionTeacher, args: SDSCLIPConfig) -> None:
+    """Bring the teacher to this process's device, in the form in which ``args`` ask it to compute.
+
+    Raises:
+        ValueError: it is to be split over one process, or ``torch.compile`` gets its gradient wrong.
+    """
+    if args.shard_teacher:
+        shard_teacher(teacher, args.device, args.world_size)
+    packs = args.teacher_pack_weights and args.sds_gradient == "stop_gradient"
+    teacher.to(args.device).speed_up(
+        gradient_checkpointing=args.teacher_gradient_checkpointing,
+        channels_last=args.teacher_channels_last,
+        compiled=args.teacher_compile,
+        packed=packs and not args.shard_teacher,  # of which no process has all
+    )
+    if args.teacher_compile and args.sds_gradient == "full" and not args.shard_teacher:
+        _check_compiled(teacher, args.per_device_train_batch_size)
+
+
+def _check_compiled(teacher: DiffusionTeacher, pairs: int) -> None:
+    """Raise ValueError where the compiled denoiser has another gradient than the plain one, on a batch of noise.
+
+    PyTorch 2.13 does so on CPUs, for denoisers of Stable Diffusion 1.5's size and smaller; nothing else shows it.
+    """
+    draw = torch.Generator().manual_seed(0)
+    like = {"device": teacher.device, "dtype": teacher.dtype}
+    latents, direction = (torch.randn(pairs, *teacher.latent_shape, generator=draw).to(**like) for _ in range(2))
+    prompt_shape = pairs, teacher.max_length, teacher.denoiser.config.cross_attention_dim
+    prompts = torch.randn(prompt_shape, generator=draw).to(**like)
+    timesteps = torch.linspace(0, teacher.num_timesteps - 1, pairs).long().to(teacher.device)
+    gradients = []
+    for predict in (teacher.denoiser.forward, teacher.denoiser):  # only the second is compiled
+        noisy = latents.clone().requires_grad_()
+        predicted = predict(noisy, timesteps, prompts).sample
+        gradients.append(torch.autograd.grad((predicted * direction).float().sum(), noisy)[0].float())
+    plain, compiled = gradients
+    difference = ((compiled - plain).norm() / plain.norm()).item()
+    if not difference < (SAME_GRADIENT if teacher.dtype == torch.float32 else SAME_GRADIENT_ROUGHLY):
+        raise ValueError(
+            f"torch.compile of PyTorch {torch.__version__} computes another gradient for this denoiser, {difference:.1%} "
+            "away from the right one; leave --teacher_compile out, or take --sds_gradient stop_gradient, which needs none."
+        )
+
+
+def cache_prompts(teacher: DiffusionTeacher, train_dataset, eval_dataset, args: SDSCLIPConfig) -> PromptCache:
+    """The teacher's prompts of all captions of the datasets, on disk.
+
+    Raises:
+        ValueError: one of them is a stream.
+    """
+    evaluation = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
+    captions: list[str] = []
+    for part in (train_dataset, *evaluation):
+        if part is not None and not isinstance(part, ImageCaptionDataset):
+            raise ValueError(
+                "prompt_cache_dir needs all captions before the run, which a stream does not tell; leave it out, or "
+                "leave out --streaming."
+            )
+        captions += part.captions() if part is not None else []
+    return PromptCache.build(args.prompt_cache_dir, teacher, captions)
+
+
+def load_scores(teacher: DiffusionTeacher | None, given, args: SDSCLIPConfig) -> CandidateScores | None:
+    """The scores that ``args`` name, checked for what is to be done with them.
+
+    Args:
+        teacher: the one in memory, if any.
+        given: the one that the caller gave, perhaps by its name alone.
+        args: where the scores stand, and the terms' weights.
+
+    Raises:
+        OSError: the scores cannot be loaded.
+        ValueError: they order nothing, or another teacher made them.
+    """
+    if args.ranking_scores is None:
+        return None
+    scores = CandidateScores.load(args.ranking_scores, args.ranking_scores_revision)
+    if not (args.lambda_rank or args.hard_negatives):
+        logger.warning(
+            "--ranking_scores is given, but --lambda_rank is 0 and --hard_negatives off: the scores choose captions alone."
+        )
+    if args.lambda_rank and args.ranking_targets == "teacher":
+        scores.check_ranked()
+        if teacher is not None:
+            scores.check_teacher(teacher.name_or_path, fingerprint(teacher.denoiser), str(teacher.dtype))
+        elif isinstance(given, (str, Path)):
+            scores.check_teacher(str(given))  # it is not loaded, so that its name must do
+    return scores
+
+
+def make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLIPConfig, peft_config) -> SDSCLIPModel:
+    """CLIP with what of it trains, and with a latent mapper where there is a teacher."""
+    mapper = None
+    if teacher is not None:
+        mapper = LatentMapper(
+            clip.config.projection_dim, teacher.latent_shape, unit_rms=args.mapper_unit_rms, scale=args.mapper_scale
+        )
+    return SDSCLIPModel(
+        clip,
+        mapper,
+        trainable=args.trainable,
+        train_vision=args.train_vision,
+        train_text=args.train_text,
+        train_projections=args.train_projections,
+        train_logit_scale=args.train_logit_scale,
+        peft_config=peft_config,
+        lora_r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        lora_target_modules=tuple(args.lora_target_modules),
+    )
+
+
+def as_text(peft_config: PeftConfig | None) -> str:
+    """A PEFT configuration as the same text in every process, whatever the order of its sets."""
+    if peft_config is None:
+        return "None"
+    settings = {k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in peft_config.to_dict().items()}
+    return str(sorted(settings.items(), key=str))

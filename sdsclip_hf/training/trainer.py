@@ -1,0 +1,406 @@
+"""Trainer for L = lambda_clip * L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank."""
+
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.distributed.nn
+from peft import PeftConfig
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import CLIPModel, CLIPProcessor, set_seed
+from transformers.trainer_utils import EvalLoopOutput
+
+from sdsclip_hf import shapes
+from sdsclip_hf.common.checkpoints import check_same_run, fingerprint, last_checkpoint
+from sdsclip_hf.common.processes import check_agreement
+from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.data.captioned_images import ImageCaptionDataset
+from sdsclip_hf.data.collator import ImageCaptionCollator
+from sdsclip_hf.evaluation.results import Results, evaluate_benchmarks, flatten
+from sdsclip_hf.evaluation.scorers import ClipScorer
+from sdsclip_hf.losses import contrastive_loss, gradient_norms
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput, load_clip
+from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+from sdsclip_hf.training.callbacks import ClampLogitScale, TellEpoch
+from sdsclip_hf.training.checkpoint_trainer import CheckpointTrainer
+from sdsclip_hf.training.grad_cache import GradCache
+from sdsclip_hf.training.loaders import PairLoaders
+from sdsclip_hf.training.mapper_warmup import MapperWarmup
+from sdsclip_hf.training.notes import Notes
+from sdsclip_hf.training.parts import (
+    DatasetMaker,
+    as_text,
+    cache_prompts,
+    lengths,
+    load_scores,
+    load_teacher,
+    make_student,
+    place_teacher,
+)
+from sdsclip_hf.training.sharding import is_sharded, prepare_student, whole_weights
+from sdsclip_hf.training.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up, prompts_of
+
+
+class SDSCLIPTrainer(PairLoaders, CheckpointTrainer):
+    """[`transformers.Trainer`] with the distillation term and the ranking term.
+
+    Each term is switched by its weight, computed by a function of ``losses``, and logged under its own name, in
+    training and in evaluation. What a term does not need is not loaded.
+
+    Args:
+        model: the CLIP to fine-tune: a CLIPModel, a folder or a Hub id.
+        args: every knob, ``ranking_scores`` among them.
+        teacher: a [`DiffusionTeacher`], a folder or a Hub id; needed when ``lambda_sds`` is above 0.
+        train_dataset, eval_dataset: ``datasets`` datasets with the columns that ``args`` name, or
+            [`CaptionedImages`]. ``eval_dataset`` may be a dict of them; it needs no scores, and L_rank is not
+            measured on it.
+        processing_class: the CLIPProcessor; default: the one beside the model.
+        peft_config: the whole PEFT configuration for ``trainable="lora"``.
+        kwargs: what else Trainer takes: ``callbacks``, ``optimizers``, ``data_collator``, …
+
+    Raises:
+        OSError: the model or teacher cannot be loaded.
+        ValueError: the parts do not fit one another.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+    from sdsclip_hf.shapes import load_shapes
+
+    trainer = SDSCLIPTrainer(
+        model="shapes/student",
+        teacher="shapes/teacher",
+        args=SDSCLIPConfig(output_dir="outputs/example", max_steps=10),
+        train_dataset=load_shapes("train"),
+    )
+    trainer.train()
+    trainer.save_model("outputs/example/export")
+    ```
+    """
+
+    def __init__(
+        self,
+        model: CLIPModel | str | Path,
+        args: SDSCLIPConfig | None = None,
+        teacher: DiffusionTeacher | str | Path | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: CLIPProcessor | None = None,
+        peft_config: PeftConfig | None = None,
+        **kwargs,
+    ):
+        args = args or SDSCLIPConfig(output_dir="outputs/sdsclip")
+        self.peft_settings = as_text(peft_config)
+        check_agreement(args.to_dict() | {"peft_config": self.peft_settings})
+        set_seed(args.seed)  # the mapper and the adapters are initialised here, before Trainer sets it
+        self.base_name = (
+            str(model) if isinstance(model, (str, Path)) else model.config._name_or_path or "an unnamed CLIPModel"
+        )
+        if isinstance(model, (str, Path)):
+            model, loaded_processor = load_clip(shapes.resolve(model))
+            processing_class = processing_class or loaded_processor
+        if processing_class is None:
+            raise ValueError("processing_class is missing; give the CLIPProcessor that goes with the model.")
+        self.base_revision = getattr(model.config, "_commit_hash", None)
+        self.base_fingerprint = fingerprint(model)
+        self.teacher_fingerprint = None
+        self.card_facts = {}
+        given_teacher, teacher = teacher, load_teacher(teacher, args)
+        student = make_student(model, teacher, args, peft_config)
+        self._start_weights = student.start_weights() if args.wise_ft_alpha < 1 else {}
+        self.scores = load_scores(teacher, given_teacher, args)
+        needs_candidates = bool(args.lambda_rank or args.hard_negatives)
+        as_data = DatasetMaker(args, processing_class.image_processor, self.scores, needs_candidates)
+        max_candidates = self.scores.max_candidates if needs_candidates else 0
+        train_dataset, eval_dataset = as_data(train_dataset, training=True), as_data(eval_dataset)
+        prompts, fingerprints = None, {"base_fingerprint": self.base_fingerprint}
+        if self.scores is not None:
+            fingerprints["scores_fingerprint"] = self.scores.fingerprint
+        if teacher is not None:
+            self.teacher_fingerprint = fingerprints["teacher_fingerprint"] = fingerprint(teacher.denoiser)
+        check_agreement(fingerprints, lengths(train_dataset, eval_dataset))
+        if teacher is not None:
+            place_teacher(teacher, args)
+            if args.prompt_cache_dir is not None:
+                prompts = cache_prompts(teacher, train_dataset, eval_dataset, args)
+                if given_teacher is not teacher:
+                    teacher.text_encoder = None  # frees its memory
+        kwargs.setdefault(
+            "data_collator",
+            ImageCaptionCollator(processing_class, teacher and teacher.tokenize, max_candidates, prompts),
+        )
+        super().__init__(
+            model=student,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.teacher = teacher
+        self.distillation = None if teacher is None else DistillationTerm(self.teacher, self.args)
+        weights = {"sds": args.lambda_sds, "ranking": args.lambda_rank, "cosine": args.lambda_cosine}
+        self.term_weights = {"contrastive": args.lambda_clip} | {
+            name: weight for name, weight in weights.items() if weight
+        }
+        self.ranking = RankingTerm(self.scores, args) if args.lambda_rank else None
+        self.model_accepts_loss_kwargs = False  # a contrastive loss is a mean over its batch
+        self.can_return_loss = True
+        self._notes = {"train": Notes(), "eval": Notes()}
+        self._calls = 0
+        self.captions_cut = 0  # captions longer than the text tower reads, of those that this process trained on
+        self.add_callback(ClampLogitScale())
+        if isinstance(self.train_dataset, ImageCaptionDataset):
+            self.add_callback(TellEpoch(self.train_dataset))
+            self.train_dataset.check_scores()
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            prepare_student(self.student, self.accelerator, self.args)
+
+    @property
+    def student(self) -> SDSCLIPModel:
+        """The model without what accelerate wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def whole_student(self) -> SDSCLIPModel:
+        """The student with all its weights on this process, where FSDP has split them. To be called on all processes."""
+        return self.student.rebuilt(whole_weights(self.model)) if is_sharded(self.model) else self.student
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The weighted sum of the terms for one batch; see [`ImageCaptionCollator`] for what a batch holds.
+
+        Raises:
+            FloatingPointError: a term is NaN or infinite.
+        """
+        output, pairs = self.encode(model, inputs)
+        with torch.autocast(self.args.device.type, enabled=False):
+            terms = {"contrastive": self.contrastive_term(pairs)} | self.other_terms(output, pairs, inputs)
+        self.take_in(terms, inputs)
+        loss = sum(self.term_weights[name] * term for name, term in terms.items())
+        weighted = {name: self.term_weights[name] * term for name, term in terms.items() if self.term_weights[name]}
+        if self._is_due(self.args.gradient_norm_steps) and len(weighted) > 1:
+            self.note(gradient_norms(weighted, [p for p in self.student.clip.parameters() if p.requires_grad]))
+        self._calls += 1
+        return (loss, output) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """Trainer's step; with ``contrastive_batch_size`` the batch is encoded by mini-batches, see [`grad_cache`]."""
+        if self.args.contrastive_batch_size is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimisers
+            self.optimizer.train()
+        loss = self._grad_cache.step(model, self._prepare_inputs(inputs), self.current_gradient_accumulation_steps)
+        self._calls += 1
+        return loss
+
+    @cached_property
+    def _grad_cache(self) -> GradCache:
+        return GradCache(
+            self.args.per_device_train_batch_size,
+            self.accelerator,
+            self.encode,
+            self._contrastive_of_all,
+            self._others_of_part,
+            self.compute_loss_context_manager,
+        )
+
+    def _contrastive_of_all(self, pairs: Pairs) -> Tensor:
+        """For [`GradCache`]: the weighted contrastive term of a whole batch."""
+        with torch.autocast(self.args.device.type, enabled=False):
+            term = self.contrastive_term(pairs)
+        self.take_in({"contrastive": term}, {})
+        return self.term_weights["contrastive"] * term
+
+    def _others_of_part(
+        self, output: SDSCLIPOutput, pairs: Pairs, part: dict[str, Tensor], place: tuple[int, int]
+    ) -> Tensor:
+        """For [`GradCache`]: what a mini-batch adds to the weighted sum of the terms beside L_CLIP."""
+        with torch.autocast(self.args.device.type, enabled=False):
+            terms = self.other_terms(output, pairs, part, place)
+        self.take_in(terms, part)
+        share = len(part["pixel_values"]) / place[1]
+        nothing = torch.zeros((), device=pairs.images.device)
+        return sum((self.term_weights[name] * share * term for name, term in terms.items()), start=nothing)
+
+    def encode(self, model, batch: dict[str, Tensor]) -> tuple[SDSCLIPOutput, Pairs]:
+        """The student's output for a batch, and what the terms need of it."""
+        texts = distinct_texts(batch)
+        if texts.candidates is None and self.model.training and (self.ranking or self.args.hard_negatives):
+            raise ValueError(
+                "the batch has no candidates, which lambda_rank and hard_negatives need; give train_dataset as a datasets "
+                "dataset and leave data_collator to the trainer, or have yours give what ImageCaptionCollator does."
+            )
+        output = model(
+            pixel_values=batch["pixel_values"], input_ids=texts.input_ids, attention_mask=texts.attention_mask
+        )
+        return output, pair_up(output, texts, batch)
+
+    def contrastive_term(self, pairs: Pairs) -> Tensor:
+        """L_CLIP, scalar, with the negatives of all processes, and where asked for the candidates as further ones."""
+        images, captions, scale, chunk = (
+            pairs.images,
+            pairs.captions,
+            pairs.logit_scale,
+            self.args.contrastive_chunk_size,
+        )
+        with_candidates = self.args.hard_negatives and pairs.candidates is not None
+        candidates, is_negative = (pairs.candidates, pairs.is_negative) if with_candidates else (None, None)
+        if self.args.world_size == 1 or self.args.local_negatives:
+            negatives = candidates[is_negative] if with_candidates else None
+            return contrastive_loss(images, captions, scale, negative_embeds=negatives, chunk_size=chunk)
+        negatives = None
+        if with_candidates:
+            negatives = _gather_with_gradient(candidates)[self.accelerator.gather(is_negative)]
+        all_images, all_captions = _gather_with_gradient(images), _gather_with_gradient(captions)
+        offset = self.args.process_index * len(images)
+        return contrastive_loss(images, captions, scale, all_images, all_captions, offset, negatives, chunk)
+
+    def other_terms(
+        self, output: SDSCLIPOutput, pairs: Pairs, batch: dict[str, Tensor], place: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """The terms beside L_CLIP that are switched on, each a scalar before its weight: a mean over the batch's images.
+
+        Args:
+            output, pairs: from [`encode`].
+            batch: from [`ImageCaptionCollator`].
+            place: the first row and the number of rows of the batch that this one is a part of; default: it is all.
+        """
+        terms, images = {}, pairs.images
+        if "sds" in self.term_weights:
+            terms["sds"] = self._distill(output.latents, batch, place)
+        if "ranking" in self.term_weights and pairs.candidates is not None:  # evaluation data is not scored
+            terms["ranking"], figures = self.ranking(
+                images, pairs.candidates, pairs.logit_scale, batch, pairs.identities
+            )
+            self.note(figures)
+        if "cosine" in self.term_weights:
+            terms["cosine"] = 1 - (images * pairs.captions).sum(-1).mean()
+        return terms
+
+    def _distill(self, latents: Tensor, batch: dict[str, Tensor], place: tuple[int, int] | None) -> Tensor:
+        """L_SDS of a batch, or in training what stands for it: the cheap forms keep its expectation."""
+        every, fraction = (self.args.distill_every, self.args.distill_fraction) if self.model.training else (1, 1.0)
+        if self.state.global_step % every:
+            return 0.0 * latents.sum()  # every weight has a gradient, as DDP expects
+        with_gap = self._is_due(self.args.health_steps)
+        term, figures = self.distillation(latents, prompts_of(batch), self._draw_number(), with_gap, place, fraction)
+        self.note(figures)
+        return every * term
+
+    def take_in(self, terms: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        """Check the terms of a batch, and note them for the log."""
+        self.check_finite(terms)
+        self.note({name: term.detach() for name, term in terms.items()})
+        if "caption_cut" in batch:
+            self.note({"captions_cut": batch["caption_cut"].float().mean()})  # their share
+            self.captions_cut += int(batch["caption_cut"].sum()) if self.model.training else 0
+
+    def _draw_number(self) -> tuple[int, int]:
+        """What decides t and eps: the step and which of its batches this is; in evaluation the batch alone."""
+        return (self.state.global_step, self._calls_in_step()) if self.model.training else (-1, self._calls)
+
+    def _calls_in_step(self) -> int:
+        if getattr(self, "_last_step", None) != self.state.global_step:
+            self._last_step, self._calls = self.state.global_step, 0
+        return self._calls
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.model.training and self.state.global_step % every == 0
+
+    def note(self, values: dict[str, Tensor]) -> None:
+        """Have the means of these scalars logged under their names, in training or in evaluation."""
+        self._notes["train" if self.model.training else "eval"].add(values)
+
+    def take_notes(self, mode: str) -> dict[str, float]:
+        """What was noted since the last time, see [`Notes.take`]; ``mode`` is train or eval."""
+        return self._notes[mode].take(self.accelerator)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the mean of each term since the last time beside ``loss``."""
+        if "loss" in logs:
+            logs = logs | self.take_notes("train")
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """Train. ``resume_from_checkpoint`` is a checkpoint folder, or True for the last whole one of the run.
+
+        With ``wise_ft_alpha`` the weights then go part of the way back to the pretrained ones.
+
+        Raises:
+            ValueError: the checkpoint belongs to another model or to other settings.
+        """
+        counts = self.student.count_parameters()
+        share = counts["clip_trained"] / counts["clip_all"]
+        summary = (
+            f"Training {counts['clip_trained']:,} of CLIP's {counts['clip_all']:,} weights ({share:.2%}, "
+            f"{self.args.trainable}) and {counts['mapper_trained']:,} of the latent mapper."
+        )
+        if self.is_world_process_zero():
+            print(summary, flush=True)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        self._batches_done = 0
+        if resume_from_checkpoint:
+            defaults = {option.name: option.default for option in fields(self.args)}
+            check_same_run(Path(resume_from_checkpoint), self._identity(), defaults)
+            self._batches_done = self.batches_to_skip(Path(resume_from_checkpoint))
+        elif self.student.mapper is not None:
+            self._prepare_mapper()
+        preparation = self.state.log_history
+        output = super().train(resume_from_checkpoint or None, **kwargs)
+        self.student.go_back(self._start_weights, self.args.wise_ft_alpha)
+        self.state.log_history = preparation + self.state.log_history
+        self.log({f"parameters/{name}": count for name, count in counts.items()})
+        return output
+
+    def _prepare_mapper(self) -> None:
+        self.model.train()
+        loop = self.endless_batches, self.check_finite, self.log
+        MapperWarmup(self.student, self.distillation, self.args, self.accelerator, *loop).run()
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Trainer's optimiser, with a learning rate of its own for the mapper."""
+        optimizer = super().create_optimizer(model)
+        rate, mapper = self.args.mapper_learning_rate, self.student.mapper
+        if rate is None or mapper is None:
+            return optimizer
+        of_mapper = {id(parameter) for parameter in mapper.parameters()}
+        for group in list(optimizer.param_groups):
+            moved = [parameter for parameter in group["params"] if id(parameter) in of_mapper]
+            if moved:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_mapper]
+                optimizer.add_param_group({"params": moved, "lr": rate, "weight_decay": group["weight_decay"]})
+        return optimizer
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
+        """Trainer's loop; adds the mean of each loss term and the scores on ``args.benchmarks`` to the metrics."""
+        self.take_notes("eval")
+        train_calls, self._calls = self._calls, 0
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
+            )
+        finally:
+            self._calls = train_calls
+        found = self.take_notes("eval")
+        if self.args.benchmarks:
+            found |= flatten(self.score_benchmarks())
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        return output
+
+    def score_benchmarks(self) -> Results:
+        """The student's scores on ``args.benchmarks`` as it now is, see [`evaluate_benchmarks`]."""
+        scorer = ClipScorer(self.whole_student().base_clip, self.processing_class)
+        return evaluate_benchmarks(scorer, self.args.benchmarks or [])
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The loss alone: embeddings of whole evaluation sets are not kept."""
+        return super().prediction_step(model, inputs, True, ignore_keys=ignore_keys)
+
+
+def _gather_with_gradient(embeds: Tensor) -> Tensor:
+    """The rows of all processes, (B, ...); the gradient reaches each process's own."""
+    return torch.cat(torch.distributed.nn.all_gather(embeds.contiguous()))

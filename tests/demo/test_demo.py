@@ -1,0 +1,441 @@
+"""The demo: what its page computes and says, the folder that becomes a Space, and the commands' errors."""
+
+import ast
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import make_clip, make_processor
+from hub_server import READER, HubServer
+from huggingface_hub import HfApi
+from packaging.requirements import Requirement
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor, SiglipConfig, SiglipModel
+
+from sdsclip_hf.commands import demo as command
+from sdsclip_hf.commands import space
+from sdsclip_hf.demo.base_model import find_base
+from sdsclip_hf.demo.page.preference import compare, load
+from sdsclip_hf.demo.page.preference.drawings import draw_examples
+from sdsclip_hf.demo.page.preference.model import ModelError
+from sdsclip_hf.demo.page.preference.scores import Scores
+from sdsclip_hf.demo.show import PAGE, find_models
+from sdsclip_hf.demo.space import SETTINGS, write_space
+from sdsclip_hf.metrics.common.winoground import right_items
+from sdsclip_hf.shapes import model_path
+
+STUDENT, OTHER = model_path("student"), model_path("student_bag_of_words")
+CAPTIONS = ["a red circle left of a blue square", "a blue square left of a red circle"]
+BOTH = {"Base": STUDENT, "Tuned": OTHER}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[Image.Image]:
+    """The two of an example with two pictures."""
+    first, second, *_ = draw_examples(tmp_path_factory.mktemp("examples"))["two pictures: which is left"]
+    return [Image.open(first), Image.open(second)]
+
+
+def text_of(html: str) -> str:
+    """What a reader sees of the HTML: without styles and tags."""
+    return " ".join(re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)).split())
+
+
+def card_of(html: str, heading: str) -> str:
+    return text_of(html.split(f'<article aria-label="{heading} model">')[1].split("</article>")[0])
+
+
+# Scores
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_scores_are_the_models_own_logits(pictures, count):
+    scores = load(STUDENT).score(pictures[:count], CAPTIONS)
+    inputs = CLIPProcessor.from_pretrained(STUDENT)(
+        text=CAPTIONS, images=pictures[:count], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        expected = CLIPModel.from_pretrained(STUDENT)(**inputs).logits_per_image  # (pictures, captions)
+    assert scores.pictures == count
+    logits = [[scores.logit(caption, picture) for caption in (0, 1)] for picture in range(count)]
+    shares = [[scores.share(caption, picture) for caption in (0, 1)] for picture in range(count)]
+    torch.testing.assert_close(torch.tensor(logits), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor(shares), expected.softmax(dim=1), atol=1e-4, rtol=1e-4)
+    chosen = expected.argmax(dim=1).tolist()
+    assert [scores.caption_of(picture) for picture in range(count)] == chosen
+
+
+def test_siglip_scores_are_its_own_logits_but_for_its_bias(tmp_path):
+    """It reads its padding, and adds a bias, which no preference hangs on."""
+    processor = make_processor()
+    text = {"vocab_size": len(processor.tokenizer), "max_position_embeddings": 20}
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {"image_size": 16, "patch_size": 8}
+    model = SiglipModel(SiglipConfig(text_config=small | text, vision_config=small | vision)).eval()
+    torch.nn.init.constant_(model.logit_scale, 2.0)
+    torch.nn.init.constant_(model.logit_bias, -3.0)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    captions, picture = ["a cat", "a red dog on a mat"], Image.new("RGB", (30, 20), "red")
+    inputs = processor(text=captions, images=picture, padding="max_length", max_length=20, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).logits_per_image[0] + 3
+    scores = load(str(tmp_path)).score([picture], captions)
+    torch.testing.assert_close(torch.tensor([scores.logit(0, 0), scores.logit(1, 0)]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_caption_that_is_the_same_to_the_model_ties(pictures):
+    scores = load(STUDENT).score(pictures, ["a red circle", "A  red circle"])
+    assert scores.caption_of(0) is None and scores.caption_of(1) is None
+    assert scores.share(0, 0) == 0.5
+
+
+def test_a_caption_longer_than_the_model_reads_is_named(pictures):
+    long = "a circle and " * 60
+    assert load(STUDENT).score(pictures, [long, CAPTIONS[0]]).cut == (0,)
+    assert load(STUDENT).score(pictures, [CAPTIONS[0], long]).cut == (1,)
+    shown = compare(pictures[0], None, CAPTIONS[0], long, BOTH)
+    assert text_of(shown).count("Caption B is longer than this model reads; its end was left out.") == 2
+
+
+def test_verdicts_are_those_of_the_metrics():
+    rng = np.random.default_rng(0)
+    matrices = rng.integers(0, 4, size=(500, 2, 2)) / 4  # with many ties
+    expected = right_items(matrices)
+    for number, matrix in enumerate(matrices):
+        verdicts = Scores(matrix.tolist(), scale=3.0).winoground()
+        assert verdicts == {part: bool(right[number]) for part, right in expected.items()}
+    assert 0 < expected["group"].sum() < expected["image"].sum() < 500
+
+
+def test_a_model_that_cannot_be_used_is_told_with_its_name(tmp_path, pictures):
+    with pytest.raises(ModelError, match=r"nowhere could not be loaded .*HF_TOKEN"):
+        load(str(tmp_path / "nowhere"))
+    text_tower = tmp_path / "text"
+    clip, processor = make_clip(), make_processor()
+    clip.text_model.save_pretrained(text_tower)
+    processor.save_pretrained(text_tower)
+    with pytest.raises(ModelError, match=r"no dual encoder such as CLIP: it has no get_image_features"):
+        load(str(text_tower))
+    without_tokenizer = tmp_path / "wordless"
+    shutil.copytree(STUDENT, without_tokenizer, ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(ModelError, match="wordless"):
+        load(str(without_tokenizer))
+    shown = compare(pictures[0], None, *CAPTIONS, {"Base": STUDENT, "Tuned": str(tmp_path / "nowhere")})
+    assert 'role="alert"' in shown and "nowhere could not be loaded" in text_of(shown)
+
+
+# The page's words
+
+
+def test_one_picture_shows_which_caption_each_model_prefers(pictures):
+    shown = compare(pictures[0], None, f"  {CAPTIONS[0]} ", CAPTIONS[1], BOTH, {"Base": "org/base", "Tuned": "<i>"})
+    choices = {}
+    for heading, name in (("Base", STUDENT), ("Tuned", OTHER)):
+        scores = load(name).score(pictures[:1], CAPTIONS)
+        choices[heading] = "AB"[scores.caption_of(0)]
+        card = card_of(shown, heading)
+        assert f"Prefers caption {choices[heading]}" in card
+        for number, letter in enumerate("AB"):
+            percent, logit = 100 * scores.share(number, 0), scores.logit(number, 0)
+            assert f"{letter} {CAPTIONS[number]} {percent:.1f} % score {logit:.2f}" in card
+    assert choices == {"Base": "B", "Tuned": "A"}
+    assert "Base prefers caption B, Tuned prefers caption A." in text_of(shown)
+    assert "org/base" in card_of(shown, "Base") and "&lt;i&gt;" in card_of(shown, "Tuned")
+    same = compare(None, pictures[0], *CAPTIONS, {"Base": STUDENT, "Tuned": STUDENT})
+    assert "Both models prefer caption B." in text_of(same)
+
+
+def test_two_pictures_show_the_four_scores_and_three_verdicts(tmp_path):
+    first, second, *captions = draw_examples(tmp_path)["two pictures: which has which colour"]
+    pictures = [Image.open(first), Image.open(second)]
+    shown = compare(*pictures, *captions, BOTH)
+    right = []
+    for heading, name in BOTH.items():
+        scores, card = load(name).score(pictures, captions), card_of(shown, heading)
+        for number in (0, 1):
+            cells = [f"{scores.logit(number, at):.2f} {100 * scores.share(number, at):.1f} %" for at in (0, 1)]
+            assert f"{'AB'[number]} {captions[number]} {' '.join(cells)}" in card
+            assert f"picture {number + 1} prefers caption " not in card or scores.caption_of(number) is not None
+        for part, verdict in scores.winoground().items():
+            assert f"{part.capitalize()}: {'right' if verdict else 'wrong'}" in card
+        if scores.winoground()["group"]:
+            right.append(heading)
+    assert right == ["Base"]
+    assert "All four comparisons are right with Base alone." in text_of(shown)
+    swapped = compare(*pictures[::-1], *captions, BOTH)
+    assert "All four comparisons are right with neither model." in text_of(swapped)
+    assert "picture 1 prefers caption B, picture 2 caption A" in card_of(swapped, "Base")
+    assert "caption A prefers picture 2, caption B picture 1" in card_of(swapped, "Base")
+
+
+def test_ties_are_told_as_such(pictures):
+    shown = compare(*pictures, "a red circle", "A red circle", {"Base": STUDENT, "Tuned": OTHER})
+    assert "picture 1 prefers neither caption (an exact tie), picture 2 neither caption" in card_of(shown, "Base")
+    one = compare(pictures[0], None, "a red circle", "A red circle", {"Base": STUDENT, "Tuned": OTHER})
+    assert "Both models prefer neither caption (an exact tie)." in text_of(one)
+
+
+@pytest.mark.parametrize(
+    ("captions", "with_picture", "message"),
+    [
+        (CAPTIONS, False, "There is no picture yet."),
+        (["", "a dog"], True, "Caption A is empty."),
+        (["a dog", " \n"], True, "Caption B is empty."),
+        ([None, None], True, "Caption A and caption B are empty."),
+        (["a dog", "a dog "], True, "The two captions are the same."),
+    ],
+)
+def test_what_is_missing_is_told_in_plain_words(pictures, captions, with_picture, message):
+    shown = compare(pictures[0] if with_picture else None, None, *captions, {"Base": "/nowhere"})
+    assert 'role="alert"' in shown
+    assert message in text_of(shown)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_captions_are_text_and_no_html(pictures, count):
+    shown = compare(pictures[0], pictures[1] if count == 2 else None, "<script>a</script>", "<b>b", BOTH)
+    assert "<script>" not in shown and "<b>b" not in shown
+    assert shown.count("&lt;script&gt;a&lt;/script&gt;") == 2
+
+
+def test_odd_pictures_are_read():
+    scores = [
+        load(STUDENT).score([picture], CAPTIONS).cosines
+        for picture in (Image.new("L", (1, 300)), Image.new("RGBA", (300, 1)), Image.new("P", (5, 7)))
+    ]
+    assert all(math.isfinite(value) for matrix in scores for row in matrix for value in row)
+
+
+def test_examples_are_drawn_in_the_words_of_the_captions(tmp_path):
+    examples = draw_examples(tmp_path)
+    assert any(second is None for _, second, *_ in examples.values())
+    for first, second, *captions in examples.values():
+        assert sorted(captions[0].split()) == sorted(captions[1].split())
+        assert captions[0] != captions[1]
+        for path in filter(None, (first, second)):
+            assert Image.open(path).size == (256, 256)
+    first, second, *_ = examples["two pictures: which is left"]
+    left, right = ((66, 128), (190, 128))
+    colours = [[Image.open(path).getpixel(place) for place in (left, right)] for path in (first, second)]
+    (red, blue), other_way_round = colours
+    assert other_way_round == [blue, red]
+    assert red[0] > 200 > 100 > red[2] and blue[2] > 200 > 100 > blue[0]
+
+
+# The base model
+
+
+def card(folder: Path, front: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(f"---\n{front}\n---\n\n# a card\n")
+    return folder
+
+
+def test_the_base_of_a_folder_is_its_cards_or_else_its_runs(tmp_path):
+    folder = card(tmp_path, "license: mit")
+    (folder / "run.yaml").write_text("model_name_or_path: shapes/student\nseed: 1\n")
+    assert find_base(str(folder)) == "shapes/student"
+    for front in ("base_model: org/base", "base_model:\n- org/base"):
+        card(folder, front)
+        assert find_base(str(folder)) == "org/base"
+    assert find_models(str(folder)) == {"Base": "org/base", "Tuned": str(folder)}
+    assert find_models(str(folder), "other") == {"Base": "other", "Tuned": str(folder)}
+
+
+@pytest.mark.parametrize(
+    ("front", "message"),
+    [
+        ("license: mit", r"neither README.md \(base_model\) nor run.yaml in .* names the model .*; give it as --base"),
+        ("base_model: []", "give it as --base"),
+        ("a: [", "give it as --base"),
+        ("- a list", "give it as --base"),
+        ("base_model: [org/a, org/b]", r"several base models \(org/a, org/b\); give one of them as --base"),
+    ],
+)
+def test_a_base_that_cannot_be_told_is_an_error_that_names_the_option(tmp_path, front, message):
+    with pytest.raises(ValueError, match=message):
+        find_base(str(card(tmp_path, front)))
+
+
+def test_a_model_is_not_compared_with_itself(tmp_path):
+    with pytest.raises(ValueError, match="compared with itself; give another model as --base"):
+        find_models("org/name", "org/name")
+
+
+# sdsclip demo
+
+
+def test_the_command_names_the_extra_where_gradio_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(SystemExit, match=r'gradio, which is not installed; pip install "sdsclip_hf\[demo\]"'):
+        command.main(["--model", STUDENT, "--base", OTHER])
+
+
+def test_the_command_asks_for_a_base():
+    with pytest.raises(SystemExit, match=r"sdsclip demo: error: .*give it as --base"):
+        command.main(["--model", STUDENT])
+
+
+# The Space
+
+
+def test_the_folder_of_a_space_is_whole_and_stands_alone(tmp_path):
+    write_space(tmp_path, "org/tuned", "org/base")
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    kept = {path.relative_to(PAGE).as_posix() for path in PAGE.rglob("*") if path.suffix in (".py", ".md", ".txt")}
+    assert files == kept | {SETTINGS}
+    assert json.loads((tmp_path / SETTINGS).read_text())["models"] == {"Base": "org/base", "Tuned": "org/tuned"}
+    code = "import sys; sys.modules['sdsclip_hf'] = None; import preference; print(preference.compare)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    imported = {
+        name.split(".")[0]
+        for path in tmp_path.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])
+    }
+    assert imported - set(sys.stdlib_module_names) == {"gradio", "PIL", "preference", "torch", "transformers"}
+
+
+def test_the_card_of_a_space_is_filled_in(tmp_path):
+    write_space(tmp_path, "org/tuned", "org/base")
+    _, front, body = (tmp_path / "README.md").read_text().split("---\n", 2)
+    front = yaml.safe_load(front)
+    assert front["models"] == ["org/tuned", "org/base"]
+    assert (front["sdk"], front["sdk_version"], front["app_file"]) == ("gradio", "6.31.0", "app.py")
+    assert (tmp_path / front["app_file"]).is_file()
+    assert front["title"] and front["emoji"] and front["license"] == "apache-2.0" and front["tags"]
+    assert len(front["short_description"]) <= 60  # the Hub's limit
+    assert {front["colorFrom"], front["colorTo"]} <= {
+        "red",
+        "yellow",
+        "green",
+        "blue",
+        "indigo",
+        "purple",
+        "pink",
+        "gray",
+    }
+    assert "$" not in body and "https://huggingface.co/org/base" in body
+
+
+def test_a_space_requires_what_the_package_does():
+    lines = (PAGE / "requirements.txt").read_text().splitlines()
+    ours = {requirement.name: requirement.specifier for requirement in map(Requirement, requires("sdsclip_hf"))}
+    asked = [Requirement(line) for line in lines if not line.startswith("--")]
+    assert {requirement.name for requirement in asked} == {"pillow", "torch", "transformers"}
+    assert all(ours[requirement.name] == requirement.specifier for requirement in asked)
+
+
+@pytest.fixture
+def models(hub_here) -> HubServer:
+    """A Hub with a tuned model, whose card names its base, and the base."""
+    card(hub_here.root / "models" / "org" / "tuned", "base_model: org/base")
+    card(hub_here.root / "models" / "org" / "base", "license: mit")
+    return hub_here
+
+
+def push(*arguments: str) -> None:
+    space.main(["push", "org/demo", *arguments])
+
+
+def test_push_creates_a_space_and_updates_it(models, tmp_path, capsys):
+    push("--model", "org/tuned")
+    folder = tmp_path / "space"
+    folder.mkdir()
+    write_space(folder, "org/tuned", "org/base")
+    expected = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {**expected, ".gitattributes": models.files("spaces", "org/demo")[".gitattributes"]} == (
+        models.files("spaces", "org/demo")
+    )
+    assert not models.repository("spaces", "org/demo").private
+    told = capsys.readouterr().out
+    assert f"{models.url}/spaces/org/demo compares org/base and org/tuned.\n" in told
+    assert "HF_TOKEN" not in told
+    HfApi().upload_file(path_or_fileobj=b"", path_in_repo="old/a.py", repo_id="org/demo", repo_type="space")
+    before = len(models.history("spaces", "org/demo"))
+    push("--model", "org/tuned", "--base", "org/base")
+    assert "old/a.py" not in models.files("spaces", "org/demo")
+    assert ".gitattributes" in models.files("spaces", "org/demo")
+    assert len(models.history("spaces", "org/demo")) == before + 1
+
+
+def test_push_refuses_what_is_no_demo_unless_forced(models):
+    api = HfApi()
+    api.create_repo("org/demo", repo_type="space", space_sdk="static")
+    api.upload_file(path_or_fileobj=b"mine", path_in_repo="index.html", repo_id="org/demo", repo_type="space")
+    with pytest.raises(SystemExit, match=r"org/demo holds something other than a demo .* index.html .*--force"):
+        push("--model", "org/tuned")
+    assert models.files("spaces", "org/demo")["index.html"] == b"mine"
+    push("--model", "org/tuned", "--force")
+    assert "index.html" not in models.files("spaces", "org/demo")
+    assert SETTINGS in models.files("spaces", "org/demo")
+
+
+def test_push_tells_that_a_private_model_needs_a_token(models, capsys):
+    (models.root / "models" / "org" / "base" / ".private").touch()
+    push("--model", "org/tuned", "--private")
+    assert "org/base can be read with a token only: give the Space one, as a secret named HF_TOKEN" in (
+        capsys.readouterr().out
+    )
+    assert models.repository("spaces", "org/demo").private
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "org/nothing"], r"--model org/nothing: there is no such model .*no folder either.*`sdsclip push`"),
+        (["--model", STUDENT], r"no such model on the Hub, .*\(a folder here\).*`sdsclip push`"),
+        (["--model", "org/base"], "the card of org/base names no base_model.*; give it as --base"),
+        (["--model", "org/tuned", "--base", "shapes/student"], "--base shapes/student is part of this package"),
+        (["--model", "org/tuned", "--base", "org/none"], "--base org/none: there is no such model on the Hub"),
+        (["--model", "org/tuned", "--base", "org/tuned"], "compared with itself"),
+    ],
+)
+def test_push_refuses_models_that_a_space_cannot_load(models, arguments, message):
+    with pytest.raises(SystemExit, match=f"^sdsclip space: error: .*{message}"):
+        push(*arguments)
+    assert models.repository("spaces", "org/demo") is None
+
+
+@pytest.mark.parametrize(
+    ("stage_and_path", "message"),
+    [
+        ({"path": "models/org/tuned$"}, "org/tuned on the Hub: .*status 500.*Try again later"),
+        ({"path": "tuned/resolve/main/README.md"}, "the card of org/tuned, .*, could not be read: .*as --base"),
+        ({"stage": "tree"}, "org/demo on the Hub: .*status 500.*Try again later"),
+    ],
+)
+def test_what_the_hub_does_not_answer_is_an_error_with_a_remedy(models, monkeypatch, stage_and_path, message):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    HfApi().create_repo("org/demo", repo_type="space", space_sdk="gradio")
+    fault = models.fault(**{"stage": None} | stage_and_path, status=500, times=None)
+    with pytest.raises(SystemExit, match=f"^sdsclip space: error: {message}"):
+        push("--model", "org/tuned")
+    assert fault.fired >= 4  # it was tried again
+    assert SETTINGS not in models.files("spaces", "org/demo")
+
+
+def test_push_refuses_a_name_or_token_that_will_not_do(models, monkeypatch, tmp_path):
+    for name in ("demo", "org/de mo"):
+        with pytest.raises(SystemExit, match="give it as NAMESPACE/NAME"):
+            space.main(["push", name, "--model", "org/tuned"])
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", READER)
+    with pytest.raises(SystemExit, match="Use a token that may write to org/demo"):
+        push("--model", "org/tuned")
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(SystemExit, match="type `hf auth login`"):
+        push("--model", "org/tuned")
+    assert models.repository("spaces", "org/demo") is None

@@ -1,0 +1,105 @@
+"""Recipes, configurations and documents agree with the code."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sdsclip_hf import SDSCLIPConfig
+from sdsclip_hf.common.resources import find_config, recipes_dir
+from sdsclip_hf.study.settings import quick
+from sdsclip_hf.study.study import Study
+from sdsclip_hf.training.arguments import parse_arguments
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path for path in (ROOT / "recipes/configs").glob("*.yaml") if not path.stem.startswith("study"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_parses(path):
+    text = path.read_text()
+    settings = yaml.safe_load(text)
+    extra = ["--bf16", "false", "--use_cpu"] if settings.get("bf16") else []
+    (model, data, config), name = parse_arguments(["--config", str(path), *extra])
+    assert name == path.stem
+    assert model.model_name_or_path == settings["model_name_or_path"]
+    assert data.dataset_name == settings["dataset_name"]
+    assert config.lambda_sds == settings["lambda_sds"]
+    assert config.learning_rate == settings["learning_rate"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes/configs").glob("study_*.yaml")), ids=lambda path: path.stem)
+def test_every_study_names_options_that_there_are_in_both_its_forms(path, tmp_path):
+    settings = yaml.safe_load(path.read_text())
+    for form in (settings, quick(settings)):
+        study = Study(form, tmp_path)
+        for arm in study.arms:
+            for seed in study.seeds_of(arm):
+                options = study.options(arm, seed)
+                options = {name: value for name, value in options.items() if not name.endswith("name_or_path")}
+                SDSCLIPConfig(output_dir=str(tmp_path), **options)
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "coco" in path.stem], ids=lambda path: path.stem)
+def test_recipes_on_coco_say_what_the_paper_confirms(path):
+    assert "confirmed" in path.read_text() and "ours" in path.read_text()
+
+
+def test_no_configuration_names_a_deleted_checkpoint():
+    for path in CONFIGS:
+        assert not re.search(r"runwayml/|stabilityai/stable-diffusion-2", path.read_text()), path
+
+
+def test_a_configuration_is_found_by_name_and_by_path():
+    assert find_config("shapes") == find_config(str(recipes_dir() / "configs/shapes.yaml"))
+    with pytest.raises(OSError, match=r"no-such.*shapes"):
+        find_config("no-such")
+
+
+def test_the_default_is_the_embedded_world_unless_a_model_or_dataset_is_named():
+    (model, data, config), name = parse_arguments([])
+    assert (name, model.teacher_name_or_path, data.dataset_name) == ("shapes", "shapes/teacher", "shapes")
+    (_, _, other), name = parse_arguments(["--dataset_name", "somewhere"])
+    assert name == "finetune" and other.max_steps != config.max_steps
+
+
+def test_the_options_page_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("options", ROOT / "tools/options.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "OPTIONS.md").read_text() == module.options_page(), "run: python tools/options.py > OPTIONS.md"
+
+
+def test_scripts_carry_inline_metadata_for_uv():
+    for path in (ROOT / "recipes").glob("*.py"):
+        text = path.read_text()
+        assert text.startswith("# /// script\n") and "# requires-python" in text, path
+
+
+def test_the_readme_begins_with_the_two_commands_and_its_links_exist():
+    text = (ROOT / "README.md").read_text()
+    assert "pip install -e . && accelerate launch recipes/finetune.py\n" in text
+    assert 'pip install -e ".[test]" && pytest\n' in text
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_readme_s_python_examples_name_things_that_exist():
+    import sdsclip_hf
+
+    text = (ROOT / "README.md").read_text()
+    for names in re.findall(r"from sdsclip_hf import ([^\n(]+)", text):
+        for name in names.split(","):
+            assert hasattr(sdsclip_hf, name.strip())
+
+
+def test_what_comes_with_the_package_is_ignored_by_no_rule():
+    rules = (ROOT / ".gitignore").read_text().splitlines()
+    files = [path for path in (ROOT / "sdsclip_hf/shapes").rglob("*.*") if path.suffix != ".pyc"]
+    parts = {part for path in files for part in path.relative_to(ROOT).parts[:-1]}
+    assert "data" in parts and not {f"{part}/" for part in parts} & set(rules)
+    assert sorted(path.name for path in (ROOT / "sdsclip_hf/shapes/scores/data").iterdir()) == [
+        "train-00000-of-00001.parquet"
+    ]

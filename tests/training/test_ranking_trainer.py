@@ -1,0 +1,506 @@
+"""The ranking term and its baselines in the trainer: against plain re-derivations, and what is refused."""
+
+import math
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_scores
+from launching import launch
+from transformers import CLIPModel
+
+from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.data.captioned_images import ImageCaptionDataset
+from sdsclip_hf.data.images import picture_digest
+from sdsclip_hf.data.scores import CandidateScores
+from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+from sdsclip_hf.training.terms import RankingTerm
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+BATCH = 4
+
+
+@pytest.fixture
+def make_trainer(tmp_path, clip_folder, pairs, scores_folder):
+    def make(folder="run", *, teacher=None, data=pairs, eval_dataset=None, **options):
+        settings = {
+            "output_dir": str(tmp_path / folder),
+            "use_cpu": True,
+            "per_device_train_batch_size": BATCH,
+            "per_device_eval_batch_size": BATCH,
+            "learning_rate": 1e-2,
+            "max_steps": 2,
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "lambda_sds": 0.0,
+            "lambda_rank": 1.0,
+            "ranking_scores": scores_folder,
+            "trainable": "full",
+        }
+        args = SDSCLIPConfig(**(settings | options))
+        return SDSCLIPTrainer(
+            model=clip_folder, args=args, teacher=teacher, train_dataset=data, eval_dataset=eval_dataset
+        )
+
+    return make
+
+
+@pytest.fixture
+def embed(clip_folder):
+    """Unit embeddings of pictures and captions by transformers' own calls."""
+    clip = CLIPModel.from_pretrained(clip_folder).eval()
+
+    def unit(vectors):
+        return (vectors / vectors.norm(dim=-1, keepdim=True)).double().numpy()
+
+    with torch.no_grad():
+        yield (
+            lambda pixels: unit(clip.get_image_features(pixel_values=pixels).pooler_output),
+            lambda processor, captions: unit(
+                clip.get_text_features(**processor.tokenizer(captions, padding=True, return_tensors="pt")).pooler_output
+            ),
+            clip.logit_scale.exp().item(),
+        )
+
+
+def softmax(values):
+    values = np.exp(np.asarray(values, dtype=np.float64) - np.max(values))
+    return values / values.sum()
+
+
+def divergence(teacher_logits, student_logits) -> float:
+    teacher, student = softmax(teacher_logits), softmax(student_logits)
+    return float((teacher * (np.log(np.maximum(teacher, 1e-300)) - np.log(student))).sum())
+
+
+def items_of(trainer) -> list[dict]:
+    """The first batch's examples, with their candidates."""
+    numbers = next(iter(trainer.get_train_dataloader().batch_sampler))
+    return [trainer.train_dataset[number] for number in numbers]
+
+
+def term_by_hand(trainer, embed, *, tau, scale=None, confidence=False, labels=False) -> float:
+    """L_rank of the first batch, image by image."""
+    embed_pixels, embed_captions, own_scale = embed
+    total, examples = 0.0, items_of(trainer)
+    for example in examples:
+        item = example["item"]
+        pixels = trainer.processing_class.image_processor([example["image"]], return_tensors="pt").pixel_values
+        cosines = embed_captions(trainer.processing_class, item.candidates) @ embed_pixels(pixels)[0]
+        targets = -item.errors.astype(np.float64) / tau
+        if labels:
+            targets = [0.0 if candidate == item.caption else -1e9 for candidate in item.candidates]
+        value = divergence(targets, (scale or own_scale) * cosines)
+        total += value * (item.confidence if confidence else 1.0)
+    return total / len(examples)
+
+
+@pytest.mark.parametrize(
+    ("options", "by_hand"),
+    [
+        ({"ranking_temperature": 0.3}, {"tau": 0.3}),
+        ({"ranking_temperature": 0.05, "ranking_logit_scale": 9.0}, {"tau": 0.05, "scale": 9.0}),
+        ({"ranking_temperature": 0.3, "ranking_confidence": True}, {"tau": 0.3, "confidence": True}),
+        ({"ranking_temperature": 0.3, "ranking_candidates": 1}, {"tau": 0.3}),
+        ({"ranking_temperature": 0.3, "ranking_targets": "labels"}, {"tau": 0.3, "labels": True}),
+    ],
+    ids=str,
+)
+def test_term_equals_the_one_worked_out_image_by_image(make_trainer, embed, options, by_hand):
+    trainer = make_trainer(lambda_rank=2.5, **options)
+    batch = trainer.data_collator(items_of(trainer))
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model.eval(), batch)
+    notes = trainer.take_notes("eval")
+    assert notes["ranking"] == pytest.approx(term_by_hand(trainer, embed, **by_hand), rel=1e-4)
+    assert loss.item() == pytest.approx(notes["contrastive"] + 2.5 * notes["ranking"], rel=1e-5)
+
+
+def test_images_count_by_the_confidence_of_the_teacher(make_trainer, embed, scores_folder, tmp_path):
+    rng = np.random.default_rng(3)
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    unsure = [(*item[:3], rng.normal(size=(3, 4)).tolist()) for item in items]
+    folder = str(make_scores(tmp_path / "unsure", unsure))
+    trainer = make_trainer(ranking_scores=folder, ranking_temperature=0.5, ranking_confidence=True)
+    with torch.no_grad():
+        trainer.compute_loss(trainer.model.eval(), trainer.data_collator(items_of(trainer)))
+    found = trainer.take_notes("eval")["ranking"]
+    assert found == pytest.approx(term_by_hand(trainer, embed, tau=0.5, confidence=True), rel=1e-4)
+    assert found < 0.9 * term_by_hand(trainer, embed, tau=0.5)
+
+
+def test_fitted_temperature_is_the_share_of_the_median_gap(make_trainer, scores_folder):
+    gaps = np.diff(np.sort(CandidateScores.load(scores_folder).mean_errors, axis=1)[:, :2]).ravel()
+    found = make_trainer(ranking_temperature_share=0.3).ranking.temperature
+    assert found == pytest.approx(0.3 * np.sort(gaps)[(len(gaps) - 1) // 2], rel=1e-5)
+
+
+def test_candidates_do_not_change_the_contrastive_term(make_trainer):
+    notes = []
+    for options in ({}, {"lambda_rank": 0.0}):
+        trainer = make_trainer(**options)
+        with torch.no_grad():
+            trainer.compute_loss(trainer.model.eval(), trainer.data_collator(items_of(trainer)))
+        notes.append(trainer.take_notes("eval")["contrastive"])
+    assert notes[0] == pytest.approx(notes[1], rel=1e-5)
+
+
+def test_over_images_each_caption_ranks_the_pictures_that_were_scored_with_it(make_trainer, embed):
+    trainer = make_trainer(ranking_temperature=0.1, ranking_symmetric=True)
+    examples = [trainer.train_dataset[number] for number in (0, 1, 2, 7)]  # neighbours share candidates
+    with torch.no_grad():
+        trainer.compute_loss(trainer.model.eval(), trainer.data_collator(examples))
+    found = trainer.take_notes("eval")
+    embed_pixels, embed_captions, scale = embed
+    scored = {}  # caption -> [(image, error relative to the image's mean)]
+    images, rows = [], 0.0
+    for number, example in enumerate(examples):
+        item = example["item"]
+        pixels = trainer.processing_class.image_processor([example["image"]], return_tensors="pt").pixel_values
+        images.append(embed_pixels(pixels)[0])
+        cosines = embed_captions(trainer.processing_class, item.candidates) @ images[-1]
+        rows += divergence(-item.errors / 0.1, scale * cosines)
+        for candidate, error in zip(item.candidates, item.errors, strict=True):
+            scored.setdefault(candidate, []).append((number, error - item.errors.mean()))
+    shared = {caption: entries for caption, entries in scored.items() if len(entries) > 1}
+    columns = 0.0
+    for caption, entries in shared.items():
+        vector = embed_captions(trainer.processing_class, [caption])[0]
+        cosines = [vector @ images[number] for number, _ in entries]
+        columns += divergence([-error / 0.1 for _, error in entries], [scale * cosine for cosine in cosines])
+    assert found["ranking_shared_captions"] == len(shared) > 1
+    assert found["ranking"] == pytest.approx((rows + columns) / 2 / 4, rel=1e-4)
+
+
+def test_hard_negatives_stand_among_the_captions_of_every_image(make_trainer, embed):
+    trainer = make_trainer(lambda_rank=0.0, hard_negatives=True)
+    examples = items_of(trainer)
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model.eval(), trainer.data_collator(examples)).item()
+    embed_pixels, embed_captions, scale = embed
+    pixels = trainer.processing_class.image_processor([e["image"] for e in examples], return_tensors="pt").pixel_values
+    images = embed_pixels(pixels)
+    negatives = [c for e in examples for c in e["item"].candidates if c != e["item"].caption]
+    assert len(negatives) == 2 * BATCH
+    captions = [example["caption"] for example in examples]
+    texts = embed_captions(trainer.processing_class, captions + negatives)
+    of_images = [-math.log(softmax(scale * texts @ images[i])[i]) for i in range(BATCH)]
+    of_texts = [-math.log(softmax(scale * images @ texts[i])[i]) for i in range(BATCH)]
+    assert loss == pytest.approx((np.mean(of_images) + np.mean(of_texts)) / 2, rel=1e-4)
+
+
+def test_cosine_term_is_one_minus_the_mean_cosine_of_the_pairs(make_trainer, embed):
+    trainer = make_trainer(lambda_rank=0.0, lambda_cosine=3.0)
+    examples = items_of(trainer)
+    with torch.no_grad():
+        trainer.compute_loss(trainer.model.eval(), trainer.data_collator(examples))
+    embed_pixels, embed_captions, _ = embed
+    pixels = trainer.processing_class.image_processor([e["image"] for e in examples], return_tensors="pt").pixel_values
+    texts = embed_captions(trainer.processing_class, [e["caption"] for e in examples])
+    expected = 1 - (embed_pixels(pixels) * texts).sum(1).mean()
+    assert trainer.take_notes("eval")["cosine"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_captions_are_those_that_were_scored_whatever_the_weights(tmp_path, make_trainer, pairs):
+    captions = [[caption, "red " + caption] for caption in pairs["caption"]]
+    data = pairs.remove_columns("caption").add_column("caption", captions)
+    items = [
+        (picture_digest(image), "red " + caption, ["red " + caption, "blue mat"], [[0.1, 0.1], [0.2, 0.3]])
+        for image, caption in zip(pairs["image"], pairs["caption"], strict=True)
+    ]
+    folder = str(make_scores(tmp_path / "one", items))
+    for weight in (0.0, 1.0):
+        trainer = make_trainer(data=data, ranking_scores=folder, lambda_rank=weight)
+        assert all(trainer.train_dataset[number]["caption"].startswith("red ") for number in range(24))
+        assert ("item" in trainer.train_dataset[0]) == (weight > 0)
+
+
+def test_no_teacher_is_in_memory_and_the_terms_are_logged(make_trainer):
+    trainer = make_trainer(max_steps=3, teacher="/nowhere/at/all")
+    trainer.train()
+    assert trainer.teacher is None and trainer.student.mapper is None
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["contrastive"] + row["ranking"], abs=2e-3)
+        assert 0 <= row["ranking_agreement"] <= 1 and row["ranking_confident_items"] == 1
+
+
+def test_training_on_the_term_alone_orders_the_candidates_as_the_teacher_does(make_trainer):
+    trainer = make_trainer(max_steps=60, learning_rate=3e-3, lambda_rank=10.0, logging_steps=60)
+    trainer.train()
+    first, last = (make_trainer(learning_rate=0.0, max_steps=6, logging_steps=6), trainer)
+    first.train()
+    agreement = [
+        next(row for row in reversed(one.state.log_history) if "loss" in row)["ranking_agreement"]
+        for one in (first, last)
+    ]
+    scorer_items = [last.train_dataset[number]["item"] for number in range(24)]
+    batch = last.data_collator([last.train_dataset[number] for number in range(24)])
+    with torch.no_grad():
+        last.compute_loss(last.model.eval(), batch)
+    assert last.take_notes("eval")["ranking_agreement"] > 0.8 > agreement[0] + 0.2
+    assert all(item.candidates[int(np.argmin(item.errors))] == item.caption for item in scorer_items)
+
+
+def test_both_terms_together(make_trainer, teacher_folder, scores_folder, pairs, tmp_path):
+    teacher = DiffusionTeacher.from_pretrained(teacher_folder)
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    mark = {"name": "tiny", "fingerprint": fingerprint(teacher.denoiser)}
+    folder = str(make_scores(tmp_path / "same", items, teacher=mark))
+    trainer = make_trainer(ranking_scores=folder, teacher=teacher, lambda_sds=0.5, eval_dataset=pairs.select(range(8)))
+    trainer.train()
+    row = next(row for row in trainer.state.log_history if "loss" in row)
+    assert row["loss"] == pytest.approx(row["contrastive"] + 0.5 * row["sds"] + row["ranking"], abs=2e-3)
+    assert "eval_ranking" not in (found := trainer.evaluate()) and "eval_sds" in found  # unseen pictures have no scores
+
+
+def test_resumed_run_ends_bit_identical_to_the_uninterrupted_one(make_trainer, tmp_path):
+    options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 1, "ranking_candidates": 1}
+    whole = make_trainer("whole", **options)
+    whole.train()
+    resumed = make_trainer("resumed", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-5"))
+    one, other = whole.student.state_dict(), resumed.student.state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_streaming_reads_the_same_scores(make_trainer, pairs):
+    trainer = make_trainer(data=pairs.to_iterable_dataset())
+    trainer.train()
+    assert all(row["ranking"] > 0 for row in trainer.state.log_history if "loss" in row)
+
+
+def test_pictures_kept_in_memory_change_no_figure_of_a_run(make_trainer, scores_folder, pairs):
+    runs = []
+    for kept in (False, True):
+        trainer = make_trainer(str(kept), ranking_scores=scores_folder, max_steps=8, keep_images_in_memory=kept)
+        trainer.train()
+        rows = [row for row in trainer.state.log_history if "loss" in row]
+        runs.append([(row["loss"], row["ranking"], row["contrastive"]) for row in rows])
+        assert bool(getattr(trainer.train_dataset, "_kept", None)) == kept
+    assert runs[0] == runs[1] and len(runs[0]) == 8
+    with pytest.raises(ValueError, match=r"keep_images_in_memory .*--streaming"):
+        make_trainer(data=pairs.to_iterable_dataset(), lambda_rank=0.0, keep_images_in_memory=True)
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from datasets import load_from_disk
+from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+clip, data, scores, out, batch, options = sys.argv[1:]
+torch.set_num_threads(1)
+args = SDSCLIPConfig(output_dir=out + "-run", use_cpu=True, per_device_train_batch_size=int(batch), learning_rate=1e-3,
+    max_steps=6, save_strategy="no", logging_steps=1, disable_tqdm=True, lambda_sds=0.0, ranking_scores=scores,
+    trainable="full", optim="sgd", report_to="none", **eval(options))
+trainer = SDSCLIPTrainer(model=clip, args=args, train_dataset=load_from_disk(data))
+trainer.train()
+if trainer.is_world_process_zero():
+    torch.save(trainer.student.state_dict(), out)
+"""
+
+
+@pytest.mark.parametrize(
+    "options", [{"lambda_rank": 1.0, "ranking_confidence": True}, {"hard_negatives": True}], ids=str
+)
+def test_two_processes_end_with_the_weights_of_one(tmp_path, clip_folder, scores_folder, pairs, options):
+    pairs.select(range(8)).save_to_disk(tmp_path / "data")  # one batch, whose rows are dealt out differently
+    states = []
+    for world in (1, 2):
+        out = tmp_path / f"{world}.pt"
+        words = [clip_folder, tmp_path / "data", scores_folder, out, 8 // world, repr(options)]
+        launch(TWO_PROCESSES, *words, processes=world)
+        states.append(torch.load(out, weights_only=True))
+    start = CLIPModel.from_pretrained(clip_folder).state_dict()
+    for name in states[0]:
+        moved = (states[0][name] - start[name.removeprefix("clip.")]).abs().max()
+        assert (states[0][name] - states[1][name]).abs().max() <= max(1e-6, 1e-2 * moved.item()), name
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("options", [{"lambda_rank": 1.0}, {"lambda_rank": 0.0, "hard_negatives": True}], ids=str)
+def test_terms_that_need_candidates_say_how_to_give_them(options):
+    with pytest.raises(ValueError, match=r"no candidate captions; give --ranking_scores"):
+        SDSCLIPConfig(output_dir="x", use_cpu=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("ranking_temperature", 0.0),
+        ("ranking_temperature", -1.0),
+        ("ranking_temperature_share", 0.0),
+        ("ranking_logit_scale", 0.0),
+        ("ranking_candidates", 0),
+        ("lambda_rank", -1.0),
+        ("lambda_cosine", -1.0),
+        ("ranking_targets", "guess"),
+    ],
+)
+def test_values_out_of_range_are_named(option, value):
+    with pytest.raises(ValueError, match=f"{option} is {value!r}; it must be .*--{option}"):
+        SDSCLIPConfig(output_dir="x", use_cpu=True, **{option: value})
+
+
+def test_scores_that_miss_a_row_are_refused_before_training(make_trainer, pairs):
+    other = pairs.select([0, 1, 2, 3, 4]).map(lambda row, number: {"caption": f"new {number}"}, with_indices=True)
+    with pytest.raises(ValueError, match="miss row 0 of the dataset, captioned 'new 0'"):
+        make_trainer(data=other)
+
+
+def test_scores_that_miss_a_picture_are_refused_before_training(make_trainer, pairs):
+    turned = pairs.map(lambda row: {"image": row["image"].rotate(90, expand=True)})
+    with pytest.raises(ValueError, match="miss the picture with digest"):
+        make_trainer(data=turned)
+
+
+def test_scores_of_another_teacher_are_refused(make_trainer, teacher_folder, scores_folder, tmp_path):
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    mark = {"name": "org/other", "fingerprint": "0123456789abcdef"}
+    folder = str(make_scores(tmp_path / "other", items, teacher=mark))
+    with pytest.raises(ValueError, match=r"made by another teacher than .*: by 'org/other', whose weights differ"):
+        make_trainer(ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0)
+
+
+def test_resuming_with_other_scores_in_the_same_place_is_refused(make_trainer, scores_folder, tmp_path):
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    folder = make_scores(tmp_path / "mine", items)
+    make_trainer("stopped", save_strategy="steps", save_steps=2, ranking_scores=str(folder)).train()
+    shutil.rmtree(folder)
+    moved = [(*item[:3], [[1 - error for error in row] for row in item[3]]) for item in items]
+    other = make_trainer(max_steps=4, ranking_scores=str(make_scores(folder, moved)))
+    with pytest.raises(ValueError, match=r"other ranking scores.*--ranking_scores"):
+        other.train(resume_from_checkpoint=str(tmp_path / "stopped/checkpoint-2"))
+
+
+def test_a_teacher_of_another_name_is_refused_although_it_is_not_loaded(make_trainer, scores_folder, tmp_path):
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    folder = str(make_scores(tmp_path / "marked", items, teacher={"name": "org/one", "fingerprint": "00"}))
+    make_trainer(ranking_scores=folder, teacher="org/one")
+    make_trainer(ranking_scores=folder)
+    with pytest.raises(ValueError, match=r"made by the teacher 'org/one', not by 'org/other'.*leave --teacher_name"):
+        make_trainer(ranking_scores=folder, teacher="org/other")
+
+
+def test_the_same_teacher_in_another_number_format_is_told_apart_with_the_remedy(
+    make_trainer, teacher_folder, scores_folder, tmp_path
+):
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    half = fingerprint(DiffusionTeacher.from_pretrained(teacher_folder, dtype="float16").denoiser)
+    mark = {"name": "tiny", "fingerprint": half, "dtype": "float16"}
+    folder = str(make_scores(tmp_path / "half", items, teacher=mark))
+    with pytest.raises(ValueError, match="they were made in float16; is --teacher_dtype the same"):
+        make_trainer(ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0)
+    make_trainer(ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0, teacher_dtype="float16")
+    make_trainer(
+        ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0, lambda_rank=0.0
+    )  # only for the captions
+
+
+def test_batches_without_candidates_are_refused_in_training(make_trainer, pairs):
+    trainer = make_trainer(data=ImageCaptionDataset(pairs))
+    with pytest.raises(ValueError, match="the batch has no candidates, which lambda_rank"):
+        trainer.train()
+
+
+def test_weighing_by_confidence_needs_scores_that_tell_it(make_trainer, scores_folder, tmp_path):
+    items = [(*row.values(),) for row in CandidateScores.load(scores_folder).data]
+    unscored = [(*item[:3], [[] for _ in item[3]]) for item in items]
+    folder = str(make_scores(tmp_path / "unscored", unscored))
+    with pytest.raises(ValueError, match=r"which the scores .* do not tell.*--num_draws"):
+        make_trainer(ranking_scores=folder, ranking_confidence=True, ranking_targets="labels")
+    make_trainer(ranking_scores=folder, ranking_targets="labels", max_steps=1).train()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_scores_of_the_same_pictures_with_other_captions_are_refused(make_trainer, pairs, streaming):
+    other = pairs.map(lambda row, number: {"caption": pairs["caption"][(number + 1) % 24]}, with_indices=True)
+    trainer = make_trainer(data=other.to_iterable_dataset() if streaming else other)
+    with pytest.raises(ValueError, match="which is none of its captions"):
+        trainer.train()
+
+
+def test_rows_that_share_a_picture_take_the_items_of_their_own_captions(make_trainer, pairs, scores_folder, tmp_path):
+    """A captioned dataset with one row a caption, as Flickr30k and COCO often come."""
+    items = [(*row.values(),) for row in CandidateScores.load(scores_folder).data]
+    picture, _, _, errors = items[0]
+    second = picture, "a second caption", ["a second caption", "another", "a third"], errors
+    folder = str(make_scores(tmp_path / "scores", [*items, second]))
+    rows = [*pairs.to_list(), pairs.to_list()[0] | {"caption": "a second caption"}]
+    data = datasets.Dataset.from_list(rows, features=pairs.features)
+    trainer = make_trainer(data=data, ranking_scores=folder, max_steps=1)
+    trainer.train_dataset.check_scores()
+    for epoch in range(5):
+        trainer.train_dataset.set_epoch(epoch)
+        for number in (0, 24):
+            assert trainer.train_dataset[number]["caption"] == rows[number]["caption"]
+
+
+def test_a_picture_that_was_left_out_of_the_scores_as_unreadable_is_passed_over(
+    make_trainer, pairs, scores_folder, tmp_path
+):
+    cells = [
+        {"bytes": row["bytes"], "path": None}
+        for row in pairs.cast_column("image", datasets.Image(decode=False))["image"]
+    ]
+    cells[5]["bytes"] = cells[5]["bytes"][:60]
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    broken = datasets.Dataset.from_dict({"image": cells, "caption": pairs["caption"]}, features=features)
+    items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
+    kept = [item for item in items if item[1] != pairs["caption"][5]]
+    folder = str(make_scores(tmp_path / "fewer", kept))
+    make_trainer(data=broken, ranking_scores=folder, max_bad_images=1, max_steps=8).train()
+    with pytest.raises(ValueError, match="miss row 5"):
+        make_trainer("other", ranking_scores=folder)
+
+
+def test_a_candidate_that_is_cut_to_the_caption_itself_is_no_negative(make_trainer, pairs, tmp_path):
+    long = " ".join(["red", "cat", "on", "a", "blue", "mat"] * 4)
+    digest, other = picture_digest(pairs[0]["image"]), picture_digest(pairs[1]["image"])
+    items = [
+        (digest, long + " dog", [long + " dog", long + " chair", "a dog"], [[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]]),
+        (other, "a mat", ["a mat", "a cat"], [[0.1, 0.1], [0.2, 0.2]]),
+    ]
+    data = pairs.select([0, 1]).remove_columns("caption").add_column("caption", [items[0][1], items[1][1]])
+    folder = str(make_scores(tmp_path / "long", items))
+    trainer = make_trainer(
+        data=data, ranking_scores=folder, lambda_rank=0.0, hard_negatives=True, per_device_train_batch_size=2
+    )
+    batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
+    _, pairs = trainer.encode(trainer.model, batch)
+    assert pairs.is_negative.tolist() == [[False, False, True], [False, True, False]]
+
+
+def test_gradient_of_the_symmetric_form_equals_finite_differences():
+    torch.manual_seed(0)
+    vectors = torch.randn(4, 5, dtype=torch.float64)  # of four distinct captions
+    images = F.normalize(torch.randn(3, 5, dtype=torch.float64), dim=-1)
+    identities = torch.tensor([[0, 1, 2], [1, 0, 3], [2, 3, 0]])
+    batch = {"candidate_errors": torch.rand(3, 3), "candidate_confidence": torch.ones(3)}
+    args = SDSCLIPConfig(
+        output_dir="x",
+        use_cpu=True,
+        lambda_rank=1.0,
+        ranking_scores="x",
+        ranking_temperature=0.3,
+        ranking_symmetric=True,
+    )
+    term = RankingTerm(None, args)
+
+    def loss(vectors):
+        return term(images, vectors[identities], torch.tensor(3.0), batch, identities)[0]
+
+    leaf = vectors.clone().requires_grad_(True)
+    loss(leaf).backward()
+    for place in [(0, 0), (1, 3), (2, 2), (3, 4)]:
+        step = torch.zeros_like(vectors)
+        step[place] = 1e-2  # the divergence itself is in float32
+        slope = (loss(vectors + step) - loss(vectors - step)).item() / 2e-2
+        assert leaf.grad[place].item() == pytest.approx(slope, rel=2e-2, abs=2e-3)
