@@ -39,8 +39,9 @@ from transformers import (
 )
 
 from sdsclip_hf.common.checkpoints import write_json
-from sdsclip_hf.evaluation.results import evaluate_benchmarks, table
+from sdsclip_hf.evaluation.results import evaluate_benchmarks
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
+from sdsclip_hf.evaluation.tables import table
 from sdsclip_hf.losses import contrastive_loss
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.shapes import scenes as world

@@ -19,7 +19,16 @@ PROCESSOR = (
     *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"),
     *("merges.txt", "special_tokens_map.json", "added_tokens.json"),
 )
-BESIDE = (MAPPER_FILE, "adapter/adapter_*", CARD_FILE, f"{EVAL_RESULTS}/*.yaml", "run.yaml", "results.json", "*.png")
+BESIDE = (
+    MAPPER_FILE,
+    "adapter/adapter_*",
+    CARD_FILE,
+    f"{EVAL_RESULTS}/*.yaml",
+    "run.yaml",
+    "results.json",
+    "results.md",
+    "*.png",
+)
 OTHER_WEIGHTS = ("pytorch_model*.bin*", "*.msgpack", "tf_model.h5", "*.safetensors")
 STALE = (*OTHER_WEIGHTS, *WEIGHTS, *PROCESSOR, *BESIDE, "adapter/*")  # of an earlier push, where this one has none
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sdsclip_hf.commands.terminal import hush_libraries
 from sdsclip_hf.evaluation.evaluate_models import evaluate_models, report
 from sdsclip_hf.losses import WEIGHTINGS
 from sdsclip_hf.metrics.install import install_quietly
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """``recipes/evaluate.py`` and ``sdsclip evaluate``."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse_arguments(argv)
+    hush_libraries()
     install_quietly()
     folder = Path(args.output_dir)
     try:

@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from sdsclip_hf.commands.terminal import hush_libraries
 from sdsclip_hf.common.processes import end_process_group
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.training.arguments import parse_arguments, without_token
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> None:
     """``recipes/finetune.py`` and ``sdsclip finetune``."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    hush_libraries()
     install_quietly()
     try:
         arguments, name = parse_arguments(argv)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from sdsclip_hf.commands.terminal import hush_libraries
 from sdsclip_hf.common.checkpoints import write_json
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.metrics.install import install_quietly
@@ -40,6 +41,7 @@ def parse_plan(argv: Sequence[str]) -> tuple[PlanArguments, ModelArguments, Data
 
 def main(argv: Sequence[str] | None = None) -> None:
     """``sdsclip plan``."""
+    hush_libraries()
     install_quietly()
     try:
         arguments, model, data, config = parse_plan(sys.argv[1:] if argv is None else list(argv))

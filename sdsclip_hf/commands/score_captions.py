@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from sdsclip_hf.commands.terminal import hush_libraries
 from sdsclip_hf.common.processes import end_process_group
 from sdsclip_hf.data.scores import SCORES_FILE
 from sdsclip_hf.metrics.install import install_quietly
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> None:
     """``recipes/score_captions.py`` and ``sdsclip score-captions``."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    hush_libraries()
     install_quietly()
     try:
         parser = HfArgumentParser(ScoringArguments, description=__doc__)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from sdsclip_hf.commands.terminal import hush_libraries
 from sdsclip_hf.common.resources import find_config
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.study import study
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="run these alone, without the summary; default: all")
     args = parser.parse_args(argv)
+    hush_libraries()
     install_quietly()
     be_quiet()
     try:

@@ -19,9 +19,10 @@ from sdsclip_hf.common.resources import versions
 from sdsclip_hf.evaluation import plots
 from sdsclip_hf.evaluation.answers import Answers, merge
 from sdsclip_hf.evaluation.outcomes import Outcome, outcomes, refuse_nan
-from sdsclip_hf.evaluation.results import Scorer, answer_chunks, check_speed, labels, score_rows, table
+from sdsclip_hf.evaluation.results import Scorer, answer_chunks, check_speed, labels, score_rows
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.evaluation.significance import compare
+from sdsclip_hf.evaluation.tables import table
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 

@@ -8,6 +8,9 @@ matplotlib.use("Agg", force=False)
 import matplotlib.pyplot as plt
 
 from sdsclip_hf.evaluation.results import labels
+from sdsclip_hf.evaluation.tables import main_scores
+
+PANELS_IN_A_ROW = 3
 
 
 def plot_losses(log_history: list[dict], path: Path) -> None:
@@ -45,6 +48,36 @@ def plot_losses(log_history: list[dict], path: Path) -> None:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     figure.tight_layout()
+    save_figure(figure, path)
+
+
+def plot_main_scores(runs: dict[str, dict], path: Path) -> None:
+    """The score of each benchmark, or kind of its items, that counts most: one panel each, a labelled bar a run.
+
+    Args:
+        runs: run -> benchmark -> rows, as [`evaluate_benchmarks`] gives them.
+        path: the PNG to write.
+    """
+    scores = main_scores(next(iter(runs.values())))
+    columns = min(len(scores), PANELS_IN_A_ROW)
+    lines = -(-len(scores) // columns)
+    size = (3.1 * columns + 1.4, lines * (0.36 * len(runs) + 1.1))
+    figure, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(scores) :]:
+        axis.axis("off")
+    for axis, one in zip(axes.flat, scores, strict=False):
+        rows = [results[one.spec][one.place] for results in runs.values()]
+        for place, row in enumerate(rows):
+            value, (low, high) = 100 * row["value"], (100 * bound for bound in row["interval"])
+            errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
+            axis.barh(place, value, 0.72, xerr=errors, capsize=2, color=f"C{place % 10}", ecolor="0.35")
+            axis.text(max(value, high) + 2, place, f"{value:.0f}", va="center", fontsize=10)
+        axis.set_title(f"{one.title}\n{one.score}, %", fontsize=10)
+        axis.set_xlim(0, 116)
+        axis.set_xticks(range(0, 101, 25))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(range(len(runs)), list(runs))
+    axes[0, 0].set_ylim(len(runs) - 0.5, -0.5)
     save_figure(figure, path)
 
 

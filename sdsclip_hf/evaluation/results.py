@@ -88,35 +88,3 @@ def flatten(results: Results) -> dict[str, float]:
         for row in results[spec]
         if row["headline"]
     }
-
-
-def table(runs: dict[str, Results], differences: Results | None = None) -> str:
-    """The headline scores in per cent with their 95 % intervals, as text for a terminal.
-
-    Args:
-        runs: run -> benchmark -> rows, see [`score_rows`].
-        differences: benchmark -> rows of the second run minus the first, see [`compare`].
-    """
-    compared = ["difference", "McNemar p"] if differences else []
-    lines = [["benchmark", "subset", "score", "items", "ties", *runs, *compared]]
-    first = next(iter(runs.values()))
-    for spec, label in labels(first).items():
-        for number, row in enumerate(first[spec]):
-            if not row["headline"]:
-                continue
-            same = [results[spec][number] for results in runs.values()]
-            ties = "/".join(str(one["ties"]) for one in same)
-            line = [label, row["subset"], row["score"], str(row["n"]), ties, *map(_percent, same)]
-            if differences:
-                difference = differences[spec][number]
-                line += [_percent(difference, "+5.1f"), "" if difference["p"] is None else f"{difference['p']:.2g}"]
-            lines.append(line)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
-
-
-def _percent(row: dict, form: str = "5.1f") -> str:
-    low, high = (100 * bound for bound in row["interval"])
-    small = form.replace("5", "4")
-    return f"{100 * row['value']:{form}} [{low:{small}}, {high:{small}}]"

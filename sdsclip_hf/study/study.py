@@ -14,7 +14,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from transformers import HfArgumentParser, PrinterCallback
+from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf import shapes
@@ -32,6 +32,7 @@ from sdsclip_hf.study import plots
 from sdsclip_hf.study.settings import check, fill_in, slug
 from sdsclip_hf.study.summary import BEFORE, summarize, table
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+from sdsclip_hf.training.progress import RunProgress
 from sdsclip_hf.training.trainer import SDSCLIPTrainer
 
 DECODED = 8
@@ -283,9 +284,7 @@ class Study:
                 self.settings["dataset_name"], split=self.settings.get("train_split_name", "train")
             ),
         )
-        trainer.remove_callback(
-            PrinterCallback
-        )  # of two runs at once the lines would mix; they are in the file of the run
+        trainer.remove_callback(RunProgress)  # of two runs at once the lines would mix; they are in the file of the run
         before = trainer.student.start_weights() if min(alphas.values()) < 1 else {}
         trainer.train()
         start = _cached_scorer(shapes.resolve(model))

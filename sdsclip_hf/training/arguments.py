@@ -8,8 +8,11 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
+from sdsclip_hf import shapes
 from sdsclip_hf.common.resources import find_config
 from sdsclip_hf.config import SDSCLIPConfig, knob
+
+BUNDLED_STUDENTS = tuple(f"shapes/{name}" for name in shapes.MODELS if name.startswith("student"))
 
 
 @dataclass
@@ -20,7 +23,9 @@ class ModelArguments:
         "shapes/student", "The CLIP to fine-tune: a Hub id, a folder, or shapes/student, which comes with the package."
     )
     teacher_name_or_path: str | None = knob(
-        None, "The diffusion model: a Hub id or folder in Stable Diffusion's layout, or shapes/teacher."
+        None,
+        "The diffusion model: a Hub id or folder in Stable Diffusion's layout, or shapes/teacher. Default: the bundled "
+        "teacher with a bundled student, none with another.",
     )
 
 
@@ -54,6 +59,7 @@ class DataArguments:
         "Further runs from the same start, made before this one and only scored: name -> options that differ, as yaml "
         "or json.",
     )
+    about: str | None = knob(None, "What is told before the run, e.g. how long it takes.")
     label: str = knob("after", "What to call this run in tables and plots.")
 
     def __post_init__(self):
@@ -112,6 +118,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     if left:  # without their values, which may be secrets
         named = [word.partition("=")[0] for word in left if word.startswith("-")] or ["(values without an option)"]
         raise ValueError(f"unknown options {', '.join(named)}; see --help for those there are.")
+    if model.teacher_name_or_path is None and config.lambda_sds and model.model_name_or_path in BUNDLED_STUDENTS:
+        model.teacher_name_or_path = "shapes/teacher"
     name = Path(chosen).stem if chosen else "finetune"
     if "output_dir" not in given and not (chosen and "output_dir" in settings):
         config.output_dir = None

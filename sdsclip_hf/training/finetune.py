@@ -22,11 +22,13 @@ from sdsclip_hf.config import SDSCLIPConfig, as_yaml
 from sdsclip_hf.data.images import BAD_IMAGES_FILE
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.evaluation import plots
-from sdsclip_hf.evaluation.results import cached_benchmark, evaluate_benchmarks, table
+from sdsclip_hf.evaluation.results import cached_benchmark, evaluate_benchmarks
 from sdsclip_hf.evaluation.scorers import ClipScorer
+from sdsclip_hf.evaluation.tables import main_line
 from sdsclip_hf.training.arguments import Arguments, DataArguments, ModelArguments, as_typed
 from sdsclip_hf.training.hub_trainer import RUN_ARGUMENTS_FILE
 from sdsclip_hf.training.output_dir import claim_output_dir
+from sdsclip_hf.training.report import LOSSES_PLOT, announce, next_steps, report
 from sdsclip_hf.training.trainer import SDSCLIPTrainer
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         for benchmark in expand([*data.test_benchmarks, *(config.benchmarks or [])]):
             cached_benchmark(benchmark)
         to_compare = {name: _config_of(name, options, config) for name, options in (data.compare or {}).items()}
-        trainer = _make_trainer(model, data, config)
+        trainer = _make_trainer(model, data, config, data.label)
         next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
         set_seed(config.seed)
     except BaseException:
@@ -74,6 +76,8 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     results["benchmarks"] = {spec: cached_benchmark(spec).source for spec in expand(data.test_benchmarks)}
     trainer.card_facts |= {"dataset_name": data.dataset_name, "dataset_revision": results["dataset_revision"]}
     trainer.card_facts["commands"] = commands
+    if state.is_main_process:
+        announce(model, data, config, trainer.num_rows)
     results["before"] = _score_before(trainer, data, folder)
     results["compared"] = _compare(model, data, to_compare, config)
     set_seed(config.seed)  # whatever was compared with
@@ -92,7 +96,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     trainer.accelerator.wait_for_everyone()
     if state.is_main_process:
         write_json(folder / RESULTS_FILE, results)
-        _report(trainer, results, runs, folder)
+        report(results, runs, trainer.state.log_history, folder, next_steps(model, data, folder))
         trainer.create_model_card()  # anew, with the plots
     if config.push_to_hub:
         commit = trainer.push_to_hub(f"{data.label}, {results['steps']} steps")
@@ -121,7 +125,7 @@ def _revision(trainer: SDSCLIPTrainer) -> str | None:
 
 
 def _make_trainer(
-    model: ModelArguments, data: DataArguments, config: SDSCLIPConfig, eval_data: bool = True
+    model: ModelArguments, data: DataArguments, config: SDSCLIPConfig, title: str, eval_data: bool = True
 ) -> SDSCLIPTrainer:
     source = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
     train = load_image_captions(
@@ -144,7 +148,7 @@ def _make_trainer(
                 "--metric_for_best_model eval_loss --greater_is_better false --eval_strategy steps."
             )
         callbacks.append(EarlyStoppingCallback(data.early_stopping_patience))
-    return SDSCLIPTrainer(
+    trainer = SDSCLIPTrainer(
         model=model.model_name_or_path,
         teacher=model.teacher_name_or_path,
         args=config,
@@ -152,6 +156,9 @@ def _make_trainer(
         eval_dataset=evaluation,
         callbacks=callbacks,
     )
+    if trainer.progress is not None:
+        trainer.progress.title = title
+    return trainer
 
 
 def _score(trainer: SDSCLIPTrainer, data: DataArguments) -> dict:
@@ -167,7 +174,7 @@ def _score_before(trainer: SDSCLIPTrainer, data: DataArguments, folder: Path) ->
     if trainer.is_world_process_zero():
         write_json(folder / "before.json", scores)
         if scores:
-            print("Before:\n" + table({"before": scores}), flush=True)
+            print(f"before: {main_line(scores)}\n", flush=True)
     return scores
 
 
@@ -181,13 +188,14 @@ def _compare(
     for name, config in configs.items():
         if name in scores:
             continue
-        trainer = _make_trainer(model, data, config, eval_data=False)
+        trainer = _make_trainer(model, data, config, name, eval_data=False)
         trainer.train()
         scores[name] = _score(trainer, data)
         if trainer.is_world_process_zero():
             write_json(path, scores)
-            print(f"{name}:\n" + table({name: scores[name]}), flush=True)
-            plots.plot_losses(trainer.state.log_history, Path(trainer.args.output_dir) / "losses.png")
+            if scores[name]:
+                print(f"{name}: {main_line(scores[name])}\n", flush=True)
+            plots.plot_losses(trainer.state.log_history, Path(trainer.args.output_dir) / LOSSES_PLOT)
     return scores
 
 
@@ -221,20 +229,3 @@ def _converted(name: str, action: argparse.Action, value):
         raise ValueError(
             f"compare: {action.dest} of {name!r} is {value!r}; it takes {action.type.__name__} values."
         ) from error
-
-
-def _report(trainer: SDSCLIPTrainer, results: dict, runs: dict, folder: Path) -> None:
-    if results["after"]:
-        print(f"\nScores in % with 95 % intervals:\n{table(runs)}\n")
-        plots.plot_scores(runs, folder / "scores.png")
-    plots.plot_losses(trainer.state.log_history, folder / "losses.png")
-    if results["captions_cut"]:
-        print(f"{results['captions_cut']} captions were longer than the text tower reads, and were cut.")
-    bad = folder / BAD_IMAGES_FILE
-    if bad.exists():
-        print(f"{len(bad.read_text(encoding='utf-8').splitlines())} unreadable images were skipped; {bad} names them.")
-    print(
-        f'The tuned model is in {folder}: CLIPModel.from_pretrained("{folder}"). Plots: '
-        f"{', '.join(sorted(path.name for path in folder.glob('*.png')))}.\n"
-        "Next: your own data, with --config lora_vit_b32_coco_sd15 --dataset_name FOLDER --teacher_name_or_path TEACHER."
-    )

@@ -19,6 +19,11 @@ class PairLoaders(Trainer):
 
     _batches_done = 0  # by the run that is gone on with
 
+    @property
+    def num_rows(self) -> int | None:
+        """Of the training data; None of a stream."""
+        return len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
+
     def batches_to_skip(self, checkpoint: Path) -> int:
         """How many batches of a stream Trainer passes over until it is where ``checkpoint`` was written."""
         steps = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step % self.args.max_steps

@@ -1,10 +1,13 @@
-"""Figures noted in a step, and their means for the log."""
+"""The trainer's side of the log: figures noted in a step and their means, and how the run's progress is told."""
 
 from collections import defaultdict
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import PrinterCallback, ProgressCallback, Trainer
+
+from sdsclip_hf.training.progress import RunProgress
 
 
 class Notes:
@@ -27,3 +30,35 @@ class Notes:
             total, count = accelerator.reduce(torch.stack([values.nansum(), (~values.isnan()).sum()]))
             means[name] = (total / count).item()
         return means
+
+
+class NotingTrainer(Trainer):
+    """[`transformers.Trainer`] that logs the means of what was noted since the last time."""
+
+    def __init__(self, *args, **kwargs):
+        self._notes = {"train": Notes(), "eval": Notes()}
+        super().__init__(*args, **kwargs)
+        self.progress = self._take_over_progress()
+
+    def _take_over_progress(self) -> RunProgress | None:
+        """[`RunProgress`] in place of Trainer's bar, or of its printing where there is none; a notebook keeps its table."""
+        replaced = [self.pop_callback(default) for default in (ProgressCallback, PrinterCallback)]
+        if not any(replaced):
+            return None
+        progress = RunProgress(with_bar=False if self.args.disable_tqdm else None)
+        self.add_callback(progress)
+        return progress
+
+    def note(self, values: dict[str, Tensor]) -> None:
+        """Have the means of these scalars logged under their names, in training or in evaluation."""
+        self._notes["train" if self.model.training else "eval"].add(values)
+
+    def take_notes(self, mode: str) -> dict[str, float]:
+        """What was noted since the last time, see [`Notes.take`]; ``mode`` is train or eval."""
+        return self._notes[mode].take(self.accelerator)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the mean of each term since the last time beside ``loss``."""
+        if "loss" in logs:
+            logs = logs | self.take_notes("train")
+        super().log(logs, start_time)

@@ -28,7 +28,7 @@ from sdsclip_hf.training.checkpoint_trainer import CheckpointTrainer
 from sdsclip_hf.training.grad_cache import GradCache
 from sdsclip_hf.training.loaders import PairLoaders
 from sdsclip_hf.training.mapper_warmup import MapperWarmup
-from sdsclip_hf.training.notes import Notes
+from sdsclip_hf.training.notes import NotingTrainer
 from sdsclip_hf.training.parts import (
     DatasetMaker,
     as_text,
@@ -43,7 +43,7 @@ from sdsclip_hf.training.sharding import is_sharded, prepare_student, whole_weig
 from sdsclip_hf.training.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up, prompts_of
 
 
-class SDSCLIPTrainer(PairLoaders, CheckpointTrainer):
+class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
     """[`transformers.Trainer`] with the distillation term and the ranking term.
 
     Each term is switched by its weight, computed by a function of ``losses``, and logged under its own name, in
@@ -149,7 +149,6 @@ class SDSCLIPTrainer(PairLoaders, CheckpointTrainer):
         self.ranking = RankingTerm(self.scores, args) if args.lambda_rank else None
         self.model_accepts_loss_kwargs = False  # a contrastive loss is a mean over its batch
         self.can_return_loss = True
-        self._notes = {"train": Notes(), "eval": Notes()}
         self._calls = 0
         self.captions_cut = 0  # captions longer than the text tower reads, of those that this process trained on
         self.add_callback(ClampLogitScale())
@@ -309,20 +308,6 @@ class SDSCLIPTrainer(PairLoaders, CheckpointTrainer):
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.model.training and self.state.global_step % every == 0
-
-    def note(self, values: dict[str, Tensor]) -> None:
-        """Have the means of these scalars logged under their names, in training or in evaluation."""
-        self._notes["train" if self.model.training else "eval"].add(values)
-
-    def take_notes(self, mode: str) -> dict[str, float]:
-        """What was noted since the last time, see [`Notes.take`]; ``mode`` is train or eval."""
-        return self._notes[mode].take(self.accelerator)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the mean of each term since the last time beside ``loss``."""
-        if "loss" in logs:
-            logs = logs | self.take_notes("train")
-        super().log(logs, start_time)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Train. ``resume_from_checkpoint`` is a checkpoint folder, or True for the last whole one of the run.

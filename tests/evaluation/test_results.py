@@ -16,9 +16,9 @@ from sdsclip_hf.evaluation.results import (
     flatten,
     labels,
     score_rows,
-    table,
 )
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
+from sdsclip_hf.evaluation.tables import table
 
 # Items whose verdicts are plain to see; captions in rows, images in columns.
 ALL_RIGHT = [[2.0, 1.0], [1.0, 2.0]]

@@ -108,6 +108,15 @@ def test_written_arguments_give_the_same_run_again(words):
     settings = yaml.safe_load(Path("out/run.yaml").read_text())
     assert settings["lambda_sds"] == 0.5
     assert settings["timestep_range"] == [10, 500]
+    kept = {"caption_column": "caption", "sds_reading": "noised", "trainable": "layernorm", "dataset_revision": None}
+    kept |= {
+        "train_split_name": "train",
+        "lr_scheduler_type": "linear",
+        "weight_decay": 0.0,
+        "gradient_accumulation_steps": 1,
+    }
+    assert settings | kept == settings  # what was left at its default decided the run, too
+    assert "hub_token" not in settings and "overwrite_output_dir" not in settings
     main(["--config", "out/run.yaml", "--output_dir", "again"])
     one, other = load_file("out/model.safetensors"), load_file("again/model.safetensors")
     assert one.keys() == other.keys()
@@ -138,7 +147,19 @@ def test_benchmarks_are_scored_before_and_after(words, clip_folder, capsys):
     assert results["before"] != results["after"]
     assert Path("out/scores.png").stat().st_size > 1000
     printed = capsys.readouterr().out
-    assert "Before:" in printed and "Scores in % with 95 % intervals" in printed
+    assert "Scored before and after on shapes:validation." in printed and "Everything goes to out." in printed
+    assert re.search(r"^before: attribute [\d.]+ \(group\), .*relation [\d.]+ \(group\)$", printed, re.M)
+    assert (
+        max(map(len, printed.partition("Scores in %, with 95 % intervals:")[2].partition("The tuned")[0].splitlines()))
+        < 101
+    )
+    assert "{'" not in printed  # Trainer's dictionaries
+    report = Path("out/results.md").read_text()
+    for row in results["after"]["shapes:validation"]:
+        assert f"| {row['subset']} | {row['score']} | {row['n']} |" in report
+    assert {f"![{alt}]({file})" for alt, file in (("scores", "scores.png"), ("all scores", "scores_all.png"))} < {
+        *report.splitlines()
+    }
 
 
 def test_runs_to_compare_with_are_scored_from_the_same_start_and_only_scored(words, capsys):
@@ -148,8 +169,12 @@ def test_runs_to_compare_with_are_scored_from_the_same_start_and_only_scored(wor
     assert list(results["compared"]) == ["contrastive only", "+ L_SDS 9"]
     main(words(test_benchmarks=["shapes:validation"], lambda_sds=0, learning_rate=0.05, output_dir="alone"))
     assert json.loads(Path("alone/results.json").read_text())["after"] == results["compared"]["contrastive only"]
-    head = [line for line in capsys.readouterr().out.splitlines() if line.startswith("benchmark")]
-    assert any(re.search(r"before +contrastive only +\+ L_SDS 9 +mine$", line) for line in head)
+    printed = capsys.readouterr().out
+    table = printed.partition("Scores in %, with 95 % intervals:")[2].partition("The tuned")[0]
+    assert re.findall(r"^(before|contrastive only|\+ L_SDS 9|mine) +\d", table, re.M) == [
+        *("before", "contrastive only", "+ L_SDS 9", "mine")
+    ]
+    assert "3 runs from the same start: contrastive only, + L_SDS 9, mine." in printed
     assert not list(Path("out/compared").rglob("*.safetensors"))
     assert (Path("out/compared/contrastive_only/losses.png")).stat().st_size > 1000
 
@@ -359,15 +384,15 @@ def test_default_output_folder_is_named_finetune_without_a_configuration(words):
 KILLED = """
 import os, sys
 from transformers import TrainerCallback
-from sdsclip_hf.training import finetune
-from sdsclip_hf.training import trainer
+from sdsclip_hf.commands import finetune
+from sdsclip_hf.training import checkpoint_trainer
 
-seal = trainer.seal
+seal = checkpoint_trainer.seal
 def killed(checkpoint, identity):
     if checkpoint.name == "checkpoint-4":
         os._exit(9)
     seal(checkpoint, identity)
-trainer.seal = killed
+checkpoint_trainer.seal = killed
 finetune.main(sys.argv[1:])
 """
 
