@@ -292,7 +292,7 @@ class SDSCLIPConfig(TrainingArguments):
             fits = len(self.timestep_range) == 2 and 0 <= self.timestep_range[0] <= self.timestep_range[1]
             _require(fits, "timestep_range", self.timestep_range, "two timesteps, 0 <= first <= last")
         _require(
-            not self.remove_unused_columns, "remove_unused_columns", True, "off, since the collator needs the columns"
+            not self.remove_unused_columns, "remove_unused_columns", True, "false, since the collator needs the columns"
         )
         if self.per_device_eval_batch_size * self.world_size < 2:
             raise ValueError(

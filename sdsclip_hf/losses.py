@@ -223,7 +223,10 @@ def ranking_temperature(errors: Tensor, share: float = 0.1) -> float:
     best, second = _nan_last(errors).topk(2, largest=False).values.unbind(-1)
     gap = (second - best).median().item()
     if not gap > 0:
-        raise ValueError(f"the median gap between the teacher's two best candidates is {gap}: its scores say nothing.")
+        raise ValueError(
+            f"the median gap between the teacher's two best candidates is {gap}: its scores say nothing. Score the captions "
+            "with another teacher or candidates, or set --ranking_temperature."
+        )
     return share * gap
 
 
@@ -247,7 +250,9 @@ def teacher_confidence(errors: Tensor) -> Tensor:
     differences = errors[rows, second] - errors[rows, best]  # (N, R)
     draws = (~differences.isnan()).sum(-1)
     if len(draws) and draws.min() < 2:
-        raise ValueError("the teacher's confidence needs at least two draws an item; score the captions with more.")
+        raise ValueError(
+            "the teacher's confidence needs at least two draws an item; score the captions with --num_draws 2 or more."
+        )
     mean = differences.nanmean(-1)
     variance = (differences - mean[:, None]).square().nansum(-1) / (draws - 1)
     return torch.erf(mean / (variance / draws).sqrt().clamp_min(1e-12) / 2**0.5)

@@ -178,7 +178,10 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
             example = self._example(self.source[row_number], row_number)
             if example is not None:
                 return example
-        raise BadImageError(f"none of the {len(self)} images could be read.")
+        raise BadImageError(
+            f"none of the {len(self)} images could be read; {self.bad_images.path} tells the reasons. Mend the files, or "
+            "choose another --image_column."
+        )
 
 
 @lru_cache(maxsize=2)  # one to train on and one to evaluate on

@@ -37,7 +37,10 @@ def load_image_captions(
         ValueError: the split or configuration does not exist, the split is empty, or ``max_samples`` is below 1.
     """
     if max_samples is not None and max_samples < 1:
-        raise ValueError(f"max_samples is {max_samples}; it must be at least 1, or left out for all rows.")
+        raise ValueError(
+            f"max_samples is {max_samples}; it must be at least 1, or left out for all rows. Set --max_samples (in training "
+            "--max_train_samples, --max_eval_samples)."
+        )
     with explain_loading("the dataset", name_or_path, option):
         try:
             dataset = _load(name_or_path, config_name, split, revision, streaming)

@@ -186,7 +186,7 @@ class CandidateScores:
             logger.warning(
                 "the scores %r carry little or no signal on this data: their teacher is sure (confidence above %s) of its "
                 "first choice on %.0f %% of the items, and puts the image's own caption first on %.0f %% (by chance "
-                "%.0f %%).",
+                "%.0f %%). Score with a teacher that knows such pictures, or with more --num_draws.",
                 self.name,
                 sure,
                 100 * share,

@@ -61,7 +61,9 @@ def refuse_nan(name: str, items: Sequence[Item], answers: Sequence) -> None:
     """Raise ValueError with the first item whose answer holds NaN."""
     for item, answer in zip(items, answers, strict=True):
         if np.isnan(answer).any():
-            raise ValueError(f"{name}: the scores of item {item.identifier} hold NaN; mend the model.")
+            raise ValueError(
+                f"{name}: the scores of item {item.identifier} hold NaN; try --dtype float32, or mend the model."
+            )
 
 
 def _winoground(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:

@@ -67,10 +67,16 @@ def install_quietly() -> None:
     try:
         for found in install():
             if found.state == "foreign":
-                logger.warning("evaluate.load(%r) would take a module from elsewhere: %s", found.name, found.folder)
+                logger.warning(
+                    "evaluate.load(%r) would take a module from elsewhere; remove its folder to have ours placed: %s",
+                    found.name,
+                    found.folder,
+                )
     except Exception as error:
         logger.warning(
-            "The metrics were not placed in evaluate's cache, so that evaluate.load needs a folder: %s", error
+            "The metrics were not placed in evaluate's cache, so that evaluate.load needs a folder, which `sdsclip metrics "
+            "path NAME` tells: %s",
+            error,
         )
 
 

@@ -117,7 +117,10 @@ def _check_processor(processor: ProcessorMixin) -> None:
     """Without its files transformers makes some tokenizers of special tokens alone, to which all captions are one."""
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not hasattr(processor, "image_processor"):
-        raise ValueError(f"a {type(processor).__name__} is no processor of an image processor and a tokenizer.")
+        raise ValueError(
+            f"a {type(processor).__name__} is no processor of an image processor and a tokenizer; give the model's own, as "
+            "AutoProcessor.from_pretrained loads it."
+        )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ValueError(
             f"the tokenizer of {tokenizer.name_or_path or 'the processor'} knows no words; complete its files, such as "

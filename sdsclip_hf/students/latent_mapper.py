@@ -57,7 +57,10 @@ class LatentMapper(nn.Module):
             ValueError: the sample does not vary.
         """
         if len(embeds) < 2 or not (embeds != embeds[0]).any():
-            raise ValueError(f"whitening needs embeddings that differ; got {len(embeds)}, all alike.")
+            raise ValueError(
+                f"whitening needs embeddings that differ; got {len(embeds)}, all alike. Give it more pictures and captions, "
+                "or leave --mapper_whitening out."
+            )
         embeds = embeds.double()
         variances, directions = torch.linalg.eigh(torch.cov(embeds.T))
         kept = variances > floor * variances.max()

@@ -189,7 +189,8 @@ class DiffusionTeacher(nn.Module):
         """
         if self.text_encoder is None:
             raise ValueError(
-                "the teacher's text encoder was freed, since its prompts are read from --prompt_cache_dir."
+                "the teacher's text encoder was freed, since its prompts are read from --prompt_cache_dir. Give the trainer "
+                "a DiffusionTeacher, whose encoder stays, or load the teacher anew."
             )
         input_ids = input_ids.to(self.device)
         mask = None
