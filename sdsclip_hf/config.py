@@ -27,6 +27,15 @@ class SDSCLIPConfig(TrainingArguments):
 
     Raises:
         ValueError: a value outside its range.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import SDSCLIPConfig
+
+    args = SDSCLIPConfig(output_dir="outputs/mine", trainable="lora", lambda_sds=0.5, max_steps=100)
+    print(args.lambda_clip, args.lambda_sds, args.lambda_rank)  # 1.0 0.5 0.0
+    ```
     """
 
     # Values that differ from TrainingArguments' own.

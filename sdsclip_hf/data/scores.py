@@ -73,6 +73,17 @@ class CandidateScores:
         data: rows of ``FEATURES``.
         settings: what ``scores.json`` holds.
         name: for messages.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import CandidateScores
+
+    scores = CandidateScores.load("shapes/scores")  # or a folder, or a Hub id
+    item = scores.item(0)
+    print(item.candidates[item.errors.argmin()] == item.caption)  # True
+    print(scores.settings["teacher"]["name"], len(scores))  # shapes/teacher 4096
+    ```
     """
 
     def __init__(self, data: datasets.Dataset, settings: dict, name: str = "scores"):

@@ -159,6 +159,18 @@ def load_dual_encoder(
     Raises:
         OSError: it cannot be loaded.
         ValueError: it is no dual encoder.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.shapes import load_shapes
+    from sdsclip_hf.students.dual_encoder import load_dual_encoder
+
+    encoder = load_dual_encoder("shapes/student")
+    pixels = encoder.preprocess(load_shapes("test", per_scene=1)[:3]["image"])
+    embeds = encoder.embed_pixels(pixels)
+    print(len(embeds), [round(norm, 4) for norm in embeds.norm(dim=1).tolist()])  # 3 [1.0, 1.0, 1.0]
+    ```
     """
     name = expand(shapes.resolve(str(name_or_path)))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
