@@ -153,7 +153,9 @@ def merge_same_pictures(rows: list[dict], files: dict[str, bytes]) -> list[dict]
     for row in rows:
         picture = files.get(PICTURES + row["file_name"])
         if picture is None:
-            raise ValueError(f"the package has no picture {PICTURES}{row['file_name']} of {row['name']!r}.")
+            raise ValueError(
+                f"the package has no picture {PICTURES}{row['file_name']} of {row['name']!r}; fetch it again."
+            )
         first = merged.setdefault(picture, row)
         first["caption"] = list(dict.fromkeys(first["caption"] + row["caption"]))
     return list(merged.values())

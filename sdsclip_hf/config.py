@@ -28,6 +28,15 @@ class SDSCLIPConfig(TrainingArguments):
 
     Raises:
         ValueError: a value outside its range.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import SDSCLIPConfig
+
+    args = SDSCLIPConfig(output_dir="outputs/mine", trainable="lora", lambda_sds=0.5, max_steps=100)
+    print(args.lambda_clip, args.lambda_sds, args.lambda_rank)  # 1.0 0.5 0.0
+    ```
     """
 
     # Values that differ from TrainingArguments' own.
@@ -293,7 +302,7 @@ class SDSCLIPConfig(TrainingArguments):
             fits = len(self.timestep_range) == 2 and 0 <= self.timestep_range[0] <= self.timestep_range[1]
             _require(fits, "timestep_range", self.timestep_range, "two timesteps, 0 <= first <= last")
         _require(
-            not self.remove_unused_columns, "remove_unused_columns", True, "off, since the collator needs the columns"
+            not self.remove_unused_columns, "remove_unused_columns", True, "false, since the collator needs the columns"
         )
         if self.per_device_eval_batch_size * self.world_size < 2:
             raise ValueError(

@@ -50,6 +50,19 @@ def contrastive_loss(
 
     Raises:
         ValueError: the two sides differ in number, or there is only one pair, which has no negatives.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf import contrastive_loss
+
+    embeds = torch.eye(2)  # two pairs that match, at right angles to one another
+    loss = contrastive_loss(embeds, embeds, logit_scale=torch.tensor(100.0))
+    print(f"{loss:.4f}")  # 0.0000
+    loss = contrastive_loss(embeds, embeds, torch.tensor(0.0))  # blind: ln 2
+    print(f"{loss:.4f}")  # 0.6931
+    ```
     """
     if image_embeds.shape != text_embeds.shape:
         raise ValueError(
@@ -101,6 +114,16 @@ def noise_weight(weighting: str, alpha: Tensor, sigma: Tensor, snr_gamma: float 
 
     Raises:
         ValueError: an unknown name, or ``velocity`` where alpha is zero.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf.losses import noise_weight
+
+    alpha, sigma = torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.75**0.5])
+    print(noise_weight("velocity", alpha, sigma))  # tensor([1.5625, 4.0000])
+    ```
     """
     if weighting == "constant":
         return torch.ones_like(alpha)
@@ -160,6 +183,23 @@ def distillation_loss(
 
     Raises:
         ValueError: an unknown reading, gradient or weighting.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf import distillation_loss
+
+    latents, noise = torch.randn(2, 4, 8, 8), torch.ones(2, 4, 8, 8)
+    alpha, sigma = torch.full((2,), 0.6), torch.full((2,), 0.8)
+    blind = torch.zeros_like  # a denoiser that finds no noise
+    print(distillation_loss(latents, noise, alpha, sigma, blind))  # tensor([1., 1.])
+
+    def perfect(noisy):
+        return (noisy - 0.6 * latents) / 0.8
+
+    print(f"{distillation_loss(latents, noise, alpha, sigma, perfect).sum():.4f}")  # 0.0000
+    ```
     """
     if reading not in READINGS:
         raise ValueError(f"unknown reading {reading!r}; choose from {', '.join(READINGS)}.")
@@ -194,6 +234,18 @@ def ranking_loss(cosines: Tensor, errors: Tensor, temperature: float, logit_scal
 
     Raises:
         ValueError: the temperature is not above 0, or an image has fewer than two candidates.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf import ranking_loss
+
+    errors = torch.tensor([[0.1, 0.3]])  # the teacher prefers the first of two captions
+    agrees, differs = torch.tensor([[0.5, 0.3]]), torch.tensor([[0.3, 0.5]])
+    print(f"{ranking_loss(agrees, errors, temperature=0.1, logit_scale=10.0).item():.2f}")  # 0.00
+    print(f"{ranking_loss(differs, errors, temperature=0.1, logit_scale=10.0).item():.2f}")  # 1.52
+    ```
     """
     if not temperature > 0:
         raise ValueError(f"the ranking temperature is {temperature}; it must be above 0. Set --ranking_temperature.")
@@ -219,11 +271,24 @@ def ranking_temperature(errors: Tensor, share: float = 0.1) -> float:
 
     Raises:
         ValueError: the median gap is 0, so that the scores say nothing.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf.losses import ranking_temperature
+
+    errors = torch.tensor([[0.1, 0.3, 0.4], [0.2, 0.4, 0.9]])  # gaps of 0.2 between the two best
+    print(f"{ranking_temperature(errors, share=0.1):.3f}")  # 0.020
+    ```
     """
     best, second = _nan_last(errors).topk(2, largest=False).values.unbind(-1)
     gap = (second - best).median().item()
     if not gap > 0:
-        raise ValueError(f"the median gap between the teacher's two best candidates is {gap}: its scores say nothing.")
+        raise ValueError(
+            f"the median gap between the teacher's two best candidates is {gap}: its scores say nothing. Score the captions "
+            "with another teacher or candidates, or set --ranking_temperature."
+        )
     return share * gap
 
 
@@ -241,13 +306,27 @@ def teacher_confidence(errors: Tensor) -> Tensor:
 
     Raises:
         ValueError: there is only one draw.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf.losses import teacher_confidence
+
+    sure = [[0.11, 0.10, 0.12], [0.31, 0.30, 0.34]]  # two candidates, three draws
+    unsure = [[0.1, 0.3, 0.2], [0.3, 0.1, 0.2]]
+    confidence = teacher_confidence(torch.tensor([sure, unsure]))
+    print([round(value, 2) for value in confidence.tolist()])  # [1.0, 0.0]
+    ```
     """
     rows = torch.arange(len(errors), device=errors.device)
     best, second = _nan_last(errors.nanmean(-1)).topk(2, largest=False).indices.unbind(-1)
     differences = errors[rows, second] - errors[rows, best]  # (N, R)
     draws = (~differences.isnan()).sum(-1)
     if len(draws) and draws.min() < 2:
-        raise ValueError("the teacher's confidence needs at least two draws an item; score the captions with more.")
+        raise ValueError(
+            "the teacher's confidence needs at least two draws an item; score the captions with --num_draws 2 or more."
+        )
     mean = differences.nanmean(-1)
     variance = (differences - mean[:, None]).square().nansum(-1) / (draws - 1)
     return torch.erf(mean / (variance / draws).sqrt().clamp_min(1e-12) / 2**0.5)

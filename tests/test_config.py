@@ -54,7 +54,7 @@ def test_defaults_are_valid_and_leave_the_paper_s_choices(make):
         ("timestep_range", [4], "0 <= first <= last"),
         ("timestep_range", [], "0 <= first <= last"),
         ("timestep_range", [1, 2, 3], "0 <= first <= last"),
-        ("remove_unused_columns", True, "off"),
+        ("remove_unused_columns", True, "false"),
     ],
 )
 def test_value_outside_its_range_raises_with_value_rule_and_option(make, name, value, rule):

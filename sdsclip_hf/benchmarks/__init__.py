@@ -67,6 +67,16 @@ def load_benchmark(spec: str, options: Options | None = None) -> Benchmark:
     Raises:
         ValueError: there is no such benchmark, part or column, or images are missing.
         OSError: the source cannot be loaded.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.benchmarks import load_benchmark
+
+    benchmark = load_benchmark("shapes:test")
+    print(benchmark.kind, len(benchmark.items))  # winoground 576
+    print(benchmark.items[0].captions[0])  # a yellow circle and a purple star
+    ```
     """
     name, part, source = parse(spec)
     return BENCHMARKS[name](spec, part, source, options or Options())

@@ -18,7 +18,12 @@ def load(name: str, split: str, source: str, options: Options) -> Benchmark:
     images, labels = image_column(rows, options), _label_column(rows, options)
     bad = [template for template in options.templates if "{}" not in template]
     if bad or not options.templates:
-        raise ValueError(f"the template {bad[0]!r} has no {{}}." if bad else "there is no prompt template; give one.")
+        where = (
+            "--templates takes prompts with {} for the class, such as 'a photo of a {}.', or a file of them, one a line"
+        )
+        raise ValueError(
+            f"{f'the template {bad[0]!r} has no {{}}' if bad else 'there is no prompt template'}; {where}."
+        )
 
     if labels not in rows.class_names and rows.text.features[labels].dtype not in ("string", "large_string"):
         raise ValueError(

@@ -147,6 +147,22 @@ class Benchmark:
         source: what was read: ``name``, ``revision`` (a commit, where the source has one), ``items`` (how many),
             ``published_items`` (how many there should be, where known) and ``missing_images``.
         classes: for classification, class -> its captions, one a prompt template.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import ClipScorer
+    from sdsclip_hf.benchmarks import Benchmark, Item
+    from sdsclip_hf.evaluation.results import evaluate_benchmark
+    from sdsclip_hf.shapes import load_shapes, model_path
+    from sdsclip_hf.students.sdsclip_model import load_clip
+
+    rows = load_shapes("test", per_scene=1).select(range(4))
+    items = [Item(str(n), (row["image"],), (row["caption"][0], "a green star")) for n, row in enumerate(rows)]
+    mine = Benchmark("mine", "aro_order", items, source={"name": "mine"})  # true captions first
+    (row,) = evaluate_benchmark(ClipScorer(*load_clip(model_path("student"))), mine)
+    print(row["score"], row["n"])  # accuracy 4
+    ```
     """
 
     name: str

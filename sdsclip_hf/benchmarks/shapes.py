@@ -34,7 +34,7 @@ def load_classes(name: str, split: str, source: str, options: Options) -> Benchm
     """
     source, split = source or "shape", split or "test"
     if source not in ("shape", "color"):
-        raise ValueError(f"{name}: there are classes of shape and color, not of {source!r}.")
+        raise ValueError(f"{name}: there are classes of shape and color, not of {source!r}; choose one of these.")
     classes: dict[str, list[str]] = {}
     for shapes, colors in product(combinations(scenes.SHAPES, 2), combinations(scenes.COLORS, 2)):
         for told in (colors, colors[::-1]):

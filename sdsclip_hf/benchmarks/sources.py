@@ -159,7 +159,7 @@ class DatasetRows:
         if column is None:
             raise ValueError(
                 f"{self.name} has no image column {' or '.join(map(repr, columns))}; it has "
-                f"{', '.join(self.dataset.column_names)}."
+                f"{', '.join(self.dataset.column_names)}. Rename its column, or load another copy."
             )
         if column not in self._cells:
             self._cells[column] = list(_digests(self.images[column], column))

@@ -110,6 +110,17 @@ def push_model(
         ValueError: the folder holds no exported CLIP, or the name cannot be one.
         HubError: there is no token, the repository holds something else, or the Hub could not be reached, or refused; the
             message tells what is missing there, and the command that pushes it.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.cards.push import push_model
+    from sdsclip_hf.shapes import model_path
+
+    # Logged in by `hf auth login`; "org" is your name or your organisation's.
+    commit = push_model(model_path("student"), "org/my-clip", message="A first try")
+    print(commit.commit_message)  # A first try
+    ```
     """
     folder, where = Path(folder), {"token": token, "private": private, "revision": revision}
     _check_is_export(folder)

@@ -120,11 +120,35 @@ class CaptionedImages:
 
 
 class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
-    """Map-style: rows by number. See [`CaptionedImages`].
+    """Rows by number: a picture and one of its captions, drawn anew each epoch; an unreadable picture is passed over.
+
+    A row is a dict of ``image``, a picture in RGB, and ``caption``. The arguments before ``image_processor`` are those of
+    [`CaptionedImages`].
 
     Args:
+        source: a ``datasets`` dataset.
+        image_column: where the pictures stand.
+        caption_column: where the captions stand; a cell is a string or a list of strings.
+        seed: of the caption draws.
+        bad_images: where unreadable pictures are noted; default: the first one is an error.
+        scores: scored candidates of each picture; its caption is then one of those that were scored.
+        with_candidates: whether rows hold the candidates, too, as ``item``.
+        num_candidates: how many of them are drawn beside the own caption; default: all.
         image_processor: if given, it prepares each picture once; what it makes is kept in memory, for later datasets of
             the same rows in this process, too, and examples hold ``pixel_values`` (3, H, W) in place of ``image``.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.data.captioned_images import ImageCaptionDataset
+    from sdsclip_hf.shapes import load_shapes
+
+    dataset = ImageCaptionDataset(load_shapes("validation", per_scene=1), seed=0)
+    print(sorted(dataset[0]))  # ['caption', 'image']
+    first = dataset[0]["caption"]
+    dataset.set_epoch(1)  # from now on another of its captions may be drawn
+    print(first in dataset.captions())  # True
+    ```
     """
 
     def __init__(self, *args, image_processor: BaseImageProcessor | None = None, **options):
@@ -178,7 +202,10 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
             example = self._example(self.source[row_number], row_number)
             if example is not None:
                 return example
-        raise BadImageError(f"none of the {len(self)} images could be read.")
+        raise BadImageError(
+            f"none of the {len(self)} images could be read; {self.bad_images.path} tells the reasons. Mend the files, or "
+            "choose another --image_column."
+        )
 
 
 @lru_cache(maxsize=2)  # one to train on and one to evaluate on

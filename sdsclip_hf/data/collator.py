@@ -28,6 +28,20 @@ class ImageCaptionCollator:
     ``candidate_attention_mask`` (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K),
     the teacher's d(x, c_k), NaN where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).
     Nothing for rows passed over.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.data.captioned_images import ImageCaptionDataset
+    from sdsclip_hf.data.collator import ImageCaptionCollator
+    from sdsclip_hf.shapes import load_shapes, model_path
+    from sdsclip_hf.students.sdsclip_model import load_clip
+
+    dataset = ImageCaptionDataset(load_shapes("validation", per_scene=1))
+    collate = ImageCaptionCollator(load_clip(model_path("student"))[1])
+    batch = collate([dataset[0], dataset[1]])
+    print(batch["pixel_values"].shape)  # torch.Size([2, 3, 32, 32])
+    ```
     """
 
     processor: CLIPProcessor

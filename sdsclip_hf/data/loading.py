@@ -35,9 +35,21 @@ def load_image_captions(
     Raises:
         OSError: it cannot be loaded.
         ValueError: the split or configuration does not exist, the split is empty, or ``max_samples`` is below 1.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import load_image_captions
+
+    dataset = load_image_captions("shapes", split="validation", max_samples=4)
+    print(len(dataset), dataset.column_names)  # 4 ['image', 'caption']
+    ```
     """
     if max_samples is not None and max_samples < 1:
-        raise ValueError(f"max_samples is {max_samples}; it must be at least 1, or left out for all rows.")
+        raise ValueError(
+            f"max_samples is {max_samples}; it must be at least 1, or left out for all rows. Set --max_samples (in training "
+            "--max_train_samples, --max_eval_samples)."
+        )
     with explain_loading("the dataset", name_or_path, option):
         try:
             dataset = _load(name_or_path, config_name, split, revision, streaming)

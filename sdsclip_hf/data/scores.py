@@ -73,6 +73,17 @@ class CandidateScores:
         data: rows of ``FEATURES``.
         settings: what ``scores.json`` holds.
         name: for messages.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import CandidateScores
+
+    scores = CandidateScores.load("shapes/scores")  # or a folder, or a Hub id
+    item = scores.item(0)
+    print(item.candidates[item.errors.argmin()] == item.caption)  # True
+    print(scores.settings["teacher"]["name"], len(scores))  # shapes/teacher 4096
+    ```
     """
 
     def __init__(self, data: datasets.Dataset, settings: dict, name: str = "scores"):
@@ -186,7 +197,7 @@ class CandidateScores:
             logger.warning(
                 "the scores %r carry little or no signal on this data: their teacher is sure (confidence above %s) of its "
                 "first choice on %.0f %% of the items, and puts the image's own caption first on %.0f %% (by chance "
-                "%.0f %%).",
+                "%.0f %%). Score with a teacher that knows such pictures, or with more --num_draws.",
                 self.name,
                 sure,
                 100 * share,

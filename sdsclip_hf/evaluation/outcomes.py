@@ -52,6 +52,19 @@ def outcomes(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
 
     Raises:
         ValueError: a score is NaN.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from sdsclip_hf.benchmarks import load_benchmark
+    from sdsclip_hf.evaluation.outcomes import outcomes
+
+    benchmark = load_benchmark("shapes:test")
+    answers = [np.eye(2) for _ in benchmark.items]  # (captions, images): all right
+    text, image, group, *by_tag = outcomes(benchmark, answers)
+    print(group.score, group.right.mean())  # group 1.0
+    ```
     """
     refuse_nan(benchmark.name, benchmark.items, answers)
     return RULES[benchmark.kind](benchmark, answers)
@@ -61,7 +74,9 @@ def refuse_nan(name: str, items: Sequence[Item], answers: Sequence) -> None:
     """Raise ValueError with the first item whose answer holds NaN."""
     for item, answer in zip(items, answers, strict=True):
         if np.isnan(answer).any():
-            raise ValueError(f"{name}: the scores of item {item.identifier} hold NaN; mend the model.")
+            raise ValueError(
+                f"{name}: the scores of item {item.identifier} hold NaN; try --dtype float32, or mend the model."
+            )
 
 
 def _winoground(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:

@@ -58,7 +58,9 @@ def _refuse_nan(embeds: Tensor, names: Sequence[str], kind: str) -> None:
     """NaN is neither above nor below anything, so that its rank would be the best."""
     broken = embeds.isnan().any(1).nonzero()
     if len(broken):
-        raise ValueError(f"the embedding of {kind} {names[broken[0].item()]!r} holds NaN; mend the model.")
+        raise ValueError(
+            f"the embedding of {kind} {names[broken[0].item()]!r} holds NaN; try --dtype float32, or mend the model."
+        )
 
 
 def _ranks(queries: Tensor, candidates: Tensor, right: Sequence[Sequence[int]]) -> np.ndarray:

@@ -64,13 +64,68 @@ def score_rows(found: Sequence[Outcome]) -> list[dict]:
 
 
 def evaluate_benchmark(scorer: Scorer, benchmark: Benchmark) -> list[dict]:
-    """A benchmark's scores, see [`score_rows`]."""
+    """A benchmark's scores with their 95 % intervals, by bootstrap over the items.
+
+    Args:
+        scorer: a [`ClipScorer`] or a [`DiffusionScorer`].
+        benchmark: what [`load_benchmark`] gave, or one of your own.
+
+    Returns:
+        Rows of ``subset``, ``score``, ``value`` (a fraction), ``interval`` (low, high), ``n`` and ``ties`` (questions),
+        ``groups`` (how many the value is a mean over, else None) and ``headline`` (whether it is in tables).
+
+    Raises:
+        ValueError: a score is NaN, or the benchmark needs embeddings, and the scorer has none.
+        OSError: a picture cannot be read.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import ClipScorer
+    from sdsclip_hf.benchmarks import load_benchmark
+    from sdsclip_hf.evaluation.results import evaluate_benchmark
+    from sdsclip_hf.shapes import model_path
+    from sdsclip_hf.students.sdsclip_model import load_clip
+
+    benchmark = load_benchmark("shapes:test")
+    benchmark.items = benchmark.items[:16]  # a quick look
+    rows = evaluate_benchmark(ClipScorer(*load_clip(model_path("student"))), benchmark)
+    print([row["score"] for row in rows[:3]], rows[0]["n"])  # ['text', 'image', 'group'] 16
+    ```
+    """
     answers = [answer for chunk in answer_chunks(scorer, benchmark) for answer in chunk]
     return score_rows(outcomes(benchmark, answers))
 
 
 def evaluate_benchmarks(scorer: Scorer, specs: Sequence[str]) -> Results:
-    """benchmark -> its scores; the benchmarks' items are kept for the next call."""
+    """Score several benchmarks by their names; the benchmarks' items are kept for the next call.
+
+    Args:
+        scorer: a [`ClipScorer`] or a [`DiffusionScorer`].
+        specs: benchmarks as ``NAME[:PART][=SOURCE[@REVISION]]``, see [`load_benchmark`]; ``aro`` stands for its four.
+
+    Returns:
+        Benchmark -> its scores, as [`evaluate_benchmark`] gives them; [`table`] prints them.
+
+    Raises:
+        ValueError: there is no such benchmark, a score is NaN, or the benchmark needs embeddings, and the scorer has none.
+        OSError: a benchmark cannot be loaded, or a picture cannot be read.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import ClipScorer
+    from sdsclip_hf.evaluation.results import evaluate_benchmarks, table
+    from sdsclip_hf.shapes import model_path
+    from sdsclip_hf.students.sdsclip_model import load_clip
+
+    scorer = ClipScorer(*load_clip(model_path("student")))
+    results = evaluate_benchmarks(scorer, ["shapes_classes:validation=shape"])
+    (row,) = [row for row in results["shapes_classes:validation=shape"] if row["score"] == "accuracy@1"]
+    print(row["n"], 0 < row["value"] < 1)  # 192 True
+    print(table({"student": results}).splitlines()[0].split()[-1])  # student
+    ```
+    """
     return {spec: evaluate_benchmark(scorer, cached_benchmark(spec)) for spec in expand(specs)}
 
 

@@ -25,6 +25,20 @@ class ClipScorer:
         batch_size: how many images or captions are encoded at once.
         num_workers: processes that read and preprocess images ahead of the model; 0: none.
         chunk_size: how many items [`score_chunks`] gives at a time.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import ClipScorer
+    from sdsclip_hf.benchmarks import load_benchmark
+    from sdsclip_hf.shapes import model_path
+    from sdsclip_hf.students.sdsclip_model import load_clip
+
+    scorer = ClipScorer(*load_clip(model_path("student")))
+    items = load_benchmark("shapes:test").items[:8]  # two pictures and two captions each
+    matrices = scorer.score(items)
+    print(len(matrices), matrices[0].shape)  # 8 (2, 2)
+    ```
     """
 
     def __init__(
@@ -123,6 +137,19 @@ class DiffusionScorer:
         chunk_size: how many items [`score_chunks`] gives at a time; few, since each takes long.
         options: ``num_draws``, ``timestep_range``, ``weighting``, ``seed`` and ``batch_size`` of
             [`DiffusionTeacher.diffusion_score`].
+
+    Example:
+
+    ```python
+    from sdsclip_hf import DiffusionScorer, DiffusionTeacher
+    from sdsclip_hf.benchmarks import load_benchmark
+    from sdsclip_hf.shapes import model_path
+
+    teacher = DiffusionTeacher.from_pretrained(model_path("teacher"), load_vae=True)
+    scorer = DiffusionScorer(teacher, num_draws=4, timestep_range=(100, 990))
+    (matrix,) = scorer.score(load_benchmark("shapes:test").items[:1])
+    print(matrix.argmax(0).tolist())  # [0, 1]
+    ```
     """
 
     def __init__(self, teacher: DiffusionTeacher, chunk_size: int = 16, **options):

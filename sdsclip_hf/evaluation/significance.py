@@ -22,11 +22,30 @@ def score_interval(outcome: Outcome) -> tuple[float, float]:
 def compare(first: Sequence[Outcome], second: Sequence[Outcome], seed: int = 0) -> list[dict]:
     """The second model's scores minus the first's, outcome by outcome.
 
+    Args:
+        first: what [`outcomes`] makes of the first model's answers to a benchmark.
+        second: the same of the second model, on the same items.
+        seed: of the bootstrap's draws.
+
     Returns:
         Rows of ``subset``, ``score``, ``value`` (a difference of fractions), ``interval`` (low, high; 95 % by bootstrap
         over the same items for both, within groups where the score is a mean over groups), ``n``, ``only_first`` and
         ``only_second`` (how many questions only one of the two has right), and ``p`` of McNemar's exact test (None
         for means over groups, which it does not test, and where an item has several questions).
+
+    Example:
+
+    ```python
+    import numpy as np
+    from sdsclip_hf.evaluation.outcomes import Outcome
+    from sdsclip_hf.evaluation.significance import compare
+
+    right = np.arange(100)
+    first = [Outcome("all", "accuracy", right < 60, ties=0)]
+    second = [Outcome("all", "accuracy", right < 75, ties=0)]
+    (row,) = compare(first, second)
+    print(f"{row['value']:.2f}", row["only_second"], f"{row['p']:.6f}")  # 0.15 15 0.000061
+    ```
     """
     return [_compare(one, other, seed) for one, other in zip(first, second, strict=True)]
 

@@ -23,7 +23,16 @@ SHARED = {
 
 
 def names() -> list[str]:
-    """The metrics of this package."""
+    """The metrics of this package.
+
+    Example:
+
+    ```python
+    import sdsclip_hf.metrics
+
+    print(len(sdsclip_hf.metrics.names()))  # 7
+    ```
+    """
     return sorted(SHARED)
 
 
@@ -43,6 +52,9 @@ def files(name: str) -> dict[str, bytes]:
 def path(name: str) -> str:
     """The folder of a metric, put together in the cache of modules, for ``evaluate.load`` and to look at.
 
+    Args:
+        name: one of [`names`].
+
     Raises:
         ValueError: there is no metric of that name.
         OSError: the cache cannot be written to.
@@ -54,7 +66,7 @@ def path(name: str) -> str:
     import sdsclip_hf.metrics
 
     metric = evaluate.load(sdsclip_hf.metrics.path("winoground_group_score"))
-    metric.compute(scores=[[[0.9, 0.1], [0.2, 0.8]]])["winoground_group_score"]  # 1.0
+    print(metric.compute(scores=[[[0.9, 0.1], [0.2, 0.8]]])["winoground_group_score"])  # 1.0
     ```
     """
     from datasets import config

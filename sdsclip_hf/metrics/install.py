@@ -58,6 +58,17 @@ def install(wanted: Iterable[str] | None = None) -> list[Installed]:
     Raises:
         ValueError: there is no metric of that name.
         OSError: the cache cannot be written to.
+
+    Example:
+
+    ```python
+    import evaluate
+    from sdsclip_hf.metrics.install import install
+
+    install()
+    metric = evaluate.load("winoground_group_score")
+    print(metric.compute(scores=[[[0.9, 0.1], [0.2, 0.8]]])["winoground_group_score"])  # 1.0
+    ```
     """
     return [_install(name) for name in _known(wanted)]
 
@@ -67,10 +78,16 @@ def install_quietly() -> None:
     try:
         for found in install():
             if found.state == "foreign":
-                logger.warning("evaluate.load(%r) would take a module from elsewhere: %s", found.name, found.folder)
+                logger.warning(
+                    "evaluate.load(%r) would take a module from elsewhere; remove its folder to have ours placed: %s",
+                    found.name,
+                    found.folder,
+                )
     except Exception as error:
         logger.warning(
-            "The metrics were not placed in evaluate's cache, so that evaluate.load needs a folder: %s", error
+            "The metrics were not placed in evaluate's cache, so that evaluate.load needs a folder, which `sdsclip metrics "
+            "path NAME` tells: %s",
+            error,
         )
 
 
@@ -85,6 +102,15 @@ def uninstall(wanted: Iterable[str] | None = None) -> list[str]:
 
     Raises:
         ValueError: there is no metric of that name.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.metrics.install import install, uninstall
+
+    install(["aro_order"])
+    print(uninstall(["aro_order"]))  # ['aro_order']
+    ```
     """
     removed = []
     for name in _known(wanted):
@@ -97,7 +123,17 @@ def uninstall(wanted: Iterable[str] | None = None) -> list[str]:
 
 
 def installed() -> list[Installed]:
-    """What ``evaluate``'s cache holds for each metric of this package."""
+    """What ``evaluate``'s cache holds for each metric of this package.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.metrics.install import install, installed
+
+    install()
+    print({metric.state for metric in installed()})  # {'current'}
+    ```
+    """
     return [_find(name) for name in names()]
 
 

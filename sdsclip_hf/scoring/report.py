@@ -32,6 +32,10 @@ def _tell_signal(scores: dict) -> None:
         (own < chance + 2 * deviation, f"it puts the picture's own caption first on {own:.0%}, by chance {chance:.0%}"),
     ):
         if little:
-            print(f"warning: {text}: its scores carry little or no signal on this data.", file=sys.stderr)
+            print(
+                f"warning: {text}: its scores carry little or no signal on this data. Score with a teacher that knows such "
+                "pictures, or with more --num_draws.",
+                file=sys.stderr,
+            )
         else:
             print(f"{text[0].upper()}{text[1:]}.")

@@ -39,9 +39,6 @@ def score_captions(
 ) -> dict:
     """Score a dataset and write a folder that [`CandidateScores`] reads; go on with it where a run was killed.
 
-    >>> teacher = DiffusionTeacher.from_pretrained(name, load_vae=True)
-    >>> score_captions(teacher, dataset, candidates=["swap:3"], output_dir="scores")
-
     Args:
         teacher: loaded with its autoencoder; None: write the candidates unscored.
         dataset: rows of a picture and its captions.
@@ -54,6 +51,20 @@ def score_captions(
     Raises:
         ValueError: options or data that do not fit, or the folder holds other scores.
         OSError: a picture cannot be read.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import CandidateScores, DiffusionTeacher
+    from sdsclip_hf.scoring.score_captions import score_captions
+    from sdsclip_hf.shapes import load_shapes, model_path
+
+    teacher = DiffusionTeacher.from_pretrained(model_path("teacher"), load_vae=True)
+    dataset = load_shapes("train", per_scene=1).select(range(4))
+    options = {"candidates": ["batch:1"], "num_draws": 4, "timestep_range": [100, 990]}
+    score_captions(teacher, dataset, output_dir="scores/example", **options)
+    print(len(CandidateScores.load("scores/example")))  # 4
+    ```
     """
     told = {"dataset_name": dataset.info.dataset_name or "unnamed", "split": str(dataset.split or "train")}
     arguments = ScoringArguments(**{**told, **options})

@@ -20,6 +20,16 @@ def model_path(name: str) -> str:
 
     Raises:
         ValueError: nothing of that name is bundled.
+
+    Example:
+
+    ```python
+    from transformers import CLIPModel
+    from sdsclip_hf.shapes import model_path
+
+    clip = CLIPModel.from_pretrained(model_path("student"))
+    print(clip.config.model_type)  # clip
+    ```
     """
     if name not in (*MODELS, SCORES):
         raise ValueError(f"unknown bundled model {name!r}; choose from {', '.join([*MODELS, SCORES])}.")
@@ -42,6 +52,15 @@ def load_shapes(split: str = "train", per_scene: int = PICTURES_PER_SCENE, seed:
 
     Returns:
         A dataset with columns ``image`` and ``caption`` (a list of 12 strings).
+
+    Example:
+
+    ```python
+    from sdsclip_hf.shapes import load_shapes
+
+    dataset = load_shapes("train", per_scene=1)
+    print(dataset[0]["image"].size, len(dataset[0]["caption"]))  # (32, 32) 12
+    ```
     """
     rows = [{"image": row["image"], "caption": row["captions"]} for row in captioned_images(split, per_scene, seed)]
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))})

@@ -117,7 +117,10 @@ def _check_processor(processor: ProcessorMixin) -> None:
     """Without its files transformers makes some tokenizers of special tokens alone, to which all captions are one."""
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not hasattr(processor, "image_processor"):
-        raise ValueError(f"a {type(processor).__name__} is no processor of an image processor and a tokenizer.")
+        raise ValueError(
+            f"a {type(processor).__name__} is no processor of an image processor and a tokenizer; give the model's own, as "
+            "AutoProcessor.from_pretrained loads it."
+        )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ValueError(
             f"the tokenizer of {tokenizer.name_or_path or 'the processor'} knows no words; complete its files, such as "
@@ -156,6 +159,18 @@ def load_dual_encoder(
     Raises:
         OSError: it cannot be loaded.
         ValueError: it is no dual encoder.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.shapes import load_shapes
+    from sdsclip_hf.students.dual_encoder import load_dual_encoder
+
+    encoder = load_dual_encoder("shapes/student")
+    pixels = encoder.preprocess(load_shapes("test", per_scene=1)[:3]["image"])
+    embeds = encoder.embed_pixels(pixels)
+    print(len(embeds), [round(norm, 4) for norm in embeds.norm(dim=1).tolist()])  # 3 [1.0, 1.0, 1.0]
+    ```
     """
     name = expand(shapes.resolve(str(name_or_path)))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -22,6 +22,19 @@ class LatentMapper(nn.Module):
         unit_rms: scale every z0 to RMS ``scale`` exactly. Without it the mapper may collapse to a blank that is easy
             to denoise, and the loss falls while the caption ceases to matter.
         scale: RMS of z0, at the start or (``unit_rms``) always. Latents of Stable Diffusion have about 1.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf import LatentMapper
+
+    mapper = LatentMapper(embed_dim=512, latent_shape=(4, 64, 64))  # ViT-B/32 and Stable Diffusion 1.5
+    embeds = torch.nn.functional.normalize(torch.randn(2, 512), dim=-1)
+    latents = mapper(embeds)
+    print(latents.shape)  # torch.Size([2, 4, 64, 64])
+    print(f"{latents[0].square().mean().sqrt():.3f}")  # 1.000
+    ```
     """
 
     def __init__(self, embed_dim: int, latent_shape: tuple[int, int, int], unit_rms: bool = True, scale: float = 1.0):
@@ -57,7 +70,10 @@ class LatentMapper(nn.Module):
             ValueError: the sample does not vary.
         """
         if len(embeds) < 2 or not (embeds != embeds[0]).any():
-            raise ValueError(f"whitening needs embeddings that differ; got {len(embeds)}, all alike.")
+            raise ValueError(
+                f"whitening needs embeddings that differ; got {len(embeds)}, all alike. Give it more pictures and captions, "
+                "or leave --mapper_whitening out."
+            )
         embeds = embeds.double()
         variances, directions = torch.linalg.eigh(torch.cov(embeds.T))
         kept = variances > floor * variances.max()

@@ -57,6 +57,23 @@ class SDSCLIPModel(nn.Module):
 
     Raises:
         ValueError: an unknown ``trainable``, LoRA targets that match nothing, or nothing left to train.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import LatentMapper, SDSCLIPModel
+    from sdsclip_hf.shapes import load_shapes, model_path
+    from sdsclip_hf.students.sdsclip_model import load_clip
+
+    clip, processor = load_clip(model_path("student"))
+    mapper = LatentMapper(clip.config.projection_dim, latent_shape=(4, 8, 8))
+    student = SDSCLIPModel(clip, mapper, trainable="layernorm")
+    row = load_shapes("test", per_scene=1)[0]
+    batch = processor(text=row["caption"], images=[row["image"]], return_tensors="pt", padding=True)
+    output = student(**batch)
+    print(output.latents.shape, len(output.text_embeds))  # torch.Size([1, 4, 8, 8]) 12
+    student.export("outputs/export", processor)  # what CLIPModel.from_pretrained loads
+    ```
     """
 
     main_input_name = "pixel_values"
@@ -278,9 +295,26 @@ def clip_config(name: str, revision: str | None = None) -> CLIPConfig:
 def load_clip(name_or_path: str | Path, revision: str | None = None) -> tuple[CLIPModel, CLIPProcessor]:
     """CLIPModel (float32 master weights) and CLIPProcessor from a folder or the Hub.
 
+    Args:
+        name_or_path: a folder that ``save_pretrained`` wrote, or a Hub id.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        The model and its processor.
+
     Raises:
         OSError: the folder or Hub id cannot be loaded.
         ValueError: it holds a model of another type.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.shapes import model_path
+    from sdsclip_hf.students.sdsclip_model import load_clip
+
+    clip, processor = load_clip(model_path("student"))  # or "openai/clip-vit-base-patch32"
+    print(type(clip).__name__, clip.dtype)  # CLIPModel torch.float32
+    ```
     """
     name = expand(name_or_path)
     clip_config(name, revision)

@@ -45,7 +45,7 @@ def check(settings: dict) -> None:
     models = () if settings.get("worlds") else ("model_name_or_path", "teacher_name_or_path")
     missing = [n for n in (*models, "dataset_name", "benchmark", "seeds", "baseline", "arms") if not settings.get(n)]
     if missing:
-        raise ValueError(f"the study's settings lack {', '.join(missing)}.")
+        raise ValueError(f"the study's settings lack {', '.join(missing)}; add them to the file that --config names.")
     strange = sorted(set(settings) - set(SETTINGS))
     if strange:
         raise ValueError(f"the study has no settings {', '.join(strange)}; choose from {', '.join(SETTINGS)}.")
@@ -53,7 +53,10 @@ def check(settings: dict) -> None:
     if settings["baseline"] not in arms:
         raise ValueError(f"the baseline {settings['baseline']!r} is no arm; choose from {', '.join(arms)}.")
     if curves and not (scores and settings.get("skill_benchmark")):
-        raise ValueError("the study's curves need scores, and a skill_benchmark to measure their teachers on.")
+        raise ValueError(
+            "the study's curves need scores, and a skill_benchmark to measure their teachers on; add them, or take the "
+            "curves out."
+        )
     known = {entry.name for entry in fields(SDSCLIPConfig) if entry.init}
     known |= {"teacher_name_or_path", "model_name_or_path", "scores"}
     everything = {"common": settings.get("common"), **arms, **curves}
@@ -78,7 +81,7 @@ def check(settings: dict) -> None:
     taken = sorted({slug for slug in slugs if slugs.count(slug) > 1 or slug in (BEFORE, "skill")})
     if taken:
         raise ValueError(
-            f"two arms, or an arm and the study's own files, would share the folder {', '.join(taken)}; rename."
+            f"two arms, or an arm and the study's own files, would share the folder {', '.join(taken)}; rename one of them."
         )
 
 

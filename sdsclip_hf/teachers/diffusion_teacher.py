@@ -33,6 +33,20 @@ class DiffusionTeacher(nn.Module):
     Raises:
         ValueError: the parts do not fit one another, or the model is none that predicts noise or velocity for a latent
             given a caption.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import DiffusionTeacher
+    from sdsclip_hf.benchmarks import load_benchmark
+    from sdsclip_hf.shapes import model_path
+
+    teacher = DiffusionTeacher.from_pretrained(model_path("teacher"), load_vae=True)
+    item = load_benchmark("shapes:test").items[0]  # two pictures and their captions
+    errors = teacher.diffusion_score(item.images, item.captions, num_draws=4, timestep_range=(100, 990))
+    print(errors.shape)  # torch.Size([2, 2])
+    print(errors.argmin(1).tolist())  # [0, 1]
+    ```
     """
 
     def __init__(
@@ -189,7 +203,8 @@ class DiffusionTeacher(nn.Module):
         """
         if self.text_encoder is None:
             raise ValueError(
-                "the teacher's text encoder was freed, since its prompts are read from --prompt_cache_dir."
+                "the teacher's text encoder was freed, since its prompts are read from --prompt_cache_dir. Give the trainer "
+                "a DiffusionTeacher, whose encoder stays, or load the teacher anew."
             )
         input_ids = input_ids.to(self.device)
         mask = None

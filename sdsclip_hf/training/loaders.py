@@ -59,7 +59,7 @@ class PairLoaders(Trainer):
             if per_process < 2:
                 raise ValueError(
                     f"{description.lower()} needs at least two pairs on each of {self.args.world_size} processes, since "
-                    f"a batch of one has no negatives; the dataset has {len(dataset)}."
+                    f"a batch of one has no negatives; the dataset has {len(dataset)}. Add data, or take fewer processes."
                 )
             if is_training and per_process < batch_size:
                 small = self.args.contrastive_batch_size is None

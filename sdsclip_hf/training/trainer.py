@@ -73,7 +73,7 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
     trainer = SDSCLIPTrainer(
         model="shapes/student",
         teacher="shapes/teacher",
-        args=SDSCLIPConfig(output_dir="outputs/example", max_steps=10),
+        args=SDSCLIPConfig(output_dir="outputs/example", max_steps=3),
         train_dataset=load_shapes("train"),
     )
     trainer.train()

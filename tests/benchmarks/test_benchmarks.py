@@ -232,7 +232,7 @@ def test_image_of_no_class(label, tmp_path):
         (Options(), r"has the image columns image, other; its columns are .*Pass --image_column"),
         (Options(image_column="caption"), r"has the image columns image, other"),
         (Options(image_column="image", label_column="caption", templates=("a", "b {}")), r"template 'a' has no \{\}"),
-        (Options(image_column="image", label_column="caption", templates=()), r"no prompt template; give one"),
+        (Options(image_column="image", label_column="caption", templates=()), r"no prompt template; --templates takes"),
     ],
 )
 def test_classification_columns_and_templates(options, message, tmp_path):
