@@ -2,6 +2,7 @@
 
 Such links work where Markdown is read in the repository, too. The cards in model_cards/ and pictures are shown as they are;
 any other file gets a page of its own with its text.
+Options in the text are marked for the style sheet.
 """
 
 import re
@@ -14,6 +15,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(?<=\]\()((?:\.\./)+)([\w./-]+)")
+OPTION = re.compile(r"(?<!\S)--[\w-]+")
 SHOWN = "files/"  # where the pages of other files stand on the site
 UNLISTED = "---\nsearch:\n  exclude: true\n---\n"
 
@@ -43,6 +45,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return "../" * depth + (target if _is_card(target) else f"{SHOWN}{target}.md")
 
     return LINK.sub(moved, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Mark the options in inline code, so that the style sheet can keep a line from breaking after their hyphens."""
+
+    def marked(match: re.Match) -> str:
+        return OPTION.sub(r'<span class="option">\g<0></span>', match.group())
+
+    return re.sub(r"(?<=<code>)[^<]*(?=</code>)", marked, html)
 
 
 def _linked(page: File) -> Iterator[str]:
