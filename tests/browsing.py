@@ -26,9 +26,10 @@ ARGUMENTS = [
 
 
 @contextmanager
-def chromium(folder: Path) -> Iterator:
-    """A browser that keeps what it needs in ``folder``; the test is skipped where it or gradio is not installed."""
-    pytest.importorskip("gradio", reason="gradio is not installed")
+def chromium(folder: Path, needs: tuple[str, ...] = ("gradio",)) -> Iterator:
+    """A browser that keeps what it needs in ``folder``; the test is skipped where it or what it ``needs`` is missing."""
+    for module in needs:
+        pytest.importorskip(module, reason=f"{module} is not installed")
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     binary, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if not (binary and driver):

@@ -4,7 +4,10 @@
 # [tool.uv.sources]
 # sdsclip_hf = { path = "..", editable = true }
 # ///
-"""Print OPTIONS.md, every option of the recipes finetune and score_captions: ``python tools/options.py > OPTIONS.md``."""
+"""Print docs/options.md, every option of the commands that train, score and plan.
+
+python tools/options.py > docs/options.md
+"""
 
 from dataclasses import fields
 
@@ -12,6 +15,7 @@ from transformers import TrainingArguments
 
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.metrics.install import install_quietly
+from sdsclip_hf.planning.plan import PlanArguments
 from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.training.arguments import DataArguments, ModelArguments
 
@@ -19,10 +23,12 @@ from sdsclip_hf.training.arguments import DataArguments, ModelArguments
 def options_page() -> str:
     """The page as Markdown, from the dataclasses themselves."""
     lines = [
-        "# Options of recipes/finetune.py and recipes/score_captions.py",
+        "# Options",
         "",
-        "Made by `python tools/options.py > OPTIONS.md`. Beside its own, recipes/finetune.py has every option of",
+        "`sdsclip COMMAND --help` prints the same. Those of `sdsclip finetune` are all options of the recipe",
+        "`recipes/finetune.py`, and keys of a `--config` file; beside them it has every option of",
         "[`transformers.TrainingArguments`](https://huggingface.co/docs/transformers/main_classes/trainer).",
+        "This page is made by `python tools/options.py > docs/options.md`.",
     ]
     inherited = {entry.name: entry for entry in fields(TrainingArguments)}
     own = [entry for entry in fields(SDSCLIPConfig) if entry.name not in inherited]
@@ -32,11 +38,12 @@ def options_page() -> str:
         if entry.name in inherited and entry.default != inherited[entry.name].default
     ]
     for title, entries in (
-        ("The method", own),
-        ("TrainingArguments with another default", changed),
-        ("Model", fields(ModelArguments)),
-        ("Data and run", fields(DataArguments)),
-        ("recipes/score_captions.py", fields(ScoringArguments)),
+        ("sdsclip finetune: the method", own),
+        ("sdsclip finetune: TrainingArguments with another default", changed),
+        ("sdsclip finetune: model", fields(ModelArguments)),
+        ("sdsclip finetune: data and run", fields(DataArguments)),
+        ("sdsclip score-captions", fields(ScoringArguments)),
+        ("sdsclip plan, beside all of sdsclip finetune", fields(PlanArguments)),
     ):
         lines += ["", f"## {title}", "", "| option | default | what it does |", "|---|---|---|"]
         lines += [f"| `--{entry.name}` | {_default(entry)} | {entry.metadata['help']} |" for entry in entries]

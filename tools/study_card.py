@@ -6,9 +6,9 @@
 # ///
 """Put the figures of finished studies into model_cards/: ``python tools/study_card.py [outputs]``.
 
-Of each study in the folder the results and plots are copied, and its rows in the tables of study.md and README.md get the
-figures of the arms that they name. Rows that change are printed, so that it also tells where a rerun differs from the card.
-The text between the tables is yours to mend.
+Of each study in the folder the results and plots are copied, and its rows in the tables of model_cards/study.md and
+docs/study.md get the figures of the arms that they name. Rows that change are printed, so that it also tells where a rerun
+differs from the card. The text between the tables is yours to mend.
 """
 
 import argparse
@@ -21,16 +21,17 @@ from PIL import Image
 from sdsclip_hf.common.checkpoints import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-CARD, IMAGES, RESULTS = "model_cards/study.md", "model_cards/images", "model_cards/results"
+CARD, PAGE = "model_cards/study.md", "docs/study.md"
+IMAGES, RESULTS = "model_cards/images", "model_cards/results"
 RETAINED = {
     "text to image, recall@1": "retrieval:test/text_to_image/recall@1",
     "image to text, recall@1": "retrieval:test/image_to_text/recall@1",
     "which two shapes": "shapes_classes:test=shape/all/accuracy@1",
     "which two colours": "shapes_classes:test=color/all/accuracy@1",
 }
-# The README's table has a column of each of two studies, and says some arms at greater length.
-README_COLUMNS = [("study_ranking", "attribute"), ("study_sds", "relation")]
-README_ARMS = {
+# The page's table has a column of each of two studies, and says some arms at greater length.
+PAGE_COLUMNS = [("study_ranking", "attribute"), ("study_sds", "relation")]
+PAGE_ARMS = {
     "contrastive loss alone": "contrastive",
     "+ L_SDS, h_w trained along from nothing, as the paper has it": "+ L_SDS, as the paper has it",
     "+ L_rank, `wise_ft_alpha` 0.6": "+ L_rank, 0.6 of the way",
@@ -44,7 +45,7 @@ PLOTS = {"study.png": "", "skill.png": "", "health.png": "_health", "decoded.png
 
 
 def fill_card(text: str, results: dict[str, dict]) -> str:
-    """study.md with the figures of ``results`` (study -> its results.json) in each table that stands under its heading.
+    """The card with the figures of ``results`` (study -> its results.json) in each table that stands under its heading.
 
     Raises:
         KeyError: a row names an arm that its study has not.
@@ -70,8 +71,8 @@ def fill_card(text: str, results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def fill_readme(text: str, results: dict[str, dict]) -> str:
-    """README.md with the same in its table of two students; cells that are empty stay so.
+def fill_page(text: str, results: dict[str, dict]) -> str:
+    """docs/study.md with the same in its table of two students; cells that are empty stay so.
 
     Raises:
         KeyError: a row names an arm that its study has not.
@@ -80,8 +81,8 @@ def fill_readme(text: str, results: dict[str, dict]) -> str:
     for line in text.split("\n"):
         cells = _cells(line)
         if cells and inside and not line.startswith("|-"):
-            arm = README_ARMS.get(_arm(cells[0]), _arm(cells[0]))
-            for number, (study, tag) in enumerate(README_COLUMNS, 1):
+            arm = PAGE_ARMS.get(_arm(cells[0]), _arm(cells[0]))
+            for number, (study, tag) in enumerate(PAGE_COLUMNS, 1):
                 if cells[number] and study in results:
                     seeds = re.search(r"( \(\d+\))?$", cells[number]).group()
                     cells[number] = _score(results[study]["arms"][arm][tag]) + seeds
@@ -121,8 +122,8 @@ def main() -> None:
     results = {f.name: json.loads((f / "results.json").read_text()) for f in folders if (f / "results.json").is_file()}
     if not results:
         raise SystemExit(f"error: no study has its results.json in {args.outputs}; run bash tools/whole_study.sh.")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    filled = {CARD: (card, fill_card(card, results)), "README.md": (readme, fill_readme(readme, results))}
+    page = (ROOT / PAGE).read_text(encoding="utf-8")
+    filled = {CARD: (card, fill_card(card, results)), PAGE: (page, fill_page(page, results))}
     for path, (before, after) in filled.items():
         for old, new in zip(before.split("\n"), after.split("\n"), strict=True):
             if old != new:
@@ -141,7 +142,7 @@ def main() -> None:
                 picture = Image.open(source).convert("RGB")
                 few = plot != "decoded.png"  # photographs, as it were, do not fit a palette
                 (picture.quantize(256) if few else picture).save(target, optimize=True)
-    print(f"The figures of {', '.join(results)} are in {CARD} and README.md; their text and the plots want a look.")
+    print(f"The figures of {', '.join(results)} are in {CARD} and {PAGE}; their text and the plots want a look.")
 
 
 if __name__ == "__main__":

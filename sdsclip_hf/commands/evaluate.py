@@ -23,7 +23,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     many = {"nargs": "+", "action": "extend", "default": []}  # may be repeated, too
     add("--model", "--model_name_or_path", **many, help="CLIP, SigLIP, ...: a Hub id, a folder, a LoRA adapter")
     add("--teacher", "--teacher_name_or_path", **many, help="a diffusion model, scored by its denoising error")
-    add("--benchmark", **many, help="NAME[:PART][=SOURCE[@REVISION]], see the README")
+    add("--benchmark", **many, help="NAME[:PART][=SOURCE[@REVISION]], see docs/evaluating.md")
     add("--data", help="a folder with the benchmarks' data, one folder each by name, or of one benchmark")
     add("--output_dir", default="outputs/evaluation", help="receives results.json, scores.parquet and scores.png")
     add("--allow_missing", action="store_true", help="leave out items whose image is missing, and count them")

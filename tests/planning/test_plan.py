@@ -357,8 +357,8 @@ def test_memory_and_time_of_a_real_run(options, middling, tmp_path, request):
 
 
 @pytest.mark.slow
-def test_the_table_of_the_readme(configs):
-    """Prints it: pytest -n 0 -s -m slow tests/test_planning.py -k readme."""
+def test_the_table_of_the_documents(configs):
+    """Prints it: pytest -n 0 -s -m slow tests/planning/test_plan.py -k table."""
     lines = [
         "| student | latents | L_SDS | TFLOP a step | GiB, teacher in float32 | GiB, in float16 |",
         "|---|---|---|---|---|---|",
@@ -372,5 +372,5 @@ def test_the_table_of_the_readme(configs):
                     f"| {name} | {size} | {form} | {single['tflop']:.1f} | {single['gib']:.1f} | {half['gib']:.1f} |"
                 )
     print("\n" + "\n".join(lines))
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/planning.md").read_text()
     assert "\n".join(lines) in text

@@ -87,7 +87,7 @@ def test_a_row_of_an_arm_that_there_is_not_is_an_error(study_card, results):
         study_card.fill_card(CARD.replace("**+ L_rank**", "+ L_dance"), results)
 
 
-def test_the_readme_has_a_column_of_each_of_two_studies(study_card, results):
+def test_the_page_has_a_column_of_each_of_two_studies(study_card, results):
     results["study_sds"]["arms"]["contrastive"]["relation"] = row(7.0)
     table = "| | student that binds nothing: x | student whose y |\n|---|---|---|\n"
     before = (
@@ -95,10 +95,10 @@ def test_the_readme_has_a_column_of_each_of_two_studies(study_card, results):
     )
     after = table + "| contrastive loss alone | 30.0 [29.0, 31.0] | 7.0 [6.0, 8.0] (3) |\n"
     after += "| control: L_rank, untrained teacher | 70.0 [69.0, 71.0] |  |\n\n| a | b | c |"
-    assert study_card.fill_readme(before, results) == after
+    assert study_card.fill_page(before, results) == after
 
 
-def test_every_row_of_the_card_and_the_readme_names_an_arm_of_its_study(study_card):
+def test_every_row_of_the_card_and_the_page_names_an_arm_of_its_study(study_card):
     results = {}
     for path in sorted((ROOT / "recipes/configs").glob("study_*.yaml")):
         settings = yaml.safe_load(path.read_text())
@@ -111,13 +111,13 @@ def test_every_row_of_the_card_and_the_readme_names_an_arm_of_its_study(study_ca
             "retained": dict.fromkeys(arms, every)
         }
     card = study_card.fill_card((ROOT / study_card.CARD).read_text(), results)
-    readme = study_card.fill_readme((ROOT / "README.md").read_text(), results)
-    assert card.count("| 12.3 [11.3, 13.3] |") > 150 and readme.count("| 12.3 [11.3, 13.3]") > 20
+    page = study_card.fill_page((ROOT / study_card.PAGE).read_text(), results)
+    assert card.count("| 12.3 [11.3, 13.3] |") > 150 and page.count("| 12.3 [11.3, 13.3]") > 20
 
 
 def test_the_published_tables_are_those_of_the_published_results(study_card):
     results = {path.stem: json.loads(path.read_text()) for path in (ROOT / study_card.RESULTS).glob("*.json")}
     assert len(results) == 5
-    for path, fill in ((study_card.CARD, study_card.fill_card), ("README.md", study_card.fill_readme)):
+    for path, fill in ((study_card.CARD, study_card.fill_card), (study_card.PAGE, study_card.fill_page)):
         published = (ROOT / path).read_text()
         assert fill(published, results) == published
