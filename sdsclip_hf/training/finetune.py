@@ -54,7 +54,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     try:
         for benchmark in expand([*data.test_benchmarks, *(config.benchmarks or [])]):
             cached_benchmark(benchmark)
-        to_compare = {name: _config_of(name, options, config) for name, options in (data.compare or {}).items()}
+        to_compare = {name: config_of(name, options, config) for name, options in (data.compare or {}).items()}
         trainer = _make_trainer(model, data, config)
         next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
         set_seed(config.seed)
@@ -191,7 +191,7 @@ def _compare(
     return scores
 
 
-def _config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIPConfig:
+def config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIPConfig:
     """The configuration of a run to compare with: nothing of it is kept but its scores."""
     actions = {action.dest: action for action in HfArgumentParser(SDSCLIPConfig)._actions}
     unknown = sorted(set(options or {}) - {entry.name for entry in fields(SDSCLIPConfig) if entry.init})
