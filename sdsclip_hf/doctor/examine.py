@@ -26,7 +26,7 @@ from sdsclip_hf.doctor.machine import (
 from sdsclip_hf.doctor.models import check_scores, check_student, check_teacher
 from sdsclip_hf.doctor.push import check_push
 from sdsclip_hf.doctor.room import check_disk, check_memory, check_output_dir
-from sdsclip_hf.training.finetune import config_of
+from sdsclip_hf.training.compared import config_of
 
 
 def examine(case: Case) -> Iterator[Finding]:

@@ -21,6 +21,11 @@ from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 
 TIMEOUT = 10.0  # seconds for one answer
+CHANGED = (
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN",
+)  # of the clients, while the Hub is looked at
 NO_ANSWER = {"TransportError", "OfflineModeIsEnabled"}  # of whichever network library the client uses
 
 
@@ -70,7 +75,7 @@ class Hub:
     @contextmanager
     def looked_at(cls, scratch: Path) -> Iterator["Hub"]:
         """The Hub, while what its clients fetch is kept in ``scratch``, or while they read the cache without asking it."""
-        kept = constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE
+        kept = {name: getattr(constants, name) for name in CHANGED}
         hub = cls(
             Path(constants.HF_HUB_CACHE), get_token(), "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
         )
@@ -79,7 +84,8 @@ class Hub:
         try:
             yield hub
         finally:
-            constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = kept
+            for name, value in kept.items():
+                setattr(constants, name, value)
 
     @property
     def api(self) -> HfApi:
@@ -95,7 +101,8 @@ class Hub:
             known = HfApi(token=token or self.token).whoami()
         except Exception as error:
             if getattr(getattr(error, "response", None), "status_code", None) == 401:
-                self.token = False if token is None else self.token
+                if token is None:  # go on without it, as one who is not logged in
+                    self.token, constants.HF_HUB_DISABLE_IMPLICIT_TOKEN = False, True
                 remedy = "Type `hf auth login`, or set HF_TOKEN to a valid one."
                 raise Trouble("the Hub refuses the token.", remedy) from error
             self._note_silence(error)
@@ -204,7 +211,8 @@ def page_of(name: str, kind: str) -> str:
 def first_line(error: Exception) -> str:
     """What an error says, in short."""
     text = (getattr(error, "server_message", None) or str(error)).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(". ")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return text.splitlines()[0].rstrip(". ") + (f" (status {status})" if status else "")
 
 
 def check_hub_login(case: Case, hub: Hub) -> Iterator[Finding]:

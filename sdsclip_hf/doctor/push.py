@@ -20,6 +20,9 @@ def check_push(case: Case, hub: Hub) -> Iterator[Finding]:
     check_login(config.hub_token)
     name = config.hub_model_id or Path(config.output_dir).absolute().name
     check_repo_id(name)
+    if hub.token is False and not config.hub_token:
+        yield Finding("warn", "push", f"{name}: not looked at, since the Hub refuses the token.", "Mend that first.")
+        return
     known = hub.who(config.hub_token) if hub.unreachable is None else {}
     if hub.unreachable is not None:
         raise Trouble(

@@ -100,39 +100,44 @@ def free_memory(device: torch.device) -> int:
 
 def check_disk(case: Case, hub: Hub) -> Iterator[Finding]:
     """What will be written, against the free space of each disk that it is written to."""
-    folder = Path(case.config.output_dir)
-    needs = [*case.disk, (hub.cache, "downloads", 0)]
-    told = ""
-    if case.cost is None:
-        needs.append((folder, "the run, not counted", 0))
-    else:
-        kept, one = checkpoints(case), checkpoint_bytes(case.cost)
-        whole = WEIGHT_BYTES * case.cost.weights[STUDENT]
-        needs.append((folder, "exports", whole * (2 if case.config.push_to_hub else 1)))
-        needs.append((folder, f"{kept} checkpoints" if kept else "checkpoints", one * (kept or 1)))
-        told = "" if kept is not None else f" Each checkpoint takes {size(one)}, and there is no end to them."
-    if case.config.prompt_cache_dir and case.pairs and case.cost:
-        needs.append((Path(case.config.prompt_cache_dir), "prompts", case.pairs * case.cost.prompt_bytes))
     disks: dict[int, list[tuple[Path, str, int]]] = {}
-    for need in needs:
+    for need in [*case.disk, (hub.cache, "downloads", 0), *needs_of_run(case)]:
         disks.setdefault(existing(need[0]).stat().st_dev, []).append(need)
-    for on_disk in disks.values():
-        yield _disk(on_disk, told if any(path == folder for path, _, _ in on_disk) else "")
+    for needs in disks.values():
+        yield _disk(needs)
+    if case.cost is not None and checkpoints(case) is None:
+        one = size(checkpoint_bytes(case.cost))
+        yield Finding("warn", "disk", f"all checkpoints are kept, of {one} each.", "Set --save_total_limit.")
 
 
-def _disk(needs: list[tuple[Path, str, int]], told: str) -> Finding:
+def needs_of_run(case: Case) -> list[tuple[Path, str, int]]:
+    """Bytes that the run itself writes, with their folder, by what they are for."""
+    folder = Path(case.config.output_dir)
+    if case.cost is None:
+        return [(folder, "the run", 0)]
+    kept, whole = checkpoints(case) or 0, WEIGHT_BYTES * case.cost.weights[STUDENT]
+    needs = [(folder, f"{kept} checkpoints", kept * checkpoint_bytes(case.cost))]
+    needs.append(
+        (folder, "exports", whole * (2 if case.config.push_to_hub else 1))
+    )  # a push in mid-training has a copy
+    if case.config.prompt_cache_dir:
+        needs.append((Path(case.config.prompt_cache_dir), "prompts", (case.pairs or 0) * case.cost.prompt_bytes))
+    return needs
+
+
+def _disk(needs: list[tuple[Path, str, int]]) -> Finding:
     needed, free = sum(count for _, _, count in needs), shutil.disk_usage(existing(needs[0][0])).free
     parts: dict[str, int] = {}
     for _, what, count in needs:
         parts[what] = parts.get(what, 0) + count
-    of = ", ".join(f"{size(count)} {what}" for what, count in parts.items() if count) or "nothing"
+    of = ", ".join(f"{what} {size(count)}" for what, count in parts.items() if count)
     where = " and ".join(dict.fromkeys(str(path) for path, _, _ in needs))
-    found = f"{size(free)} free for {where}; {size(needed)} needed" + (f" ({of})" if len(parts) > 1 and needed else "")
-    remedy = "Free some, set --save_total_limit, or move them: --output_dir, and HF_HOME for the cache."
+    found = f"{size(free)} free for {where}; {size(needed)} needed{f' ({of})' if of else ''}"
+    remedy = "Free some, lower --save_total_limit, or move them: --output_dir, and HF_HOME for the cache."
     if needed > free:
         return Finding("fail", "disk", f"{found}.", remedy)
-    if needed > NEARLY * free or told:
-        return Finding("warn", "disk", f"{found}.{told}", "Set --save_total_limit." if told else remedy)
+    if needed > NEARLY * free:
+        return Finding("warn", "disk", f"{found}.", remedy)
     return Finding("ok", "disk", found)
 
 
