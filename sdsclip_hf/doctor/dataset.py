@@ -12,7 +12,7 @@ from sdsclip_hf.benchmarks import parse, places
 from sdsclip_hf.common.errors import explain_loading
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble, size
-from sdsclip_hf.doctor.hub_access import Hub, Place
+from sdsclip_hf.doctor.hub_access import Hub, Place, check_name
 
 OPTION = "--dataset_name"
 
@@ -69,11 +69,20 @@ def _source(case: Case, hub: Hub) -> Place:
     """Where it is; a folder is not listed, since it may hold very many pictures."""
     name = case.data.dataset_name
     path = Path(name).expanduser()
+    if path.is_file() and path.suffix != ".parquet":
+        raise Trouble(f"{name} is no parquet file.", f"Give {OPTION} such a file, or the folder that it is in.")
+    if path.is_dir() and not any(path.iterdir()):
+        raise Trouble(f"the folder {name} is empty.", f"Give {OPTION} a folder of images with their captions.")
     if path.exists():
-        if path.is_dir() and not any(path.iterdir()):
-            raise Trouble(f"the folder {name} is empty.", f"Give {OPTION} a folder of images with their captions.")
         return Place(name, {}, path, told=f"a local {'folder' if path.is_dir() else 'file'}")
-    return hub.place(name, "dataset", OPTION, case.data.dataset_revision)
+    check_name(name, OPTION)
+    if hub.unreachable is None:
+        try:
+            return hub.place(name, "dataset", OPTION, case.data.dataset_revision)
+        except Trouble:
+            if hub.unreachable is None:
+                raise
+    return Place(name, {}, commit="-", told=f"prepared on this machine ({hub.unreachable})")
 
 
 def _contents(case: Case, hub: Hub, place: Place, scratch: Path) -> Contents:
@@ -194,23 +203,26 @@ def _whole(place: Place, contents: Contents, inside: list[str]) -> int:
 
 def _columns(case: Case, contents: Contents) -> Finding:
     """Image and caption, for all runs."""
+    columns = contents.columns
+    if not columns:
+        return Finding("warn", "columns", "the data does not tell them before it is read.", "Look at it yourself.")
     for config in case.configs.values():
-        wanted = (("image", config.image_column), ("caption", config.caption_column))
-        for what, column in wanted:
-            if contents.columns and column not in contents.columns:
-                have = ", ".join(map(repr, contents.columns))
+        wanted = (("image", config.image_column, _is_picture), ("caption", config.caption_column, _is_text))
+        for what, column, fits in wanted:
+            if column not in columns:
+                have = ", ".join(map(repr, columns))
                 found = f"{what} column {column!r} not found; the dataset has {have}."
                 return Finding("fail", "columns", found, f"Pass --{what}_column.")
-        kind = contents.columns.get(config.caption_column)
-        if kind is not None and not _is_text(kind):
-            found = f"column {config.caption_column!r} holds {_name_of(kind)}, and no captions."
-            return Finding(
-                "fail", "columns", found, "Choose another --caption_column: of strings, or lists of strings."
-            )
-    columns = contents.columns
-    told = (f"{column!r}{f' ({_name_of(columns[column])})' if columns.get(column) is not None else ''}"
-            for column in (case.config.image_column, case.config.caption_column))  # fmt: skip
+            if columns[column] is not None and not fits(columns[column]):
+                found = f"column {column!r} holds {_name_of(columns[column])}, and no {what}s."
+                return Finding("fail", "columns", found, f"Choose another --{what}_column.")
+    names = (case.config.image_column, case.config.caption_column)
+    told = (f"{name!r}{f' ({_name_of(columns[name])})' if columns[name] is not None else ''}" for name in names)
     return Finding("ok", "columns", " and ".join(told))
+
+
+def _is_picture(kind) -> bool:
+    return not isinstance(kind, datasets.Value) or kind.dtype in ("string", "large_string", "binary", "large_binary")
 
 
 def _is_text(kind) -> bool:

@@ -21,11 +21,8 @@ from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 
 TIMEOUT = 10.0  # seconds for one answer
-CHANGED = (
-    "HF_HUB_CACHE",
-    "HF_HUB_OFFLINE",
-    "HF_HUB_DISABLE_IMPLICIT_TOKEN",
-)  # of the clients, while the Hub is looked at
+# What the clients are told while the Hub is looked at; afterwards it is as it was.
+CHANGED = ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
 NO_ANSWER = {"TransportError", "OfflineModeIsEnabled"}  # of whichever network library the client uses
 
 
@@ -64,6 +61,7 @@ class Hub:
         cache: the folder of what was downloaded before.
         token: that reading takes; False once the Hub has refused it.
         unreachable: why only the cache counts; None while the Hub answers.
+        user: whose the login is, once that was asked.
     """
 
     cache: Path
@@ -76,9 +74,8 @@ class Hub:
     def looked_at(cls, scratch: Path) -> Iterator["Hub"]:
         """The Hub, while what its clients fetch is kept in ``scratch``, or while they read the cache without asking it."""
         kept = {name: getattr(constants, name) for name in CHANGED}
-        hub = cls(
-            Path(constants.HF_HUB_CACHE), get_token(), "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
-        )
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
+        hub = cls(Path(constants.HF_HUB_CACHE), get_token(), reason)
         if hub.unreachable is None:
             constants.HF_HUB_CACHE = str(scratch)
         try:
@@ -107,9 +104,8 @@ class Hub:
                 raise Trouble("the Hub refuses the token.", remedy) from error
             self._note_silence(error)
             if self.unreachable is None:
-                raise Trouble(
-                    f"the Hub does not tell whose the token is: {first_line(error)}.", "Try again later."
-                ) from error
+                found = f"the Hub does not tell whose the token is: {first_line(error)}."
+                raise Trouble(found, "Try again later.") from error
             return {}
         self.user = self.user or known["name"]
         return known
@@ -201,6 +197,14 @@ class Hub:
         paths = [path for path in sorted(snapshot.rglob("*")) if path.is_file()]
         files = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in paths}
         return Place(name, files, snapshot, commit, frozenset(files), f"in the cache ({self.unreachable})")
+
+
+def check_name(name: str, option: str) -> None:
+    """Raise Trouble unless a name that is no folder can be one on the Hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise Trouble(f"there is no folder {name}.", f"Give {option} a folder that exists, or a Hub id.") from None
 
 
 def page_of(name: str, kind: str) -> str:

@@ -71,11 +71,8 @@ def check_student(case: Case, hub: Hub) -> Iterator[Finding]:
     weights, files = weights_of(place.files), place.files
     missing = [] if "config.json" in files else ["config.json"]
     missing += [] if weights else ["weights (model.safetensors)"]
-    missing += [
-        f"{what} ({one_of[0]})"
-        for what, one_of in (("image processor", PROCESSOR), ("tokenizer", TOKENIZER))
-        if not set(one_of) & set(files)
-    ]
+    parts = (("image processor", PROCESSOR), ("tokenizer", TOKENIZER))
+    missing += [f"{what} ({one_of[0]})" for what, one_of in parts if not set(one_of) & set(files)]
     _check_whole("CLIP", place, missing, f"Give {option} what save_pretrained of the model and its processor wrote.")
     _check_readable(place, weights)
     clip_config(expand(shapes.resolve(name)))
@@ -95,8 +92,9 @@ def check_teacher(case: Case, hub: Hub) -> Iterator[Finding]:
     wanted = {(one.teacher_revision, one.teacher_variant) for one in case.configs.values() if one.lambda_sds}
     for revision, variant in sorted(wanted, key=str):
         place = hub.place(name, "model", option, revision)
-        _check_whole("diffusion model", place, [] if "model_index.json" in place.files else ["model_index.json"],
-                     f"Give {option} what save_pretrained of a Stable Diffusion pipeline wrote.")  # fmt: skip
+        unlike = [] if "model_index.json" in place.files else ["model_index.json"]
+        remedy = f"Give {option} what save_pretrained of a Stable Diffusion pipeline wrote."
+        _check_whole("diffusion model", place, unlike, remedy)
         files = _teacher_files(place, variant, option)
         resolved = expand(shapes.resolve(name))
         check_layout(name, model_index(resolved, revision))
@@ -117,11 +115,8 @@ def _teacher_files(place: Place, variant: str | None, option: str) -> list[str]:
         found = _small(place.files, folder)
         missing += [] if found else [folder]
         chosen += found
-    remedy = f"Give {option} a whole checkpoint"
-    remedy += (
-        ", or leave --teacher_variant out." if variant else ", or --teacher_variant if its weights are named by one."
-    )
-    _check_whole("diffusion model", place, missing, remedy)
+    other = "leave --teacher_variant out" if variant else "--teacher_variant, if its weights are named by one"
+    _check_whole("diffusion model", place, missing, f"Give {option} a whole checkpoint, or {other}.")
     _check_readable(place, (file for file in chosen if "." in file))
     return chosen
 

@@ -21,6 +21,7 @@ from sdsclip_hf.training.output_dir import claim_output_dir
 BESIDE = {"cpu": 10**9}  # bytes that Python and the libraries take for themselves; on a GPU its context
 BESIDE_OF_GPU = 5 * 10**8
 NEARLY = 0.9  # of what there is
+RUN = "the run's own files"
 WEIGHT_BYTES = 4  # weights that train, and exports, are float32
 
 
@@ -37,9 +38,7 @@ def check_output_dir(case: Case) -> Iterator[Finding]:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise Trouble(f"{folder} cannot be written to.", "Choose another --output_dir.")
     resumed = case.config.resume_from_checkpoint
-    begins = (
-        f"goes on from {resumed}" if isinstance(resumed, str) and resumed not in ("last", "True") else "begins anew"
-    )
+    begins = f"goes on from {resumed}" if resumed else "begins anew"
     if folder.exists() and any(folder.iterdir()) and case.data.overwrite_output_dir:
         found = f"{folder} holds another run, which --overwrite_output_dir will delete."
         yield Finding(
@@ -71,7 +70,7 @@ def check_memory(case: Case) -> Iterator[Finding]:
             needed, name = bytes_of, run
     sharing = case.processes if case.device.type in ("cpu", "mps") else 1
     needed *= sharing
-    free, where = free_memory(case.device), "memory" if case.device.type in ("cpu", "mps") else "of the GPU's memory"
+    free, where = free_memory(case.device), "of memory" if case.device.type in ("cpu", "mps") else "of the GPU's memory"
     beside = BESIDE.get(case.device.type, BESIDE_OF_GPU) * sharing
     of_run = "" if name == "this run" else f" of {name!r}, which it is compared with"
     of_all = f", all {sharing} processes together" if sharing > 1 else ""
@@ -104,7 +103,7 @@ def check_disk(case: Case, hub: Hub) -> Iterator[Finding]:
     for need in [*case.disk, (hub.cache, "downloads", 0), *needs_of_run(case)]:
         disks.setdefault(existing(need[0]).stat().st_dev, []).append(need)
     for needs in disks.values():
-        yield _disk(needs)
+        yield _disk(needs, unknown=case.cost is None and any(what == RUN for _, what, _ in needs))
     if case.cost is not None and checkpoints(case) is None:
         one = size(checkpoint_bytes(case.cost))
         yield Finding("warn", "disk", f"all checkpoints are kept, of {one} each.", "Set --save_total_limit.")
@@ -114,18 +113,17 @@ def needs_of_run(case: Case) -> list[tuple[Path, str, int]]:
     """Bytes that the run itself writes, with their folder, by what they are for."""
     folder = Path(case.config.output_dir)
     if case.cost is None:
-        return [(folder, "the run", 0)]
+        return [(folder, RUN, 0)]
     kept, whole = checkpoints(case) or 0, WEIGHT_BYTES * case.cost.weights[STUDENT]
     needs = [(folder, f"{kept} checkpoints", kept * checkpoint_bytes(case.cost))]
-    needs.append(
-        (folder, "exports", whole * (2 if case.config.push_to_hub else 1))
-    )  # a push in mid-training has a copy
+    exports = 2 if case.config.push_to_hub else 1  # a push in mid-training has a copy of its own
+    needs.append((folder, "exports", exports * whole))
     if case.config.prompt_cache_dir:
         needs.append((Path(case.config.prompt_cache_dir), "prompts", (case.pairs or 0) * case.cost.prompt_bytes))
     return needs
 
 
-def _disk(needs: list[tuple[Path, str, int]]) -> Finding:
+def _disk(needs: list[tuple[Path, str, int]], unknown: bool) -> Finding:
     needed, free = sum(count for _, _, count in needs), shutil.disk_usage(existing(needs[0][0])).free
     parts: dict[str, int] = {}
     for _, what, count in needs:
@@ -133,6 +131,7 @@ def _disk(needs: list[tuple[Path, str, int]]) -> Finding:
     of = ", ".join(f"{what} {size(count)}" for what, count in parts.items() if count)
     where = " and ".join(dict.fromkeys(str(path) for path, _, _ in needs))
     found = f"{size(free)} free for {where}; {size(needed)} needed{f' ({of})' if of else ''}"
+    found += f", beside {RUN}, whose size is not known yet" if unknown else ""
     remedy = "Free some, lower --save_total_limit, or move them: --output_dir, and HF_HOME for the cache."
     if needed > free:
         return Finding("fail", "disk", f"{found}.", remedy)
@@ -153,13 +152,14 @@ def checkpoints(case: Case) -> int | None:
     strategy = getattr(config.save_strategy, "value", config.save_strategy)
     if strategy == "no":
         return 0
-    if config.save_total_limit:
-        return (
-            config.save_total_limit + 1 + bool(config.load_best_model_at_end)
-        )  # the oldest goes once the newest is whole
     steps = num_steps(config, case.pairs, case.processes)
     if strategy == "epoch":
-        return math.ceil(config.num_train_epochs) if config.max_steps <= 0 else None
-    if config.save_steps < 1:
-        return math.ceil(1 / config.save_steps)
-    return None if steps is None else math.ceil(steps / config.save_steps)
+        made = math.ceil(config.num_train_epochs) if config.max_steps <= 0 else None
+    elif config.save_steps < 1:
+        made = math.ceil(1 / config.save_steps)
+    else:
+        made = None if steps is None else math.ceil(steps / config.save_steps)
+    if not config.save_total_limit:
+        return made
+    kept = config.save_total_limit + 1 + bool(config.load_best_model_at_end)  # the oldest goes once the newest is whole
+    return kept if made is None else min(kept, made)

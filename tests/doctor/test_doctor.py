@@ -185,15 +185,14 @@ def test_what_is_on_the_hub_is_looked_at_and_nothing_is_kept(rehearsed, models_h
         "--dataset_name",
         "org/pairs",
     )
-    findings = look(*options, "--max_steps", "2")
+    case = read_case([*options, "--max_steps", "2"])
+    findings = list(examine(case))
     assert not failures(findings)
     assert of(findings, "Hub login").found == "org-writer, by a token to write"
     weights = (models_hub.root / "models/org/clip/model.safetensors").stat().st_size
     assert re.search(r"org/clip: a CLIP, public on the Hub; (\d+) kB to download", of(findings, "student").found)
     assert of(findings, "columns").found == "'image' (image) and 'caption' (string)"
     assert of(findings, "memory").status == of(findings, "disk").status == "ok"
-    case = read_case([*options, "--max_steps", "2"])
-    list(examine(case))
     to_download = sum(count for path, what, count in case.disk if what == "downloads")
     on_the_hub = sum(
         path.stat().st_size
@@ -222,6 +221,24 @@ def test_what_is_in_the_cache_is_not_downloaded_again_and_counts_without_a_netwo
     assert not failures(findings)
     assert of(findings, "student").found == "org/clip: a CLIP, in the cache (HF_HUB_OFFLINE is set)"
     assert tree(Path(constants.HF_HUB_CACHE)) == before
+
+
+def test_a_dataset_that_is_prepared_needs_neither_room_nor_network(models_hub, folder_of_pairs, tmp_path, monkeypatch):
+    for name in ("org/pairs", str(folder_of_pairs)):
+        case = read_case(local("shapes/student", name))
+        assert not of(list(examine(case)), "dataset").found.endswith("prepared already")
+        assert sum(count for path, what, count in case.disk if what == "the prepared dataset") > 1000
+        datasets.load_dataset(name, split="train")
+        case = read_case(local("shapes/student", name))
+        assert of(list(examine(case)), "dataset").found.endswith("prepared already") and not case.disk
+    before = tree(tmp_path / "prepared", tmp_path / "hf_cache")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    findings = look(*local("shapes/student", "org/pairs"))
+    assert not failures(findings) and "prepared on this machine" in of(findings, "dataset").found
+    assert of(findings, "columns").found == "'image' (image) and 'caption' (string)"
+    failed = the_failure(*local("shapes/student", "org/others"))
+    assert failed.what == "dataset" and "has not been prepared on this machine" in failed.found
+    assert tree(tmp_path / "prepared", tmp_path / "hf_cache") == before
 
 
 def test_without_a_network_what_is_not_in_the_cache_fails(models_hub, folder_of_pairs, monkeypatch):
@@ -452,10 +469,11 @@ def test_a_column_that_is_not_there_is_one_line_on_the_hub_too(models_hub, tmp_p
     assert not (tmp_path / "hf_cache").exists() and not (tmp_path / "prepared").exists()
 
 
-def test_captions_that_are_no_text_are_one_line(pairs, clip_folder, tmp_path):
+def test_columns_of_numbers_are_one_line(pairs, clip_folder, tmp_path):
     pairs.add_column("number", list(range(len(pairs)))).to_parquet(tmp_path / "train.parquet")
-    failed = the_failure(*local(clip_folder, tmp_path / "train.parquet", "--caption_column", "number"))
-    assert failed.what == "columns" and "holds int64" in failed.found
+    for what in ("caption", "image"):
+        failed = the_failure(*local(clip_folder, tmp_path / "train.parquet", f"--{what}_column", "number"))
+        assert failed.what == "columns" and f"holds int64, and no {what}s" in failed.found
 
 
 def test_an_empty_folder_a_folder_of_nothing_and_a_stream_without_end(clip_folder, folder_of_pairs, tmp_path):
@@ -463,6 +481,7 @@ def test_an_empty_folder_a_folder_of_nothing_and_a_stream_without_end(clip_folde
     assert "is empty" in the_failure(*local(clip_folder, tmp_path / "empty")).found
     (tmp_path / "empty/notes").write_text("nothing")
     assert the_failure(*local(clip_folder, tmp_path / "empty")).what == "dataset"
+    assert "no parquet file" in the_failure(*local(clip_folder, tmp_path / "empty/notes")).found
     assert "--max_steps" in the_failure(*local(clip_folder, folder_of_pairs, "--streaming", "true")).remedy
 
 
@@ -528,6 +547,13 @@ def test_a_package_that_the_options_need_is_one_line(argv, told, clip_folder, fo
     assert failed.what == "packages" and told in failed.found
 
 
+def test_a_run_to_compare_with_that_cannot_be_is_one_line(clip_folder, folder_of_pairs):
+    failed = the_failure(*local(clip_folder, folder_of_pairs, "--compare", "{plain: {lambda_rnak: 1}}"))
+    assert failed.what == "compare" and "lambda_rnak" in failed.found
+    failed = the_failure(*local(clip_folder, folder_of_pairs, "--compare", "{paper: {lambda_sds: 1}}"))
+    assert failed.what == "teacher"  # which that run alone needs
+
+
 # Room
 
 
@@ -545,13 +571,22 @@ def test_downloads_count_against_the_disk(models_hub, monkeypatch):
     assert the_failure(*argv, "--teacher_name_or_path", "org/teacher").what == "disk"
 
 
-def test_too_little_memory_is_one_line(rehearsed, monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("Memory", "available")(50_000_000))
+def test_too_little_memory_is_one_line(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("Memory", "available")(20_000_000))
     failed = the_failure()
-    assert failed.what == "memory" and "50 MB memory are free" in failed.found
+    assert failed.what == "memory" and "20 MB of memory are free" in failed.found
     assert "--per_device_train_batch_size" in failed.remedy and "sdsclip plan" in failed.remedy
     monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("Memory", "available")(500_000_000))
     assert of(look(), "memory").status == "warn"
+
+
+def test_a_gpu_s_own_memory_counts(clip_folder, folder_of_pairs, monkeypatch):
+    case = read_case(local(clip_folder, folder_of_pairs))
+    monkeypatch.setattr(type(case), "device", torch.device("cuda"))
+    for free, status in ((2 * 10**9, "ok"), (3 * 10**8, "warn")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 8 * 10**10))
+        (found,) = room.check_memory(case)
+        assert found.status == status and "of the GPU's memory are free" in found.found
 
 
 def test_an_output_folder_that_holds_another_run_is_one_line(clip_folder, folder_of_pairs, tmp_path):
@@ -589,10 +624,15 @@ def test_checkpoints_are_as_large_as_what_a_run_writes(rehearsed, tmp_path, pair
     assert told["exports"] == pytest.approx((tmp_path / "export/model.safetensors").stat().st_size, rel=0.1)
 
 
-def test_checkpoints_without_end_are_a_warning(clip_folder, folder_of_pairs):
-    argv = local(clip_folder, folder_of_pairs, "--streaming", "true", "--max_steps", "100", "--save_steps", "10")
-    assert "10 checkpoints" in of(look(*argv), "disk").found
-    assert "50 checkpoints" not in of(look(*argv, "--save_total_limit", "2"), "disk").found
+def test_how_many_checkpoints_there_will_be(clip_folder, folder_of_pairs):
+    argv = local(clip_folder, folder_of_pairs)
+    steps = ("--max_steps", "100", "--save_steps", "10")
+    for more, count in (((), 10), (("--save_total_limit", "2"), 3), (("--save_total_limit", "20"), 10)):
+        assert room.checkpoints(read_case([*argv, *steps, *more])) == count
+    assert room.checkpoints(read_case([*argv, "--save_strategy", "no"])) == 0
+    assert room.checkpoints(read_case([*argv, "--save_strategy", "epoch", "--num_train_epochs", "4"])) == 4
+    *_, last = look(*argv)  # of how many rows, the parquet file does not tell
+    assert last.status == "warn" and "all checkpoints are kept" in last.found and "--save_total_limit" in last.remedy
 
 
 # As it is typed
