@@ -24,6 +24,7 @@ BENCHMARKS = {
     "classification": classification.load,
     "retrieval": retrieval.load,
 }
+HUB_IDS = {"winoground": winoground.HUB_ID, **aro.HUB_IDS}
 GROUPS = {"aro": [name for name in BENCHMARKS if name.startswith("aro_")]}
 
 
@@ -82,6 +83,22 @@ def load_benchmark(spec: str, options: Options | None = None) -> Benchmark:
     return BENCHMARKS[name](spec, part, source, options or Options())
 
 
+def places(spec: str) -> list[str]:
+    """What a benchmark reads: folders, files, Hub ids (perhaps with ``@revision``), or ``shapes``, which the package makes.
+
+    Raises:
+        ValueError: there is no such benchmark or part, or it needs to be told where its items are.
+    """
+    name, part, source = parse(spec)
+    if name == "sugarcrepe":
+        return sugarcrepe.places(name, part, source)
+    if name.startswith("shapes"):
+        return ["shapes"]
+    if not source and name not in HUB_IDS:
+        raise ValueError(f"{spec} needs to know of what: give a dataset, as in {spec}=shapes or {spec}=FOLDER.")
+    return [source or HUB_IDS[name]]
+
+
 __all__ = [
     "BENCHMARKS",
     "Benchmark",
@@ -92,5 +109,6 @@ __all__ = [
     "expand",
     "load_benchmark",
     "picture_key",
+    "places",
     "read_picture",
 ]

@@ -3,31 +3,37 @@
 from sdsclip_hf.benchmarks.items import Benchmark, Box, Item
 from sdsclip_hf.benchmarks.sources import Options, Row, collect, open_rows
 
+HUB_IDS = {
+    "aro_relation": "mteb/ARO-Visual-Relation",
+    "aro_attribution": "mteb/ARO-Visual-Attribution",
+    "aro_coco_order": "mteb/ARO-COCO-order",
+    "aro_flickr30k_order": "mteb/ARO-Flickr-Order",
+}
 BOX_KEYS = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 PERTURBATIONS = tuple(f"hard_text_{number}" for number in range(1, 5))
 
 
 def load_relation(name: str, split: str, source: str, options: Options) -> Benchmark:
     """Visual Genome relations: which way round? Tagged by relation; symmetric ones are the metric's to drop."""
-    rows = open_rows(source or "mteb/ARO-Visual-Relation", ["visual_genome_relation.json"], options, split)
+    rows = open_rows(source or HUB_IDS["aro_relation"], ["visual_genome_relation.json"], options, split)
     return collect(name, "aro_relation", rows, _relation, options, published_items=23_937)
 
 
 def load_attribution(name: str, split: str, source: str, options: Options) -> Benchmark:
     """Visual Genome attributes: which object has which? Tagged by the pair of attributes."""
-    rows = open_rows(source or "mteb/ARO-Visual-Attribution", ["visual_genome_attribution.json"], options, split)
+    rows = open_rows(source or HUB_IDS["aro_attribution"], ["visual_genome_attribution.json"], options, split)
     return collect(name, "aro_attribution", rows, _attribution, options, published_items=28_748)
 
 
 def load_coco_order(name: str, split: str, source: str, options: Options) -> Benchmark:
     """COCO captions against four frozen perturbations of their words."""
-    rows = open_rows(source or "mteb/ARO-COCO-order", ["coco_order.json"], options, split)
+    rows = open_rows(source or HUB_IDS["aro_coco_order"], ["coco_order.json"], options, split)
     return collect(name, "aro_order", rows, _order, options, published_items=25_010)
 
 
 def load_flickr30k_order(name: str, split: str, source: str, options: Options) -> Benchmark:
     """Flickr30k captions against four frozen perturbations of their words."""
-    rows = open_rows(source or "mteb/ARO-Flickr-Order", ["flickr30k_order.json"], options, split)
+    rows = open_rows(source or HUB_IDS["aro_flickr30k_order"], ["flickr30k_order.json"], options, split)
     return collect(name, "aro_order", rows, _order, options, published_items=5_000)
 
 

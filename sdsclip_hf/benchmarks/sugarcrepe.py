@@ -23,9 +23,7 @@ def load(name: str, subset: str, source: str, options: Options) -> Benchmark:
     Raises:
         ValueError: there is no such subset, or all are asked for of what holds only one.
     """
-    if subset and subset not in SUBSETS:
-        raise ValueError(f"{name}: unknown subset {subset!r}; choose from {', '.join(SUBSETS)}.")
-    parts = [_load_subset(name, part, source, options) for part in ([subset] if subset else SUBSETS)]
+    parts = [_load_subset(name, part, source, options) for part in _chosen(name, subset)]
     items = [item for part in parts for item in part.items]
     counts = {key: sum(part.source[key] for part in parts) for key in ("items", "published_items", "missing_images")}
     sources = {part.source["name"]: part.source["revision"] for part in parts}
@@ -34,6 +32,21 @@ def load(name: str, subset: str, source: str, options: Options) -> Benchmark:
     revisions = ", ".join(dict.fromkeys(filter(None, sources.values()))) or None
     whole = {"name": ", ".join(sources), "revision": revisions, "split": parts[0].source["split"]}
     return Benchmark(name, "sugarcrepe", items, whole | counts)
+
+
+def places(name: str, subset: str, source: str) -> list[str]:
+    """Where the subset, or each of the seven, lies: a folder, a file, or a Hub id.
+
+    Raises:
+        ValueError: there is no such subset.
+    """
+    return [_place(source or HUB_ID, part) for part in _chosen(name, subset)]
+
+
+def _chosen(name: str, subset: str) -> list[str]:
+    if subset and subset not in SUBSETS:
+        raise ValueError(f"{name}: unknown subset {subset!r}; choose from {', '.join(SUBSETS)}.")
+    return [subset] if subset else list(SUBSETS)
 
 
 def _load_subset(name: str, subset: str, source: str, options: Options) -> Benchmark:

@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "finetune": ("finetune", "fine-tune a CLIP by diffusion and ranking distillation"),
     "plan": ("plan", "tell what a run will need of memory and time, before it is started"),
+    "doctor": ("doctor", "check this machine, the Hub and the data against a configuration, before a run"),
     "evaluate": ("evaluate", "score models on benchmarks, with intervals and paired differences"),
     "study": ("study", "compare arms over seeds, with intervals"),
     "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),

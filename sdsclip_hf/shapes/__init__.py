@@ -9,6 +9,7 @@ from sdsclip_hf.shapes.scenes import SPLITS, captioned_images
 MODELS = ("teacher", "student", "student_bag_of_words")
 SCORES = "scores"
 PICTURES_PER_SCENE = 8
+FEATURES = datasets.Features({"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))})
 
 
 def model_path(name: str) -> str:
@@ -63,8 +64,7 @@ def load_shapes(split: str = "train", per_scene: int = PICTURES_PER_SCENE, seed:
     ```
     """
     rows = [{"image": row["image"], "caption": row["captions"]} for row in captioned_images(split, per_scene, seed)]
-    features = datasets.Features({"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))})
-    return datasets.Dataset.from_list(rows, features=features)
+    return datasets.Dataset.from_list(rows, features=FEATURES)
 
 
-__all__ = ["MODELS", "SPLITS", "load_shapes", "model_path", "resolve"]
+__all__ = ["FEATURES", "MODELS", "SPLITS", "load_shapes", "model_path", "resolve"]

@@ -1,18 +1,15 @@
 """The main job: fine-tune a CLIP, score it before and after, and leave a folder that anyone can load."""
 
-import argparse
 import json
 import logging
-import re
 import shutil
 import time
-from dataclasses import fields, replace
 from pathlib import Path
 
 import datasets
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
+from transformers import EarlyStoppingCallback, set_seed
 
 from sdsclip_hf.benchmarks import expand
 from sdsclip_hf.benchmarks.sources import commit_of
@@ -25,7 +22,8 @@ from sdsclip_hf.evaluation import plots
 from sdsclip_hf.evaluation.results import cached_benchmark, evaluate_benchmarks
 from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.evaluation.tables import main_line
-from sdsclip_hf.training.arguments import Arguments, DataArguments, ModelArguments, as_typed
+from sdsclip_hf.training.arguments import Arguments, DataArguments, ModelArguments
+from sdsclip_hf.training.compared import config_of
 from sdsclip_hf.training.hub_trainer import RUN_ARGUMENTS_FILE
 from sdsclip_hf.training.output_dir import claim_output_dir
 from sdsclip_hf.training.report import LOSSES_PLOT, announce, next_steps, report
@@ -56,7 +54,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     try:
         for benchmark in expand([*data.test_benchmarks, *(config.benchmarks or [])]):
             cached_benchmark(benchmark)
-        to_compare = {name: _config_of(name, options, config) for name, options in (data.compare or {}).items()}
+        to_compare = {name: config_of(name, options, config) for name, options in (data.compare or {}).items()}
         trainer = _make_trainer(model, data, config, data.label)
         next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
         set_seed(config.seed)
@@ -197,35 +195,3 @@ def _compare(
                 print(f"{name}: {main_line(scores[name])}\n", flush=True)
             plots.plot_losses(trainer.state.log_history, Path(trainer.args.output_dir) / LOSSES_PLOT)
     return scores
-
-
-def _config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIPConfig:
-    """The configuration of a run to compare with: nothing of it is kept but its scores."""
-    actions = {action.dest: action for action in HfArgumentParser(SDSCLIPConfig)._actions}
-    unknown = sorted(set(options or {}) - {entry.name for entry in fields(SDSCLIPConfig) if entry.init})
-    if unknown:
-        raise ValueError(f"compare: unknown options {', '.join(unknown)} of {name!r}; see --help for those there are.")
-    options = {option: _converted(name, actions[option], value) for option, value in (options or {}).items()}
-    kept = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
-    kept |= {"resume_from_checkpoint": None, "push_to_hub": False, "report_to": "none"}
-    kept["output_dir"] = str(Path(config.output_dir) / "compared" / re.sub(r"\W+", "_", name).strip("_"))
-    taken = sorted(option for option in options if option in kept or option.startswith("hub_"))
-    if taken:
-        raise ValueError(
-            f"compare: {', '.join(taken)} of {name!r} cannot be set; what is compared with is only scored."
-        )
-    try:
-        return replace(config, **kept, **options)
-    except ValueError as error:
-        raise ValueError(f"compare: {name!r}: {error}") from error
-
-
-def _converted(name: str, action: argparse.Action, value):
-    """A value of ``compare`` as argparse would have it on the command line."""
-    value = as_typed(Path(f"compare, {name}"), action, value)
-    try:
-        return action.type(value) if isinstance(value, str) and action.type else value
-    except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
-        raise ValueError(
-            f"compare: {action.dest} of {name!r} is {value!r}; it takes {action.type.__name__} values."
-        ) from error

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sdsclip_hf"
 ORDER = (
     *("losses", "config", "common", "shapes", "data", "benchmarks", "students", "hub", "metrics", "teachers"),
-    *("evaluation", "cards", "scoring", "training", "planning", "study", "demo", "commands"),
+    *("evaluation", "cards", "scoring", "training", "planning", "doctor", "study", "demo", "commands"),
 )
 MOST_LINES, MOST_FILES = 450, 5
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "_recipes" not in file.parts)

@@ -1,0 +1,165 @@
+"""Room for the run: its folder, memory, and disk."""
+
+import contextlib
+import io
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+from sdsclip_hf.doctor.case import Case
+from sdsclip_hf.doctor.findings import Finding, Trouble, size
+from sdsclip_hf.doctor.hub_access import Hub
+from sdsclip_hf.planning.plan import num_steps
+from sdsclip_hf.planning.rehearsal import OPTIMIZER, STUDENT, StepCost, rehearse
+from sdsclip_hf.training.output_dir import claim_output_dir
+
+BESIDE = {"cpu": 10**9}  # bytes that Python and the libraries take for themselves; on a GPU its context
+BESIDE_OF_GPU = 5 * 10**8
+NEARLY = 0.9  # of what there is
+RUN = "the run's own files"
+WEIGHT_BYTES = 4  # weights that train, and exports, are float32
+
+
+def check_output_dir(case: Case) -> Iterator[Finding]:
+    """Whether the folder is free for this run, and can be written to."""
+    asked = case.config.output_dir
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            claim_output_dir(case.data, case.config, case.name)
+    finally:
+        case.config.output_dir = case.config.output_dir or asked or f"outputs/{case.name}"
+    folder = Path(case.config.output_dir)
+    there = existing(folder)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise Trouble(f"{folder} cannot be written to.", "Choose another --output_dir.")
+    resumed = case.config.resume_from_checkpoint
+    begins = f"goes on from {resumed}" if resumed else "begins anew"
+    if folder.exists() and any(folder.iterdir()) and case.data.overwrite_output_dir:
+        found = f"{folder} holds another run, which --overwrite_output_dir will delete."
+        yield Finding(
+            "warn", "output folder", found, "Leave it out, if that is not meant, or choose another --output_dir."
+        )
+    else:
+        yield Finding("ok", "output folder", f"{folder}, where the run {begins}")
+
+
+def existing(path: Path) -> Path:
+    """The folder itself, or the first above it that there is."""
+    path = path.expanduser().absolute()
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def check_memory(case: Case) -> Iterator[Finding]:
+    """What ``sdsclip plan`` finds that a step needs, against what is free."""
+    if case.missing:
+        found = f"not looked at: the run has no {' and no '.join(dict.fromkeys(case.missing))} yet."
+        yield Finding("warn", "memory", found, "Mend that first.")
+        return
+    needed, name = 0, ""
+    for run, config in case.configs.items():
+        cost = rehearse(
+            case.model.model_name_or_path, case.model.teacher_name_or_path, config, processes=case.processes
+        )
+        case.cost = case.cost or cost
+        if (bytes_of := sum(cost.memory.values())) > needed:
+            needed, name = bytes_of, run
+    sharing = case.processes if case.device.type in ("cpu", "mps") else 1
+    needed *= sharing
+    free, where = free_memory(case.device), "of memory" if case.device.type in ("cpu", "mps") else "of the GPU's memory"
+    beside = BESIDE.get(case.device.type, BESIDE_OF_GPU) * sharing
+    of_run = "" if name == "this run" else f" of {name!r}, which it is compared with"
+    of_all = f", all {sharing} processes together" if sharing > 1 else ""
+    found = f"a step{of_run} holds {size(needed)} of tensors{of_all}; {size(free)} {where} are free"
+    remedy = (
+        "Lower --per_device_train_batch_size (--contrastive_batch_size keeps the batch); see what `sdsclip plan` tells."
+    )
+    if needed > free:
+        raise Trouble(f"{found}.", remedy)
+    if needed + beside > NEARLY * free:
+        yield Finding("warn", "memory", f"{found}, with little left for Python and the libraries.", remedy)
+    else:
+        yield Finding("ok", "memory", found)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a new process may take on the device; on a CPU within what a container is allowed."""
+    if device.type in ("cuda", "xpu"):
+        return getattr(torch, device.type).mem_get_info()[0]
+    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no control group, or one without limit ("max")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    return free
+
+
+def check_disk(case: Case, hub: Hub) -> Iterator[Finding]:
+    """What will be written, against the free space of each disk that it is written to."""
+    disks: dict[int, list[tuple[Path, str, int]]] = {}
+    for need in [*case.disk, (hub.cache, "downloads", 0), *needs_of_run(case)]:
+        disks.setdefault(existing(need[0]).stat().st_dev, []).append(need)
+    for needs in disks.values():
+        yield _disk(needs, unknown=case.cost is None and any(what == RUN for _, what, _ in needs))
+    if case.cost is not None and checkpoints(case) is None:
+        one = size(checkpoint_bytes(case.cost))
+        yield Finding("warn", "disk", f"all checkpoints are kept, of {one} each.", "Set --save_total_limit.")
+
+
+def needs_of_run(case: Case) -> list[tuple[Path, str, int]]:
+    """Bytes that the run itself writes, with their folder, by what they are for."""
+    folder = Path(case.config.output_dir)
+    if case.cost is None:
+        return [(folder, RUN, 0)]
+    kept, whole = checkpoints(case) or 0, WEIGHT_BYTES * case.cost.weights[STUDENT]
+    needs = [(folder, f"{kept} checkpoints", kept * checkpoint_bytes(case.cost))]
+    exports = 2 if case.config.push_to_hub else 1  # a push in mid-training has a copy of its own
+    needs.append((folder, "exports", exports * whole))
+    if case.config.prompt_cache_dir:
+        needs.append((Path(case.config.prompt_cache_dir), "prompts", (case.pairs or 0) * case.cost.prompt_bytes))
+    return needs
+
+
+def _disk(needs: list[tuple[Path, str, int]], unknown: bool) -> Finding:
+    needed, free = sum(count for _, _, count in needs), shutil.disk_usage(existing(needs[0][0])).free
+    parts: dict[str, int] = {}
+    for _, what, count in needs:
+        parts[what] = parts.get(what, 0) + count
+    of = ", ".join(f"{what} {size(count)}" for what, count in parts.items() if count)
+    where = " and ".join(dict.fromkeys(str(path) for path, _, _ in needs))
+    found = f"{size(free)} free for {where}; {size(needed)} needed{f' ({of})' if of else ''}"
+    found += f", beside {RUN}, whose size is not known yet" if unknown else ""
+    remedy = "Free some, lower --save_total_limit, or move them: --output_dir, and HF_HOME for the cache."
+    if needed > free:
+        return Finding("fail", "disk", f"{found}.", remedy)
+    if needed > NEARLY * free:
+        return Finding("warn", "disk", f"{found}.", remedy)
+    return Finding("ok", "disk", found)
+
+
+def checkpoint_bytes(cost: StepCost) -> int:
+    """Of one checkpoint: the weights that train, and what the optimiser keeps for them."""
+    states = sum(count for phase, count in cost.memory.items() if (phase.part, phase.stage) == (STUDENT, OPTIMIZER))
+    return WEIGHT_BYTES * cost.trained + states
+
+
+def checkpoints(case: Case) -> int | None:
+    """How many a run keeps at most at one time; None where that is not known."""
+    config = case.config
+    strategy = getattr(config.save_strategy, "value", config.save_strategy)
+    if strategy == "no":
+        return 0
+    steps = num_steps(config, case.pairs, case.processes)
+    if strategy == "epoch":
+        made = math.ceil(config.num_train_epochs) if config.max_steps <= 0 else None
+    elif config.save_steps < 1:
+        made = math.ceil(1 / config.save_steps)
+    else:
+        made = None if steps is None else math.ceil(steps / config.save_steps)
+    if not config.save_total_limit:
+        return made
+    kept = config.save_total_limit + 1 + bool(config.load_best_model_at_end)  # the oldest goes once the newest is whole
+    return kept if made is None else min(kept, made)

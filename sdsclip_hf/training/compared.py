@@ -1,0 +1,52 @@
+"""The runs that a run is compared with: its own options but for a few."""
+
+import argparse
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.training.arguments import as_typed
+
+
+def config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIPConfig:
+    """The configuration of a run to compare with: nothing of it is kept but its scores.
+
+    Args:
+        name: of the run.
+        options: those that differ from the main run's.
+        config: the main run's.
+
+    Raises:
+        ValueError: an option does not exist, cannot be set, or does not fit.
+    """
+    actions = {action.dest: action for action in HfArgumentParser(SDSCLIPConfig)._actions}
+    unknown = sorted(set(options or {}) - {entry.name for entry in fields(SDSCLIPConfig) if entry.init})
+    if unknown:
+        raise ValueError(f"compare: unknown options {', '.join(unknown)} of {name!r}; see --help for those there are.")
+    options = {option: _converted(name, actions[option], value) for option, value in (options or {}).items()}
+    kept = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
+    kept |= {"resume_from_checkpoint": None, "push_to_hub": False, "report_to": "none"}
+    kept["output_dir"] = str(Path(config.output_dir) / "compared" / re.sub(r"\W+", "_", name).strip("_"))
+    taken = sorted(option for option in options if option in kept or option.startswith("hub_"))
+    if taken:
+        raise ValueError(
+            f"compare: {', '.join(taken)} of {name!r} cannot be set; what is compared with is only scored."
+        )
+    try:
+        return replace(config, **kept, **options)
+    except ValueError as error:
+        raise ValueError(f"compare: {name!r}: {error}") from error
+
+
+def _converted(name: str, action: argparse.Action, value):
+    """A value of ``compare`` as argparse would have it on the command line."""
+    value = as_typed(Path(f"compare, {name}"), action, value)
+    try:
+        return action.type(value) if isinstance(value, str) and action.type else value
+    except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+        raise ValueError(
+            f"compare: {action.dest} of {name!r} is {value!r}; it takes {action.type.__name__} values."
+        ) from error
