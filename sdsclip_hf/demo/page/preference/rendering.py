@@ -135,7 +135,9 @@ def _two_pictures(model: Scores, captions: list[str], thumbnails: list[str]) -> 
         f'<div class="note">{reasons[name]}</div></div></li>'
         for name, right in model.winoground().items()
     )
-    return f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table><ul>{verdicts}</ul>"
+    return (
+        f'<table class="scores"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table><ul>{verdicts}</ul>'
+    )
 
 
 def _cell(model: Scores, caption: int, picture: int) -> str:
