@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from accelerate.data_loader import IterableDatasetShard
 from torch import Tensor
 from transformers import Trainer
@@ -75,4 +76,7 @@ class PairLoaders(Trainer):
         loader = super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
         if is_training and isinstance(loader.dataset, IterableDatasetShard):  # it is a share, not to be split again
             loader.dataset.num_processes, loader.dataset.process_index = 1, 0
+        if not torch.accelerator.is_available():
+            # There is no device to copy to, of which PyTorch would warn.
+            getattr(loader, "base_dataloader", loader).pin_memory = False
         return loader

@@ -27,6 +27,7 @@ from sdsclip_hf.demo.base_model import find_base
 from sdsclip_hf.demo.page.preference import compare, load
 from sdsclip_hf.demo.page.preference.drawings import draw_examples
 from sdsclip_hf.demo.page.preference.model import ModelError
+from sdsclip_hf.demo.page.preference.rendering import STYLE
 from sdsclip_hf.demo.page.preference.scores import Scores
 from sdsclip_hf.demo.show import PAGE, find_models
 from sdsclip_hf.demo.space import SETTINGS, write_space
@@ -439,3 +440,10 @@ def test_push_refuses_a_name_or_token_that_will_not_do(models, monkeypatch, tmp_
     with pytest.raises(SystemExit, match="type `hf auth login`"):
         push("--model", "org/tuned")
     assert models.repository("spaces", "org/demo") is None
+
+
+def test_what_is_shown_has_colours_of_its_own_where_the_page_around_it_has_none():
+    own = set(re.findall(r"(--[\w-]+):", STYLE))
+    for use in re.findall(r"var\(([^)]+(?:\([^)]*\))?[^)]*)\)", STYLE):
+        name, comma, _ = use.partition(",")
+        assert bool(comma) != (name in own), use

@@ -114,6 +114,15 @@ RUNS = {
 }
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is something to pin memory for")
+def test_no_loader_pins_memory_where_there_is_no_device_to_copy_to(make_trainer, pairs, recwarn):
+    trainer = make_trainer(eval_dataset=pairs, use_cpu=False)
+    assert trainer.args.dataloader_pin_memory
+    for loader in (trainer.get_train_dataloader(), trainer.get_eval_dataloader()):
+        next(iter(loader))
+    assert not [warning for warning in recwarn if "pin_memory" in str(warning.message)]
+
+
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_resumed_run_ends_bit_identical_to_the_uninterrupted_one(make_trainer, several_captions, tmp_path, options):
     options = options | {"data": several_captions, "max_steps": 8, "save_strategy": "steps", "save_steps": 1}

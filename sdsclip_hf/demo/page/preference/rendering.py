@@ -1,4 +1,4 @@
-"""The results as HTML, in the colours of the page around them."""
+"""The results as HTML, in gradio's colours; on a page that has none of those, a notebook's, in ones that suit any."""
 
 import base64
 import io
@@ -11,37 +11,42 @@ from .scores import Scores
 CAPTIONS = ("A", "B")
 THUMBNAIL = 96  # pixels
 STYLE = """<style>
-.duel { line-height: 1.45; color: var(--body-text-color); }
+.duel { line-height: 1.45; color: var(--text);
+  --text: var(--body-text-color, inherit); --muted: var(--body-text-color-subdued, #8b8b96);
+  --line: var(--border-color-primary, rgb(128 128 128 / .35)); --card: var(--block-background-fill, transparent);
+  --fill: var(--background-fill-secondary, rgb(128 128 128 / .1)); --accent: var(--color-accent, #6366f1);
+  --soft: var(--color-accent-soft, rgb(99 102 241 / .15)); --error-line: var(--error-border-color, #dc2626);
+  --error-fill: var(--error-background-fill, rgb(220 38 38 / .1)); --error-text: var(--error-text-color, inherit); }
 .duel :is(p, h2, h3, ul) { margin: 0; }
 .duel h2 { font-size: 1.2em; font-weight: 600; margin: 4px 0 12px; }
 .duel h3 { font-size: 1.05em; font-weight: 600; }
 .duel .models { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
-.duel article { padding: 16px; border: 1px solid var(--border-color-primary); border-radius: 10px;
-  background: var(--block-background-fill); }
+.duel article { padding: 16px; border: 1px solid var(--line); border-radius: 10px;
+  background: var(--card); }
 .duel .note { font-size: .88em; font-weight: 400; opacity: .78; overflow-wrap: anywhere; }
 .duel .name { margin-bottom: 12px; }
 .duel .caption { padding: 8px 12px; margin-bottom: 8px; border-left: 4px solid transparent; border-radius: 6px;
-  background: var(--background-fill-secondary); }
-.duel .caption.preferred { border-left-color: var(--color-accent); background: var(--color-accent-soft); }
+  background: var(--fill); }
+.duel .caption.preferred { border-left-color: var(--accent); background: var(--soft); }
 .duel .line { display: flex; justify-content: space-between; gap: 12px; overflow-wrap: anywhere; }
 .duel .number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.duel .bar { height: 8px; margin: 6px 0 4px; border-radius: 4px; background: var(--border-color-primary); }
-.duel .bar div { height: 100%; border-radius: 4px; background: var(--body-text-color-subdued); }
-.duel .preferred .bar div { background: var(--color-accent); }
+.duel .bar { height: 8px; margin: 6px 0 4px; border-radius: 4px; background: var(--line); }
+.duel .bar div { height: 100%; border-radius: 4px; background: var(--muted); }
+.duel .preferred .bar div { background: var(--accent); }
 .duel .verdict { font-weight: 600; margin-top: 12px; }
 .duel table { width: 100%; margin: 0 !important; padding: 0 !important; border-collapse: separate; border-spacing: 4px;
   table-layout: fixed; }
 .duel :is(th, td) { padding: 8px 4px; border-radius: 6px; text-align: center; vertical-align: middle; }
 .duel th { font-weight: 400; overflow-wrap: anywhere; }
 .duel th[scope=row] { text-align: left; }
-.duel tbody td { background: var(--background-fill-secondary); }
-.duel td.preferred { background: var(--color-accent-soft); box-shadow: inset 0 0 0 2px var(--color-accent);
+.duel tbody td { background: var(--fill); }
+.duel td.preferred { background: var(--soft); box-shadow: inset 0 0 0 2px var(--accent);
   font-weight: 600; }
 .duel th img { width: 64px; height: 64px; object-fit: contain; margin: 0 auto 4px; border-radius: 6px; }
 .duel ul { list-style: none; padding: 0; margin-top: 12px; }
 .duel li { display: flex; gap: 8px; padding: 2px 0; }
-.duel .error { padding: 14px 16px; border-radius: 10px; border: 1px solid var(--error-border-color);
-  background: var(--error-background-fill); color: var(--error-text-color); overflow-wrap: anywhere; }
+.duel .error { padding: 14px 16px; border-radius: 10px; border: 1px solid var(--error-line);
+  background: var(--error-fill); color: var(--error-text); overflow-wrap: anywhere; }
 </style>"""
 
 
@@ -130,7 +135,9 @@ def _two_pictures(model: Scores, captions: list[str], thumbnails: list[str]) -> 
         f'<div class="note">{reasons[name]}</div></div></li>'
         for name, right in model.winoground().items()
     )
-    return f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table><ul>{verdicts}</ul>"
+    return (
+        f'<table class="scores"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table><ul>{verdicts}</ul>'
+    )
 
 
 def _cell(model: Scores, caption: int, picture: int) -> str:
