@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sdsclip_hf.evaluation.plots import plt, save_figure
+from sdsclip_hf.evaluation.plots import save_figure, subplots
 from sdsclip_hf.losses import GRADIENTS
 
 AXES = {"batch": "pairs in a batch", "latent": "latent size", "processes": "processes"}
@@ -80,7 +80,7 @@ def plot_growth(rows: list[dict], path: Path) -> None:
         rows: with their points.
         path: the PNG to write.
     """
-    figure, axes = plt.subplots(2, len(AXES), figsize=(4 * len(AXES), 6), layout="constrained", sharey="row")
+    figure, axes = subplots(2, len(AXES), figsize=(4 * len(AXES), 6), layout="constrained", sharey="row")
     for column, (name, label) in zip(axes.T, AXES.items(), strict=True):
         for form in GRADIENTS:
             line = _line(rows, name, form)
@@ -117,7 +117,7 @@ def plot_options(rows: dict[str, dict], path: Path) -> None:
         rows: by option.
         path: the PNG to write.
     """
-    figure, axis = plt.subplots(figsize=(8, 0.6 * len(rows) + 1.2), layout="constrained")
+    figure, axis = subplots(figsize=(8, 0.6 * len(rows) + 1.2), layout="constrained")
     for place, what in enumerate(("time", "peak memory of the process")):
         values = [100 * (row["figures"][place]["value"] or 0) for row in rows.values()]
         bars = axis.barh([line + 0.36 * (place - 0.5) for line in range(len(rows))], values, 0.36, label=what)

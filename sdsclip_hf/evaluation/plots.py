@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg", force=False)
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from sdsclip_hf.evaluation.results import labels
 from sdsclip_hf.evaluation.tables import main_scores
@@ -34,7 +31,7 @@ def plot_losses(log_history: list[dict], path: Path) -> None:
         return
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(4.2 * columns, 2.9 * lines), squeeze=False)
+    figure, axes = subplots(lines, columns, figsize=(4.2 * columns, 2.9 * lines), squeeze=False)
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     for axis, key in zip(axes.flat, shown, strict=False):
@@ -62,7 +59,7 @@ def plot_main_scores(runs: dict[str, dict], path: Path) -> None:
     columns = min(len(scores), PANELS_IN_A_ROW)
     lines = -(-len(scores) // columns)
     size = (3.1 * columns + 1.4, lines * (0.36 * len(runs) + 1.1))
-    figure, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    figure, axes = subplots(lines, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis in axes.flat[len(scores) :]:
         axis.axis("off")
     for axis, one in zip(axes.flat, scores, strict=False):
@@ -92,7 +89,7 @@ def plot_scores(runs: dict[str, dict], path: Path) -> None:
     shown = {spec: [place for place, row in enumerate(rows) if row["headline"]] for spec, rows in first.items()}
     titles = labels(first)
     heights = [0.16 * len(places) * (len(runs) + 0.6) + 0.2 for places in shown.values()]
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         len(shown),
         figsize=(7, sum(heights) + 0.75 * len(shown) + 0.5),
         height_ratios=heights,
@@ -125,7 +122,12 @@ def _row_name(row: dict) -> str:
     return row["score"] if row["subset"] == "all" else f"{row['subset']}: {row['score']}"
 
 
-def save_figure(figure, path: Path) -> None:
-    """Write a figure and let it go."""
+def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], layout: str | None = None, **options):
+    """A figure and its axes, as ``pyplot.subplots`` gives them, without a window or a notebook that would show it."""
+    figure = Figure(figsize=figsize, layout=layout)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
     figure.savefig(path, dpi=130)
-    plt.close(figure)

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from sdsclip_hf.evaluation.plots import save_figure
+from sdsclip_hf.evaluation.plots import save_figure, subplots
 
 SPAN = 30
 STYLES = ("-", "--", ":")
@@ -41,9 +40,7 @@ def plot_scores(summary: dict, path: Path) -> None:
     """Group score of each arm, one panel a tag: the mean with its interval, and a dot for each seed."""
     arms = list(summary["arms"])
     tags = list(summary["arms"][arms[0]])
-    figure, axes = plt.subplots(
-        1, len(tags), figsize=(4 * len(tags), 0.42 * len(arms) + 1.3), sharey=True, squeeze=False
-    )
+    figure, axes = subplots(1, len(tags), figsize=(4 * len(tags), 0.42 * len(arms) + 1.3), sharey=True, squeeze=False)
     for axis, tag in zip(axes[0], tags, strict=True):
         for place, arm in enumerate(arms):
             row = summary["arms"][arm][tag]
@@ -65,7 +62,7 @@ def plot_skill(summary: dict, path: Path) -> None:
     """Group score against the accuracy of the teacher that made the scores, one panel a tag; a line for the baseline."""
     baseline = summary["settings"]["baseline"]
     tags = [tag for tag in next(iter(summary["skill"].values())) if tag in summary["arms"][baseline]]
-    figure, axes = plt.subplots(1, len(tags), figsize=(4.2 * len(tags), 3.6), sharey=True, squeeze=False)
+    figure, axes = subplots(1, len(tags), figsize=(4.2 * len(tags), 3.6), sharey=True, squeeze=False)
     for axis, tag in zip(axes[0], tags, strict=True):
         alone = summary["arms"][baseline][tag]
         axis.axhline(alone["group"], color="black", linewidth=0.8, label=f"{baseline} alone")
@@ -94,7 +91,7 @@ def plot_health(arms: dict[str, dict], path: Path) -> None:
     arms = _joined(arms)
     names = [name for name in TITLES if any(name in rows for rows in arms.values())]
     lines = -(-len(names) // 2)
-    figure, axes = plt.subplots(lines, 2, figsize=(11, 3.0 * lines + 0.6), squeeze=False, layout="constrained")
+    figure, axes = subplots(lines, 2, figsize=(11, 3.0 * lines + 0.6), squeeze=False, layout="constrained")
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
     for axis, name in zip(axes.flat, names, strict=False):
@@ -129,7 +126,7 @@ def plot_decoded(files: dict[str, Path], path: Path) -> None:
     rows = {"the pictures, through the autoencoder": first["pictures"]}
     rows |= {arm: np.load(file)["decoded"] for arm, file in files.items()}
     count = len(first["pictures"])
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         len(rows), count, figsize=(0.9 * count + 0.4, 1.15 * len(rows)), squeeze=False, layout="constrained"
     )
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):

@@ -238,7 +238,7 @@ def test_models_with_one_last_name_are_told_apart(tmp_path):
 def test_teacher_and_model_stand_side_by_side(clip_folder, teacher_folder, monkeypatch):
     few = load_benchmark(SHAPES)
     few.items = few.items[:10]
-    monkeypatch.setattr(evaluate, "load_benchmark", lambda *_: few)
+    monkeypatch.setattr(evaluate_models, "load_benchmark", lambda *_: few)
     options = {"num_draws": 2, "timestep_range": (100, 800), "weighting": "velocity", "seed": 7}
     words = ["--num_draws", "2", "--timestep_range", "100", "800", "--weighting", "velocity", "--seed", "7"]
     results = run("--model", clip_folder, "--teacher", teacher_folder, "--benchmark", SHAPES, *words)
@@ -355,7 +355,7 @@ def chunked(monkeypatch, kind, size, stop_after=None, error=None) -> list[int]:
                 done.append(len(chunk))
                 yield chunk
 
-    monkeypatch.setattr(evaluate, kind.__name__, partial(Slow, chunk_size=size))
+    monkeypatch.setattr(evaluate_models, kind.__name__, partial(Slow, chunk_size=size))
     return done
 
 
@@ -388,7 +388,7 @@ def test_interrupted_evaluation_goes_on_and_ends_bit_by_bit_the_same(clip_folder
 def test_interrupted_teacher_goes_on_and_ends_bit_by_bit_the_same(teacher_folder, monkeypatch):
     few = load_benchmark(SHAPES)
     few.items = few.items[:10]
-    monkeypatch.setattr(evaluate, "load_benchmark", lambda *_: few)
+    monkeypatch.setattr(evaluate_models, "load_benchmark", lambda *_: few)
     words = "--teacher", teacher_folder, "--benchmark", SHAPES, "--num_draws", 2
     with monkeypatch.context() as patch:
         chunked(patch, DiffusionScorer, 4)
@@ -419,7 +419,7 @@ def killed(table, path):
         path.write_bytes(path.read_bytes()[:100])
         os.kill(os.getpid(), signal.SIGKILL)
 answers.pq.write_table = killed
-evaluate.ClipScorer = partial(evaluate.ClipScorer, chunk_size=50)
+evaluate_models.ClipScorer = partial(evaluate_models.ClipScorer, chunk_size=50)
 evaluate.main(sys.argv[1:])
 """
 
@@ -468,7 +468,7 @@ def test_parts_left_by_a_stop_after_the_results_do_no_harm(clip_folder, monkeypa
         remove(folder, *options, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate.shutil, "rmtree", stopped)
+        patch.setattr(evaluate_models.shutil, "rmtree", stopped)
         with pytest.raises(SystemExit, match="interrupted; type the same command again"):
             run(*words)
     results = read()
@@ -567,7 +567,7 @@ def test_folder_of_something_else_is_refused_and_kept(clip_folder, kept):
 @pytest.fixture
 def no_model(monkeypatch):
     """Loading a model fails the test."""
-    monkeypatch.setattr(evaluate, "load_dual_encoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(evaluate_models, "load_dual_encoder", lambda *_, **__: pytest.fail("a model was loaded"))
     monkeypatch.setattr(DiffusionTeacher, "from_pretrained", lambda *_, **__: pytest.fail("a teacher was loaded"))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_clip
+from conftest import make_clip, make_tokenizer
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from torch import nn
@@ -43,8 +43,10 @@ def perturb(student: SDSCLIPModel) -> None:
 
 @pytest.fixture
 def batch():
-    """Pixels and token ids of four pairs."""
-    return {"pixel_values": torch.randn(4, 3, 16, 16), "input_ids": torch.randint(0, 30, (4, 6))}
+    """Pixels and token ids of four pairs; captions end, since at a first token attention has nothing to choose from."""
+    input_ids = torch.randint(0, 30, (4, 6))
+    input_ids[:, -1] = make_tokenizer(20).eos_token_id
+    return {"pixel_values": torch.randn(4, 3, 16, 16), "input_ids": input_ids}
 
 
 @torch.no_grad()
