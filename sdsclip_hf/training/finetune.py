@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import datasets
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
 
+_cached_data = lru_cache(maxsize=2)(load_image_captions)  # the same for a run and those that it is compared with
+
 
 def finetune(arguments: Arguments, name: str, command: str) -> dict:
     """Run the main job and return what ``results.json`` holds.
@@ -43,6 +46,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         command: what was typed, for the record.
     """
     model, data, config = arguments
+    _cached_data.cache_clear()  # files may have changed since another run in this process
     state = PartialState()
     if state.is_main_process:
         claim_output_dir(data, config, name)
@@ -126,7 +130,7 @@ def _make_trainer(
     model: ModelArguments, data: DataArguments, config: SDSCLIPConfig, title: str, eval_data: bool = True
 ) -> SDSCLIPTrainer:
     source = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
-    train = load_image_captions(
+    train = _cached_data(
         data.dataset_name,
         split=data.train_split_name,
         streaming=data.streaming,
@@ -135,7 +139,7 @@ def _make_trainer(
     )
     evaluation = None
     if data.eval_split_name and eval_data:
-        evaluation = load_image_captions(
+        evaluation = _cached_data(
             data.dataset_name, split=data.eval_split_name, max_samples=data.max_eval_samples, **source
         )
     callbacks = []
