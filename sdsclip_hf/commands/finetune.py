@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from sdsclip_hf.common.launching import start_processes
 from sdsclip_hf.common.processes import end_process_group
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.training.arguments import parse_arguments, without_token
@@ -18,7 +19,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     install_quietly()
     try:
-        arguments, name = parse_arguments(argv)
+        options = start_processes("finetune", argv)
+        if options is None:
+            return
+        arguments, name = parse_arguments(options)
         finetune(arguments, name, shlex.join(["finetune", *without_token(argv)]))
         end_process_group()
     except (ValueError, OSError, FloatingPointError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
+from sdsclip_hf.common.launching import HELP
 from sdsclip_hf.common.resources import find_config
 from sdsclip_hf.config import SDSCLIPConfig, knob
 
@@ -90,6 +91,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, SDSCLIPConfig),
         description="Fine-tune CLIP by diffusion distillation (arXiv 2307.09233) and ranking distillation.",
+        epilog=HELP,
         allow_abbrev=False,
     )
     parser.add_argument(
