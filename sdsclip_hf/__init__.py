@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
 _WHERE = {
     "CandidateScores": "data.scores",
     "ClipScorer": "evaluation.scorers",
