@@ -130,7 +130,8 @@ def test_wheel_and_source_hold_what_they_must_and_no_more(dist):
     card = "sdsclip_hf/_model_cards/model_card.md.jinja"
     assert {name for name in names if ".dist-info" not in name} == moved | {card}
     assert "sdsclip_hf/py.typed" in names
-    in_source = {name.partition("/")[2] for name in tarfile.open(source).getnames()}
+    with tarfile.open(source) as archive:
+        in_source = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "LICENSE", "README.md", "tests/conftest.py", "recipes/finetune.py"} <= in_source
 
 
