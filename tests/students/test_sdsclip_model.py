@@ -43,8 +43,10 @@ def perturb(student: SDSCLIPModel) -> None:
 
 @pytest.fixture
 def batch():
-    """Pixels and token ids of four pairs."""
-    return {"pixel_values": torch.randn(4, 3, 16, 16), "input_ids": torch.randint(0, 30, (4, 6))}
+    """Pixels and token ids of four pairs, which end as captions do: CLIP reads a text where its end stands."""
+    texts = torch.randint(0, 30, (4, 6))
+    texts[:, -1] = make_clip().config.text_config.eos_token_id
+    return {"pixel_values": torch.randn(4, 3, 16, 16), "input_ids": texts}
 
 
 @torch.no_grad()
