@@ -1,8 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["sdsclip_hf[candidates]"]
-# [tool.uv.sources]
-# sdsclip_hf = { path = "..", editable = true }
+# dependencies = ["sdsclip_hf[candidates]"]  # or from git: ["sdsclip_hf[candidates] @ git+https://github.com/OWNER/sdsclip_hf"]
 # ///
 """Score candidate captions with a diffusion model, once, for training with --ranking_scores."""
 

@@ -1,8 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["sdsclip_hf"]
-# [tool.uv.sources]
-# sdsclip_hf = { path = "..", editable = true }
+# dependencies = ["sdsclip_hf"]  # or from git: ["sdsclip_hf @ git+https://github.com/OWNER/sdsclip_hf"]
 # ///
 """Compare arms over seeds from the same starts at equal steps; with no argument, what teaches a bag of words to bind."""
 

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
 _WHERE = {
     "CandidateScores": "data.scores",
     "ClipScorer": "evaluation.scorers",
@@ -17,7 +18,20 @@ _WHERE = {
     "load_image_captions": "data.loading",
     "ranking_loss": "losses",
 }
-__all__ = list(_WHERE)
+__all__ = [
+    "CandidateScores",
+    "ClipScorer",
+    "DiffusionScorer",
+    "DiffusionTeacher",
+    "LatentMapper",
+    "SDSCLIPConfig",
+    "SDSCLIPModel",
+    "SDSCLIPTrainer",
+    "contrastive_loss",
+    "distillation_loss",
+    "load_image_captions",
+    "ranking_loss",
+]  # written out, for type checkers
 
 if TYPE_CHECKING:
     from sdsclip_hf.config import SDSCLIPConfig
@@ -29,10 +43,10 @@ if TYPE_CHECKING:
     from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
     from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
     from sdsclip_hf.training.trainer import SDSCLIPTrainer
+else:  # a type checker would take any name for one that there is
 
-
-def __getattr__(name: str):
-    """Import a public name when it is first used, so that ``import sdsclip_hf`` is quick."""
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    def __getattr__(name: str):
+        """Import a public name when it is first used, so that ``import sdsclip_hf`` is quick."""
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -4,22 +4,34 @@ import os
 import re
 from dataclasses import dataclass, field, fields
 from types import NoneType
-from typing import Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 import yaml
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
-from sdsclip_hf.losses import GRADIENTS, RANKING_TARGETS, READINGS, WEIGHTINGS
+from sdsclip_hf.losses import (
+    GRADIENTS,
+    RANKING_TARGETS,
+    READINGS,
+    WEIGHTINGS,
+    Gradient,
+    RankingTargets,
+    Reading,
+    Weighting,
+)
 
-TRAINABLE = ("layernorm", "lora", "full")
+Trainable = Literal["layernorm", "lora", "full"]
+TRAINABLE = get_args(Trainable)
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
-def knob(default, text: str):
+def knob(default: Any, text: str) -> Any:
     """A dataclass field with a help text; a list or tuple becomes a list of its own for each instance."""
-    make = {"default_factory": lambda: list(default)} if isinstance(default, (list, tuple)) else {"default": default}
-    return field(**make, metadata={"help": text})
+    if isinstance(default, (list, tuple)):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -75,15 +87,15 @@ class SDSCLIPConfig(TrainingArguments):
         "Weight of the distillation term L_SDS (mean squared error over the elements of a latent), without unit. "
         "0 switches the term off, and no teacher is loaded.",
     )
-    sds_reading: Literal[READINGS] = knob(
+    sds_reading: Reading = knob(
         "noised", "Whether the denoiser sees z_t = alpha_t z0 + sigma_t eps (noised) or z0 itself (as_printed)."
     )
-    sds_gradient: Literal[GRADIENTS] = knob(
+    sds_gradient: Gradient = knob(
         "full",
         "Gradient of L_SDS: through the denoiser (full), or leaving its Jacobian out (stop_gradient; weigh it constant or "
         "sigma_squared, since velocity makes it grow as 1/alpha_t).",
     )
-    sds_weighting: Literal[WEIGHTINGS] = knob(
+    sds_weighting: Weighting = knob(
         "constant", "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, gamma)/SNR, or 1/alpha_t^2."
     )
     snr_gamma: float = knob(5.0, "Gamma of sds_weighting=min_snr, a ratio without unit.")
@@ -121,7 +133,7 @@ class SDSCLIPConfig(TrainingArguments):
         "Candidates drawn anew each time beside an image's own caption (K); default: all that were scored. The temperature "
         "and the confidence are those of all.",
     )
-    ranking_targets: Literal[RANKING_TARGETS] = knob(
+    ranking_targets: RankingTargets = knob(
         "teacher", "Whether the student learns the teacher's order, or (baseline) that the own caption comes first."
     )
     ranking_temperature: float | None = knob(
@@ -209,7 +221,7 @@ class SDSCLIPConfig(TrainingArguments):
     mapper_warmup_learning_rate: float = knob(1e-3, "Learning rate of the warm-up, falling to 0 along a cosine.")
 
     # The student.
-    trainable: Literal[TRAINABLE] = knob(
+    trainable: Trainable = knob(
         "layernorm", "What of CLIP trains: its LayerNorms (the paper), LoRA adapters, or every weight."
     )
     train_vision: bool = knob(True, "Whether the image tower trains.")
@@ -261,8 +273,9 @@ class SDSCLIPConfig(TrainingArguments):
         if not torch.accelerator.is_available():  # else the processes of a launch would not know of one another
             os.environ.setdefault("ACCELERATE_USE_CPU", "true")
         super().__post_init__()
-        if self.accelerator_config.dispatch_batches is None:  # accelerate would read a stream on one process for all
-            self.accelerator_config.dispatch_batches = False
+        loading = cast(AcceleratorConfig, self.accelerator_config)
+        if loading.dispatch_batches is None:  # accelerate would read a stream on one process for all
+            loading.dispatch_batches = False
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
         weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")
         for name in (*weights, *whole, "mapper_learning_rate"):

@@ -9,16 +9,18 @@ z_t = alpha_t * z0 + sigma_t * eps.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-READINGS = ("noised", "as_printed")
-GRADIENTS = ("full", "stop_gradient")
-WEIGHTINGS = ("constant", "sigma_squared", "min_snr", "velocity")
-RANKING_TARGETS = ("teacher", "labels")
+Reading = Literal["noised", "as_printed"]
+Gradient = Literal["full", "stop_gradient"]
+Weighting = Literal["constant", "sigma_squared", "min_snr", "velocity"]
+RankingTargets = Literal["teacher", "labels"]
+READINGS, GRADIENTS, WEIGHTINGS, RANKING_TARGETS = map(get_args, (Reading, Gradient, Weighting, RankingTargets))
 
 
 def contrastive_loss(
@@ -96,7 +98,7 @@ def _cross_entropy(queries: Tensor, answers: Tensor, scale: Tensor, labels: Tens
     return torch.stack(parts).sum() / len(queries)
 
 
-def noise_weight(weighting: str, alpha: Tensor, sigma: Tensor, snr_gamma: float = 5.0) -> Tensor:
+def noise_weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, snr_gamma: float = 5.0) -> Tensor:
     """The weight w(t) on the squared error of the predicted noise.
 
     ``constant``: 1, the paper's. ``sigma_squared``: sigma_t^2, score distillation's (DreamFusion, arXiv 2209.14988).
@@ -151,9 +153,9 @@ def distillation_loss(
     sigma: Tensor,
     predict_noise: Callable[[Tensor], Tensor],
     *,
-    reading: str = "noised",
-    gradient: str = "full",
-    weighting: str = "constant",
+    reading: Reading = "noised",
+    gradient: Gradient = "full",
+    weighting: Weighting = "constant",
     snr_gamma: float = 5.0,
 ) -> Tensor:
     """L_SDS of each sample: the weighted error of the denoiser that sees ``latents`` (arXiv 2307.09233).

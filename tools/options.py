@@ -1,8 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["sdsclip_hf"]
-# [tool.uv.sources]
-# sdsclip_hf = { path = "..", editable = true }
+# dependencies = ["sdsclip_hf"]  # or from git: ["sdsclip_hf @ git+https://github.com/OWNER/sdsclip_hf"]
 # ///
 """Print docs/options.md, every option of the commands that train, score and plan.
 

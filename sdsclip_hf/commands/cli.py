@@ -11,6 +11,7 @@ COMMANDS = {
     "study": ("study", "compare arms over seeds, with intervals"),
     "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),
     "push": ("push", "push a finished run to the Hub: the model, its card and its scores"),
+    "env": ("env", "print what a bug report needs: versions, devices, settings"),
     "metrics": ("metrics", "let evaluate.load find the metrics by their names, here or on the Hub"),
     "demo": ("demo", "show a page on which the base and the tuned model choose between two captions"),
     "space": ("space", "put that page on the Hub, as a Space"),

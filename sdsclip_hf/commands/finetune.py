@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sdsclip_hf.commands.terminal import hush_libraries
+from sdsclip_hf.common.launching import start_processes
 from sdsclip_hf.common.processes import end_process_group
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.training.arguments import parse_arguments, without_token
@@ -20,7 +21,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     hush_libraries()
     install_quietly()
     try:
-        arguments, name = parse_arguments(argv)
+        options = start_processes("finetune", argv)
+        if options is None:
+            return
+        arguments, name = parse_arguments(options)
         finetune(arguments, name, shlex.join(["finetune", *without_token(argv)]))
         end_process_group()
     except (ValueError, OSError, FloatingPointError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from sdsclip_hf.commands.terminal import hush_libraries
+from sdsclip_hf.common.launching import HELP, start_processes
 from sdsclip_hf.common.processes import end_process_group
 from sdsclip_hf.data.scores import SCORES_FILE
 from sdsclip_hf.metrics.install import install_quietly
@@ -25,8 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     hush_libraries()
     install_quietly()
     try:
-        parser = HfArgumentParser(ScoringArguments, description=__doc__)
-        (arguments,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        options = start_processes("score-captions", argv)
+        if options is None:
+            return
+        parser = HfArgumentParser(ScoringArguments, description=__doc__, epilog=HELP)
+        (arguments,) = parser.parse_args_into_dataclasses(options, look_for_args_file=False)
         folder = Path(arguments.output_dir)
         was_finished = (folder / SCORES_FILE).is_file()
         scores = score_named(arguments)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import datasets
+from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 
 from sdsclip_hf.common.errors import explain_loading
 from sdsclip_hf.shapes import load_shapes
@@ -53,9 +54,9 @@ def load_image_captions(
     with explain_loading("the dataset", name_or_path, option):
         try:
             dataset = _load(name_or_path, config_name, split, revision, streaming)
-        except datasets.exceptions.DatasetGenerationError as error:
+        except DatasetGenerationError as error:
             raise OSError(" ".join(str(error.__cause__ or error).split())) from error
-        except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
+        except (DatasetNotFoundError, DataFilesNotFoundError) as error:
             raise OSError(str(error)) from error
         except ValueError as error:
             raise ValueError(f"could not load split {split!r} of the dataset {name_or_path!r}: {error}") from error

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -102,7 +102,7 @@ class CandidateScores:
         if draws:
             counts = (~np.isnan(self.errors)).sum(-1)
             mean = np.where(counts > 0, np.nansum(self.errors, -1) / np.maximum(counts, 1), np.nan).astype(np.float32)
-        self.mean_errors = mean
+        self.mean_errors: np.ndarray = mean
         self.ranked = (~np.isnan(mean)).sum(1) >= 2  # (N,): which items the teacher has ordered
         self.confidence = np.zeros(len(data), np.float32)
         if draws > 1 and self.ranked.any():
@@ -209,7 +209,7 @@ class CandidateScores:
         """How often the own caption comes first, how often it would by chance, and the latter's standard error."""
         numbers = np.flatnonzero(self.ranked)
         best = np.where(np.isnan(self.mean_errors[numbers]), np.inf, self.mean_errors[numbers]).argmin(1)
-        rows = self.data.select_columns(["caption", "candidates"]).select(numbers)
+        rows: Any = self.data.select_columns(["caption", "candidates"]).select(numbers)
         own = np.mean([row["candidates"][place] == row["caption"] for row, place in zip(rows, best, strict=True)])
         chance = float(np.mean(1 / (~np.isnan(self.mean_errors[numbers])).sum(1)))
         return float(own), chance, (chance * (1 - chance) / len(numbers)) ** 0.5

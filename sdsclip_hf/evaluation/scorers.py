@@ -1,11 +1,12 @@
 """Scorers: how well captions fit images, by CLIP's cosine or by the teacher's own denoising error."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 
 from sdsclip_hf.benchmarks import Item, picture_key, read_picture
@@ -88,7 +89,7 @@ class ClipScorer:
             OSError: an image cannot be read; the message names it.
         """
         reader = _Reader(self.encoder.preprocess)
-        loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=reader)
+        loader = DataLoader(cast(Dataset, images), self.batch_size, num_workers=self.num_workers, collate_fn=reader)
         for pixels in loader:
             if isinstance(pixels, OSError):
                 raise pixels

@@ -1,14 +1,15 @@
 """The options of a scoring of candidate captions."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from sdsclip_hf.config import knob
-from sdsclip_hf.losses import WEIGHTINGS
+from sdsclip_hf.losses import WEIGHTINGS, Weighting
 from sdsclip_hf.scoring.candidates import parse_sources
-from sdsclip_hf.scoring.caption_errors import SETTLED
+from sdsclip_hf.scoring.caption_errors import SETTLED, Settled
 
-DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES = get_args(Dtype)
 
 
 @dataclass
@@ -24,9 +25,7 @@ class ScoringArguments:
         "The diffusion model that scores: a Hub id or folder in Stable Diffusion's layout, or shapes/teacher. Without one "
         "the candidates are written unscored, for hard negatives.",
     )
-    teacher_dtype: Literal[DTYPES] = knob(
-        "float32", "Number format of the teacher's weights; errors are float32 whatever it is."
-    )
+    teacher_dtype: Dtype = knob("float32", "Number format of the teacher's weights; errors are float32 whatever it is.")
     teacher_revision: str | None = knob(None, "Branch, tag or commit of the teacher on the Hub.")
     teacher_variant: str | None = knob(None, "Variant of the teacher's weight files, e.g. fp16.")
     latent_size: int | None = knob(None, "Height and width of a picture in latent pixels; default: the teacher's own.")
@@ -63,7 +62,7 @@ class ScoringArguments:
     timestep_range: list[int] | None = knob(
         None, "First and last timestep of the draws, both inclusive; default: the teacher's whole schedule."
     )
-    weighting: Literal[WEIGHTINGS] = knob(
+    weighting: Weighting = knob(
         "constant", "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, 5)/SNR, or 1/alpha_t^2."
     )
     seed: int = knob(0, "Of the noise and of all that is drawn.")
@@ -72,7 +71,7 @@ class ScoringArguments:
         "Draw no more for an item once the order of its candidates is, with this probability, that of all draws; 0: "
         "never stop early.",
     )
-    settled: Literal[SETTLED] = knob(
+    settled: Settled = knob(
         "order", "What stop_confidence is about: the whole order of the candidates, or the first choice alone."
     )
     batch_size: int = knob(64, "Denoiser inputs at once; it changes the errors by rounding alone.")

@@ -1,7 +1,7 @@
 """The teacher's d(x, c) of an image's candidate captions, draw by draw, and no further than their order is certain."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 FEWEST_DRAWS = 4
-SETTLED = ("order", "first_choice")
+Settled = Literal["order", "first_choice"]
+SETTLED = get_args(Settled)
 
 
 class Candidates(NamedTuple):

@@ -37,7 +37,7 @@ def model_path(name: str) -> str:
     return str(Path(__file__).parent / name)
 
 
-def resolve(name_or_path: str) -> str:
+def resolve(name_or_path: str | Path) -> str:
     """``shapes/teacher`` and the like to the bundled folder; any other name as it is."""
     world, _, model = str(name_or_path).partition("/")
     return model_path(model) if world == "shapes" and model in (*MODELS, SCORES) else str(name_or_path)

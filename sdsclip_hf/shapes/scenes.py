@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-SHAPES = ("circle", "square", "triangle", "cross", "star")
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "cross", "star")
 COLORS = {
     "red": (214, 40, 40),
     "green": (44, 160, 44),

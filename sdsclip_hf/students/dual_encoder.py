@@ -2,9 +2,10 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class DualEncoder:
         text = getattr(model.config, "text_config", None)
         limits = (processor.tokenizer.model_max_length, getattr(text, "max_position_embeddings", None))
         self.max_length = min(limit for limit in limits if limit)
-        self._text_inputs = set(inspect.signature(model.get_text_features).parameters)
+        self._text_inputs = set(inspect.signature(cast(Callable, model.get_text_features)).parameters)
         self._pads_to_longest: bool | None = None
 
     def embed_pixels(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -49,7 +50,7 @@ class DualEncoder:
             for name, value in inputs.items()
         }
         with _inference(self.model):
-            return _unit(self.model.get_image_features(**moved))
+            return _unit(cast(Callable, self.model.get_image_features)(**moved))
 
     def tokenize(self, captions: list[str]) -> list[list[int]]:
         """The token ids of each caption, cut at the longest that the text tower reads."""
@@ -91,7 +92,7 @@ class DualEncoder:
         )
         tokens = {name: value.to(self.model.device) for name, value in batch.items() if name in self._text_inputs}
         with _inference(self.model):
-            return _unit(self.model.get_text_features(**tokens))
+            return _unit(cast(Callable, self.model.get_text_features)(**tokens))
 
 
 class _Preprocess:

@@ -37,9 +37,15 @@ class LatentMapper(nn.Module):
     ```
     """
 
+    center: Tensor
+    axes: Tensor
+    linear: nn.Linear
+    latent_shape: tuple[int, int, int]
+
     def __init__(self, embed_dim: int, latent_shape: tuple[int, int, int], unit_rms: bool = True, scale: float = 1.0):
         super().__init__()
-        self.latent_shape, self.unit_rms, self.scale = tuple(latent_shape), unit_rms, scale
+        channels, height, width = latent_shape
+        self.latent_shape, self.unit_rms, self.scale = (channels, height, width), unit_rms, scale
         self.linear = nn.Linear(embed_dim, math.prod(latent_shape))
         nn.init.normal_(self.linear.weight, std=scale / math.sqrt(embed_dim))
         nn.init.zeros_(self.linear.bias)
@@ -84,7 +90,8 @@ class LatentMapper(nn.Module):
     def as_linear(self) -> nn.Linear:
         """The whole map, before any scaling to unit RMS, as one linear layer on unit-length embeddings."""
         weight = self.linear.weight.detach() @ self.axes.T
-        linear = nn.Linear(*weight.T.shape)
+        outputs, inputs = weight.shape
+        linear = nn.Linear(inputs, outputs)
         linear.weight.data.copy_(weight)
         linear.bias.data.copy_(self.linear.bias.detach() - weight @ self.center)
         return linear

@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,8 @@ class SDSCLIPModel(nn.Module):
     ```
     """
 
+    clip: CLIPModel | PeftModel
+    mapper: LatentMapper | None
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False
 
@@ -107,11 +110,11 @@ class SDSCLIPModel(nn.Module):
         clip = clip.float().requires_grad_(False)
         if trainable == "lora" and (peft_config or prefixes):
             config = peft_config or _lora_config(prefixes, lora_r, lora_alpha, lora_dropout, lora_target_modules)
-            clip = _add_adapter(clip, config)
+            self.clip = _add_adapter(clip, config)
         else:
             for name, parameter in _candidates(clip, only_layernorm=trainable == "layernorm"):
                 parameter.requires_grad_(name.startswith(prefixes))
-        self.clip = clip
+            self.clip = clip
         self.mapper = mapper
         self.trainable = trainable
         self.base_clip.logit_scale.requires_grad_(train_logit_scale)
@@ -124,7 +127,7 @@ class SDSCLIPModel(nn.Module):
     @property
     def base_clip(self) -> CLIPModel:
         """The CLIPModel itself, inside its adapter if it has one."""
-        return self.clip.get_base_model() if self.has_adapter else self.clip
+        return self.clip.get_base_model() if isinstance(self.clip, PeftModel) else self.clip  # pyright: ignore[reportReturnType]
 
     @property
     def has_adapter(self) -> bool:
@@ -159,7 +162,9 @@ class SDSCLIPModel(nn.Module):
 
     def rebuilt(self, weights: dict[str, Tensor]) -> "SDSCLIPModel":
         """The same student once more, of all its weights, where this one has only a part of each."""
-        adapter = self.clip.peft_config[self.clip.active_adapter] if self.has_adapter else None
+        adapter = (
+            self.clip.peft_config[cast(str, self.clip.active_adapter)] if isinstance(self.clip, PeftModel) else None
+        )
         with torch.random.fork_rng(devices=[]):  # what it is initialised with does not count
             mapper = self.mapper and LatentMapper(
                 self.mapper.linear.in_features, self.mapper.latent_shape, self.mapper.unit_rms, self.mapper.scale
@@ -229,11 +234,12 @@ class SDSCLIPModel(nn.Module):
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """f_phi(x): (B, 3, H, W) to unit-length (B, D)."""
-        return F.normalize(self.base_clip.get_image_features(pixel_values=pixel_values).pooler_output, dim=-1)
+        features: Any = self.base_clip.get_image_features(pixel_values=pixel_values)
+        return F.normalize(features.pooler_output, dim=-1)
 
     def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """g(c): (B, L) to unit-length (B, D)."""
-        features = self.base_clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+        features: Any = self.base_clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
         return F.normalize(features.pooler_output, dim=-1)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> SDSCLIPOutput:
@@ -270,7 +276,7 @@ class SDSCLIPModel(nn.Module):
         if self.mapper is not None:
             self.mapper.save(folder / MAPPER_FILE)
         if self.has_adapter:
-            self.clip.save_pretrained(folder / "adapter")
+            self.clip.save_pretrained(str(folder / "adapter"))
 
 
 def clip_config(name: str, revision: str | None = None) -> CLIPConfig:
@@ -319,8 +325,8 @@ def load_clip(name_or_path: str | Path, revision: str | None = None) -> tuple[CL
     name = expand(name_or_path)
     clip_config(name, revision)
     with explain_loading("the CLIP model", name, "--model_name_or_path"):
-        clip = CLIPModel.from_pretrained(name, revision=revision, dtype=torch.float32)
-        return clip, CLIPProcessor.from_pretrained(name, revision=revision)
+        clip = CLIPModel.from_pretrained(name, revision=revision or "main", dtype=torch.float32)
+        return clip, CLIPProcessor.from_pretrained(name, revision=revision or "main")
 
 
 def _chosen_prefixes(vision: bool, text: bool, projections: bool) -> tuple[str, ...]:
@@ -356,7 +362,8 @@ def _add_adapter(clip: CLIPModel, config: PeftConfig) -> PeftModel:
         if "target modules" not in str(error).lower():
             raise
         linear = sorted({name.rsplit(".", 1)[-1] for name, part in clip.named_modules() if isinstance(part, nn.Linear)})
+        targets = getattr(config, "target_modules", None)
         raise ValueError(
-            f"the LoRA targets {config.target_modules!r} match no layer of the model; its linear layers are "
+            f"the LoRA targets {targets!r} match no layer of the model; its linear layers are "
             f"{', '.join(linear)}. Set --lora_target_modules."
         ) from error

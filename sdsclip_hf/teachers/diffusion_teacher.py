@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -49,6 +50,12 @@ class DiffusionTeacher(nn.Module):
     ```
     """
 
+    denoiser: UNet2DConditionModel
+    text_encoder: nn.Module | None
+    vae: AutoencoderKL | None
+    alphas: Tensor
+    sigmas: Tensor
+
     def __init__(
         self,
         denoiser: UNet2DConditionModel,
@@ -62,21 +69,22 @@ class DiffusionTeacher(nn.Module):
         check_parts_fit(denoiser, text_encoder, scheduler, vae)
         self.denoiser, self.text_encoder, self.vae = denoiser, text_encoder, vae
         self.tokenizer, self.scheduler = tokenizer, scheduler
+        schedule, form = cast(Any, scheduler.config), cast(Any, denoiser.config)
         limit = getattr(text_encoder.config, "max_position_embeddings", tokenizer.model_max_length)
         self.max_length: int = min(tokenizer.model_max_length, limit)  # tokens of a prompt, padding included
-        self.prediction_type = scheduler.config.prediction_type
-        self.name_or_path = getattr(denoiser.config, "_name_or_path", "")
-        size = denoiser.config.sample_size
+        self.prediction_type: str = schedule.prediction_type
+        self.name_or_path = getattr(form, "_name_or_path", "")
+        size = form.sample_size
         height, width = (
             (latent_size,) * 2 if latent_size else (size if isinstance(size, (list, tuple)) else (size,) * 2)
         )
-        step = 2 ** (len(denoiser.config.block_out_channels) - 1)
+        step = 2 ** (len(form.block_out_channels) - 1)
         if height % step or width % step or min(height, width) < step:
             raise ValueError(
                 f"latent_size {height} x {width} does not fit this denoiser, which halves it "
-                f"{len(denoiser.config.block_out_channels) - 1} times; choose a multiple of {step}."
+                f"{len(form.block_out_channels) - 1} times; choose a multiple of {step}."
             )
-        self.latent_shape: tuple[int, int, int] = (denoiser.config.in_channels, height, width)
+        self.latent_shape: tuple[int, int, int] = (form.in_channels, height, width)
         alphas_cumprod = scheduler.alphas_cumprod.double()
         self.register_buffer("alphas", alphas_cumprod.sqrt().float(), persistent=False)
         self.register_buffer("sigmas", (1 - alphas_cumprod).sqrt().float(), persistent=False)
@@ -122,7 +130,7 @@ class DiffusionTeacher(nn.Module):
                 UNet2DConditionModel.from_pretrained(name, subfolder="unet", **weights),
                 encoder_class.from_pretrained(name, subfolder="text_encoder", **hub, variant=variant, dtype=dtype),
                 AutoTokenizer.from_pretrained(name, subfolder="tokenizer", **hub),
-                DDPMScheduler.from_pretrained(name, subfolder="scheduler", **hub),
+                cast(DDPMScheduler, DDPMScheduler.from_pretrained(name, subfolder="scheduler", revision=revision)),
                 AutoencoderKL.from_pretrained(name, subfolder="vae", **weights) if load_vae else None,
                 latent_size,
             )
@@ -155,7 +163,8 @@ class DiffusionTeacher(nn.Module):
         else:
             self.denoiser.disable_gradient_checkpointing()
         if channels_last != self._is_channels_last:
-            self.denoiser.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            self.denoiser.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
             self._is_channels_last = channels_last
         if compiled:
             self.denoiser.compile()
@@ -209,7 +218,7 @@ class DiffusionTeacher(nn.Module):
         input_ids = input_ids.to(self.device)
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", False):
-            mask = (input_ids != self.tokenizer.pad_token_id).long()
+            mask = torch.ne(input_ids, cast(int, self.tokenizer.pad_token_id)).long()
         return self.text_encoder(input_ids, attention_mask=mask).last_hidden_state
 
     def encode_captions(self, captions: Sequence[str], batch_size: int | None = None) -> Tensor:
@@ -261,7 +270,7 @@ class DiffusionTeacher(nn.Module):
 
     def crop(self, image: Image.Image) -> Image.Image:
         """A picture as [`encode_images`] looks at it: RGB, resized and centre-cropped to the teacher's size."""
-        factor = 2 ** (len(self._require_vae("crop pictures").config.block_out_channels) - 1)
+        factor = 2 ** (len(cast(Any, self._require_vae("crop pictures").config).block_out_channels) - 1)
         height, width = self.latent_shape[1] * factor, self.latent_shape[2] * factor
         image = image.convert("RGB")
         scale = max(height / image.height, width / image.width)
@@ -288,17 +297,17 @@ class DiffusionTeacher(nn.Module):
         if not isinstance(images, Tensor):
             pixels = np.stack([np.asarray(self.crop(image)) for image in images])  # (N, H, W, 3), bytes
             images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-        posterior = vae.encode(images.to(self.device, vae.dtype)).latent_dist
+        posterior = cast(Any, vae.encode(images.to(self.device, vae.dtype))).latent_dist
         shift = getattr(vae.config, "shift_factor", None) or 0.0
-        return (posterior.mode().float() - shift) * vae.config.scaling_factor
+        return (posterior.mode().float() - shift) * cast(Any, vae.config).scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (N, 3, H, W), floats in [-1, 1], of latents (N, C, h, w); the inverse of [`encode_images`]."""
         vae = self._require_vae("decode latents")
         shift = getattr(vae.config, "shift_factor", None) or 0.0
-        unscaled = latents.to(self.device).float() / vae.config.scaling_factor + shift
-        return vae.decode(unscaled.to(vae.dtype)).sample.float().clamp(-1, 1)
+        unscaled = latents.to(self.device).float() / cast(Any, vae.config).scaling_factor + shift
+        return cast(Any, vae.decode(unscaled.to(vae.dtype))).sample.float().clamp(-1, 1)
 
     @torch.no_grad()
     def diffusion_score(
@@ -336,7 +345,9 @@ class DiffusionTeacher(nn.Module):
             raise ValueError(f"num_draws {num_draws} and captions {captions!r}: there must be at least one of each.")
         starts = range(0, len(images), batch_size)
         latents = torch.cat([self.encode_images(images[start : start + batch_size]) for start in starts])
-        per_image = [captions] * len(latents) if isinstance(captions[0], str) else captions
+        per_image = cast(
+            Sequence[Sequence[str]], [captions] * len(latents) if isinstance(captions[0], str) else captions
+        )
         candidates = len(per_image[0])
         if len(per_image) != len(latents) or any(len(row) != candidates for row in per_image):
             raise ValueError(
@@ -350,10 +361,9 @@ class DiffusionTeacher(nn.Module):
         prompt_rows = torch.tensor([row_of[caption] for row in per_image for caption in row])
         image_rows = torch.arange(len(latents)).repeat_interleave(candidates)
         options = {"weighting": weighting, "batch_size": batch_size}
-        scores = sum(
-            self.draw_errors(latents, prompts, image_rows, prompt_rows, timestep, noise, **options)
-            for timestep, noise in zip(timesteps, noises, strict=True)
-        )
+        scores = torch.zeros(len(image_rows))
+        for timestep, noise in zip(timesteps, noises, strict=True):
+            scores += self.draw_errors(latents, prompts, image_rows, prompt_rows, timestep, noise, **options)
         return (scores / num_draws).view(len(latents), candidates)
 
     def draws(
@@ -373,7 +383,8 @@ class DiffusionTeacher(nn.Module):
         """
         timestep_range = timestep_range or (0, self.num_timesteps - 1)
         self.check_timestep_range(timestep_range)
-        timesteps = torch.from_numpy(np.linspace(*timestep_range, num_draws).round().astype(np.int64))
+        first, last = timestep_range
+        timesteps = torch.from_numpy(np.linspace(first, last, num_draws).round().astype(np.int64))
         noises = torch.randn(
             (num_draws, *(latent_shape or self.latent_shape)), generator=torch.Generator().manual_seed(seed)
         )

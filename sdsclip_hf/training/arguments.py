@@ -9,6 +9,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from sdsclip_hf import shapes
+from sdsclip_hf.common.launching import HELP
 from sdsclip_hf.common.resources import find_config
 from sdsclip_hf.config import SDSCLIPConfig, knob
 
@@ -96,6 +97,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, SDSCLIPConfig),
         description="Fine-tune CLIP by diffusion distillation (arXiv 2307.09233) and ranking distillation.",
+        epilog=HELP,
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -15,6 +15,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from sdsclip_hf.benchmarks import expand
 from sdsclip_hf.benchmarks.sources import commit_of
 from sdsclip_hf.common.checkpoints import write_json
+from sdsclip_hf.common.launching import started_its_processes
 from sdsclip_hf.common.resources import versions
 from sdsclip_hf.config import SDSCLIPConfig, as_yaml
 from sdsclip_hf.data.images import BAD_IMAGES_FILE
@@ -110,7 +111,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
 def _commands(folder: Path, command: str, config: SDSCLIPConfig) -> tuple[str, ...]:
     """What is typed to get here: before this command, those of the run that it goes on with."""
     typed = f"sdsclip {command}"
-    if config.world_size > 1:
+    if config.world_size > 1 and not started_its_processes():
         arguments = command.removeprefix("finetune")
         typed = f"accelerate launch --num_processes {config.world_size} recipes/finetune.py{arguments}"
     earlier = folder / RUN_ARGUMENTS_FILE

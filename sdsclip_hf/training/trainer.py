@@ -4,6 +4,7 @@ from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 
+import datasets
 import torch
 import torch.distributed.nn
 from peft import PeftConfig
@@ -41,6 +42,8 @@ from sdsclip_hf.training.parts import (
 )
 from sdsclip_hf.training.sharding import is_sharded, prepare_student, whole_weights
 from sdsclip_hf.training.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up, prompts_of
+
+Pictures = datasets.Dataset | datasets.IterableDataset | Dataset  # the last is torch's, as of CaptionedImages
 
 
 class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
@@ -86,8 +89,8 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
         model: CLIPModel | str | Path,
         args: SDSCLIPConfig | None = None,
         teacher: DiffusionTeacher | str | Path | None = None,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        train_dataset: Pictures | None = None,
+        eval_dataset: Pictures | dict[str, Pictures] | None = None,
         processing_class: CLIPProcessor | None = None,
         peft_config: PeftConfig | None = None,
         **kwargs,
