@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sdsclip_hf.commands.terminal import hush_libraries
+from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.evaluation.evaluate_models import evaluate_models, report
 from sdsclip_hf.losses import WEIGHTINGS
 from sdsclip_hf.metrics.install import install_quietly

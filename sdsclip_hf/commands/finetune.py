@@ -5,9 +5,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from sdsclip_hf.commands.terminal import hush_libraries
 from sdsclip_hf.common.launching import start_processes
 from sdsclip_hf.common.processes import end_process_group
+from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.training.arguments import parse_arguments, without_token
 from sdsclip_hf.training.finetune import finetune

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from sdsclip_hf.commands.terminal import hush_libraries
 from sdsclip_hf.common.checkpoints import write_json
+from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.planning import plan as planning

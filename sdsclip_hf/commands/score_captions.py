@@ -7,9 +7,9 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from sdsclip_hf.commands.terminal import hush_libraries
 from sdsclip_hf.common.launching import HELP, start_processes
 from sdsclip_hf.common.processes import end_process_group
+from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.data.scores import SCORES_FILE
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.scoring.arguments import ScoringArguments

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from sdsclip_hf.commands.terminal import hush_libraries
 from sdsclip_hf.common.resources import find_config
+from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.study import study
 from sdsclip_hf.study.settings import quick

@@ -115,7 +115,8 @@ def evaluate_benchmarks(scorer: Scorer, specs: Sequence[str]) -> Results:
 
     ```python
     from sdsclip_hf import ClipScorer
-    from sdsclip_hf.evaluation.results import evaluate_benchmarks, table
+    from sdsclip_hf.evaluation.results import evaluate_benchmarks
+    from sdsclip_hf.evaluation.tables import table
     from sdsclip_hf.shapes import model_path
     from sdsclip_hf.students.sdsclip_model import load_clip
 

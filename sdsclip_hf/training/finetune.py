@@ -4,38 +4,35 @@ import json
 import logging
 import shutil
 import time
-from functools import lru_cache
 from pathlib import Path
 
 import datasets
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import set_seed
 
 from sdsclip_hf.benchmarks import expand
 from sdsclip_hf.benchmarks.sources import commit_of
 from sdsclip_hf.common.checkpoints import write_json
 from sdsclip_hf.common.launching import started_its_processes
 from sdsclip_hf.common.resources import versions
-from sdsclip_hf.config import SDSCLIPConfig, as_yaml
+from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.images import BAD_IMAGES_FILE
-from sdsclip_hf.data.loading import load_image_captions
-from sdsclip_hf.evaluation import plots
-from sdsclip_hf.evaluation.results import cached_benchmark, evaluate_benchmarks
-from sdsclip_hf.evaluation.scorers import ClipScorer
+from sdsclip_hf.evaluation.results import cached_benchmark
 from sdsclip_hf.evaluation.tables import main_line
-from sdsclip_hf.training.arguments import Arguments, DataArguments, ModelArguments
+from sdsclip_hf.training.arguments import Arguments, DataArguments
+from sdsclip_hf.training.beside import ComparedRuns
 from sdsclip_hf.training.compared import config_of
 from sdsclip_hf.training.hub_trainer import RUN_ARGUMENTS_FILE
 from sdsclip_hf.training.output_dir import claim_output_dir
-from sdsclip_hf.training.report import LOSSES_PLOT, announce, next_steps, report
+from sdsclip_hf.training.record import as_yaml
+from sdsclip_hf.training.report import announce, next_steps, report
+from sdsclip_hf.training.runs import cached_data, make_trainer, score
 from sdsclip_hf.training.trainer import SDSCLIPTrainer
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
-
-_cached_data = lru_cache(maxsize=2)(load_image_captions)  # the same for a run and those that it is compared with
 
 
 def finetune(arguments: Arguments, name: str, command: str) -> dict:
@@ -47,7 +44,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         command: what was typed, for the record.
     """
     model, data, config = arguments
-    _cached_data.cache_clear()  # files may have changed since another run in this process
+    cached_data.cache_clear()  # files may have changed since another run in this process
     state = PartialState()
     if state.is_main_process:
         claim_output_dir(data, config, name)
@@ -60,7 +57,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         for benchmark in expand([*data.test_benchmarks, *(config.benchmarks or [])]):
             cached_benchmark(benchmark)
         to_compare = {name: config_of(name, options, config) for name, options in (data.compare or {}).items()}
-        trainer = _make_trainer(model, data, config, data.label)
+        trainer = make_trainer(model, data, config, data.label)
         next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
         set_seed(config.seed)
     except BaseException:
@@ -82,25 +79,28 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     if state.is_main_process:
         announce(model, data, config, trainer.num_rows)
     results["before"] = _score_before(trainer, data, folder)
-    results["compared"] = _compare(model, data, to_compare, config)
+    compared = ComparedRuns(model, data, to_compare, config)
+    compared.begin()
     set_seed(config.seed)  # whatever was compared with
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     results["train_seconds"] = round(time.perf_counter() - started, 1)
     results["steps"] = trainer.state.global_step
     results["captions_cut"] = trainer.captions_cut
-    results["after"] = _score(trainer, data)
+    trainer.save_model(str(folder), _internal_call=True)  # whatever comes of the scores
+    results["after"] = score(trainer, data)
     if config.eval_strategy != "no" or data.eval_split_name:
         results["evaluation"] = trainer.evaluate()
+    results["compared"] = compared.finish()
     runs = {"before": results["before"], **results["compared"], data.label: results["after"]}
     trainer.card_facts |= {"scores": runs if results["after"] else {}, "sources": results["benchmarks"]}
     trainer.card_facts["train_seconds"] = None if config.resume_from_checkpoint else results["train_seconds"]
-    trainer.save_model(str(folder), _internal_call=True)
     trainer.accelerator.wait_for_everyone()
     if state.is_main_process:
         write_json(folder / RESULTS_FILE, results)
         report(results, runs, trainer.state.log_history, folder, next_steps(model, data, folder))
         trainer.create_model_card()  # anew, with the plots
+    compared.raise_error()
     if config.push_to_hub:
         commit = trainer.push_to_hub(f"{data.label}, {results['steps']} steps")
         if state.is_main_process:
@@ -127,76 +127,13 @@ def _revision(trainer: SDSCLIPTrainer) -> str | None:
     return commit_of(dataset) if isinstance(dataset, datasets.Dataset) else None
 
 
-def _make_trainer(
-    model: ModelArguments, data: DataArguments, config: SDSCLIPConfig, title: str, eval_data: bool = True
-) -> SDSCLIPTrainer:
-    source = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
-    train = _cached_data(
-        data.dataset_name,
-        split=data.train_split_name,
-        streaming=data.streaming,
-        max_samples=data.max_train_samples,
-        **source,
-    )
-    evaluation = None
-    if data.eval_split_name and eval_data:
-        evaluation = _cached_data(
-            data.dataset_name, split=data.eval_split_name, max_samples=data.max_eval_samples, **source
-        )
-    callbacks = []
-    if data.early_stopping_patience is not None and eval_data:
-        if config.metric_for_best_model is None or config.eval_strategy == "no":
-            raise ValueError(
-                "--early_stopping_patience needs to know what to watch and when; set, for instance, "
-                "--metric_for_best_model eval_loss --greater_is_better false --eval_strategy steps."
-            )
-        callbacks.append(EarlyStoppingCallback(data.early_stopping_patience))
-    trainer = SDSCLIPTrainer(
-        model=model.model_name_or_path,
-        teacher=model.teacher_name_or_path,
-        args=config,
-        train_dataset=train,
-        eval_dataset=evaluation,
-        callbacks=callbacks,
-    )
-    if trainer.progress is not None:
-        trainer.progress.title = title
-    return trainer
-
-
-def _score(trainer: SDSCLIPTrainer, data: DataArguments) -> dict:
-    scorer = ClipScorer(trainer.whole_student().base_clip, trainer.processing_class)
-    return evaluate_benchmarks(scorer, data.test_benchmarks)
-
-
 def _score_before(trainer: SDSCLIPTrainer, data: DataArguments, folder: Path) -> dict:
     """The scores of the untouched student; a resumed run keeps those of its start."""
     if trainer.args.resume_from_checkpoint and (folder / "before.json").exists():
         return json.loads((folder / "before.json").read_text())
-    scores = _score(trainer, data)
+    scores = score(trainer, data)
     if trainer.is_world_process_zero():
         write_json(folder / "before.json", scores)
         if scores:
             print(f"before: {main_line(scores)}\n", flush=True)
-    return scores
-
-
-def _compare(
-    model: ModelArguments, data: DataArguments, configs: dict[str, SDSCLIPConfig], main: SDSCLIPConfig
-) -> dict:
-    """The scores of the runs that this one is compared with; a resumed run keeps those that it has."""
-    path, scores = Path(main.output_dir) / "compared.json", {}
-    if main.resume_from_checkpoint and path.exists():
-        scores = json.loads(path.read_text())
-    for name, config in configs.items():
-        if name in scores:
-            continue
-        trainer = _make_trainer(model, data, config, name, eval_data=False)
-        trainer.train()
-        scores[name] = _score(trainer, data)
-        if trainer.is_world_process_zero():
-            write_json(path, scores)
-            if scores[name]:
-                print(f"{name}: {main_line(scores[name])}\n", flush=True)
-            plots.plot_losses(trainer.state.log_history, Path(trainer.args.output_dir) / LOSSES_PLOT)
     return scores

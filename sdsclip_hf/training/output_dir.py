@@ -39,18 +39,13 @@ def claim_output_dir(data: DataArguments, config: SDSCLIPConfig, name: str) -> N
             return
         print(f"{folder} has no whole checkpoint yet: starting at step 0.", flush=True)
     if folder.exists() and any(BAD_IMAGES_FILE not in path.name for path in folder.iterdir()):
-        if data.overwrite_output_dir:
-            _check_is_run(folder)
-        elif not resume:
+        if not (folder / RUN_ARGUMENTS_FILE).exists() and (data.overwrite_output_dir or not resume):
+            raise ValueError(
+                f"the output folder {folder} holds files that no run of this program wrote, and that none will delete. "
+                "Choose another --output_dir."
+            )
+        if not data.overwrite_output_dir and not resume:
             raise ValueError(
                 f"the output folder {folder} holds another run. Go on with it by --resume_from_checkpoint last, delete "
                 "it by --overwrite_output_dir, or choose another --output_dir."
             )
-
-
-def _check_is_run(folder: Path) -> None:
-    if not (folder / RUN_ARGUMENTS_FILE).exists():
-        raise ValueError(
-            f"the output folder {folder} holds files that no run of this program wrote; --overwrite_output_dir will not "
-            "delete them. Choose another --output_dir."
-        )

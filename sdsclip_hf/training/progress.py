@@ -21,6 +21,7 @@ class RunProgress(TrainerCallback):
     def __init__(self, title: str = "training", with_bar: bool | None = None):
         self.title = title
         self.with_bar = sys.stderr.isatty() if with_bar is None else with_bar
+        self.position = 0  # of its bar, where another process draws one, too
         self._bar: tqdm | None = None
         self._started = self._told = time.monotonic()
         self._first_step, self._held_out_step = 0, -1
@@ -84,7 +85,8 @@ class RunProgress(TrainerCallback):
         return f" ({tqdm.format_interval(seconds)} left)"
 
     def _open(self, title: str, total: int, initial: int) -> None:
-        self._bar = tqdm(desc=title, total=total, initial=initial, unit="step", dynamic_ncols=True, file=sys.stderr)
+        where = {"position": self.position, "leave": not self.position, "file": sys.stderr, "dynamic_ncols": True}
+        self._bar = tqdm(desc=title, total=total, initial=initial, unit="step", **where)
 
     def _advance(self, step: int) -> None:
         if self._bar is not None:

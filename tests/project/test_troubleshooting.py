@@ -28,7 +28,7 @@ HOLE = "\0"  # what a message fills in
 PLACEHOLDER = re.compile(r"…|(?<!\w)[A-Z][A-Z0-9_]*(?!\w)")
 FIRST_WORDS = 2  # constant words of a message that an entry must have, where the message has as many
 PUNCTUATION = "(“”\"',.;:)"
-OTHERS = {"--index-url": "pip", "--num_processes": "accelerate launch"}  # options of other programs
+OTHERS = {"--index-url": "pip"}  # options of other programs
 
 
 class Message(NamedTuple):
@@ -164,9 +164,11 @@ def test_the_page_is_read_rightly():
 def options_of_commands() -> dict[str, set[str]]:
     """Command -> its options, from the dataclasses and from what the parsers are told."""
     finetune = {f"--{field.name}" for part in (ModelArguments, DataArguments, SDSCLIPConfig) for field in fields(part)}
-    finetune |= {"--config"}
+    launching = {"--num_processes", "--accelerate_config"}
+    finetune |= {"--config", *launching}
     dataclasses = {"finetune": finetune, "plan": finetune | {f"--{field.name}" for field in fields(PlanArguments)}}
-    dataclasses["score-captions"] = {f"--{field.name}" for field in fields(ScoringArguments)}
+    dataclasses["doctor"] = finetune
+    dataclasses["score-captions"] = {f"--{field.name}" for field in fields(ScoringArguments)} | launching
     return {
         command: dataclasses.get(command, set())
         | declared(ROOT / "sdsclip_hf" / "commands" / f"{file}.py")

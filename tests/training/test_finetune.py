@@ -21,7 +21,7 @@ from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.commands.finetune import main
 from sdsclip_hf.evaluation.results import evaluate_benchmarks
 from sdsclip_hf.evaluation.scorers import ClipScorer
-from sdsclip_hf.training import finetune as finetune_module
+from sdsclip_hf.training import beside
 from sdsclip_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -183,10 +183,8 @@ def test_resumed_run_keeps_the_scores_that_it_compares_with(words, monkeypatch):
     options = {"compare": "{contrastive only: {lambda_sds: 0}}", "save_strategy": "steps", "save_steps": 1}
     main(words(test_benchmarks=["shapes:validation"], **options))
     first = json.loads(Path("out/results.json").read_text())["compared"]
-    trained, make = [], finetune_module._make_trainer
-    monkeypatch.setattr(
-        finetune_module, "_make_trainer", lambda *parts, **more: trained.append(parts) or make(*parts, **more)
-    )
+    trained, make = [], beside.make_trainer
+    monkeypatch.setattr(beside, "make_trainer", lambda *parts, **more: trained.append(parts) or make(*parts, **more))
     main(words(test_benchmarks=["shapes:validation"], resume_from_checkpoint="last", **options))
     assert json.loads(Path("out/results.json").read_text())["compared"] == first
     assert len(trained) == 1
