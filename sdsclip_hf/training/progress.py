@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 TERMS = ("contrastive", "sds", "ranking", "cosine")
-SECONDS_BETWEEN_LINES = 10
+SECONDS_BETWEEN_LINES = 20
 
 
 class RunProgress(TrainerCallback):
@@ -15,7 +15,7 @@ class RunProgress(TrainerCallback):
 
     Args:
         title: what to call the run.
-        with_bar: whether bars are drawn; else lines are printed, at most one in ten seconds beside the last.
+        with_bar: whether bars are drawn; else lines are printed, at most one in twenty seconds beside the last.
     """
 
     def __init__(self, title: str = "training", with_bar: bool | None = None):
