@@ -64,7 +64,7 @@ class CaptionedImages:
     def _example(self, row: dict, number: int) -> dict | None:
         """One picture and one caption, or None when the picture cannot be read."""
         try:
-            picture, digest = self._picture(row[self.image_column], number)
+            picture, digest = self._picture(row, number)
         except OSError as error:
             self.bad_images.record(self._name_of_image(row, number), error)
             return None
@@ -74,8 +74,9 @@ class CaptionedImages:
         example = picture | {"caption": item.caption}
         return example | {"item": item} if self.with_candidates else example
 
-    def _picture(self, cell, number: int) -> tuple[dict, str | None]:
+    def _picture(self, row: dict, number: int) -> tuple[dict, str | None]:
         """A row's picture as an example holds it, and its digest where scores are looked up by it."""
+        cell = row[self.image_column]
         image = read_image(cell)
         return {"image": image}, None if self.scores is None else picture_digest(cell, image)
 
@@ -157,14 +158,21 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         if image_processor is not None:
             self._kept = _kept_images(self.source._fingerprint, self.image_column, image_processor.to_json_string())
 
-    def _picture(self, cell, number: int) -> tuple[dict, str | None]:
+    def _picture(self, row: dict, number: int) -> tuple[dict, str | None]:
         if self.image_processor is None:
-            return super()._picture(cell, number)
+            return super()._picture(row, number)
         if number not in self._kept:
+            cell = row[self.image_column]
             image = read_image(cell)
             pixels = self.image_processor([image], return_tensors="pt").pixel_values[0]
-            self._kept[number] = {"pixel_values": pixels}, picture_digest(cell, image)
-        return self._kept[number]
+            self._kept[number] = {"pixel_values": pixels}, picture_digest(cell, image), row[self.caption_column]
+        return self._kept[number][:2]
+
+    def _row(self, number: int) -> dict:
+        """A row of the dataset; of one whose picture is kept its captions alone."""
+        if self.image_processor is None or number not in self._kept:
+            return self.source[number]
+        return {self.image_column: None, self.caption_column: self._kept[number][2]}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -199,7 +207,7 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
             raise IndexError(f"row {number} does not exist; the dataset has {len(self)}.")
         for offset in range(len(self)):
             row_number = (number + offset) % len(self)
-            example = self._example(self.source[row_number], row_number)
+            example = self._example(self._row(row_number), row_number)
             if example is not None:
                 return example
         raise BadImageError(
@@ -209,8 +217,8 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
 
 
 @lru_cache(maxsize=2)  # one to train on and one to evaluate on
-def _kept_images(fingerprint: str, image_column: str, image_processor: str) -> dict[int, tuple[dict, str]]:
-    """Row -> its prepared picture and the digest: empty at first, and the same for equal arguments."""
+def _kept_images(fingerprint: str, image_column: str, image_processor: str) -> dict[int, tuple[dict, str, object]]:
+    """Row -> its prepared picture, the digest and its captions: empty at first, and the same for equal arguments."""
     return {}
 
 

@@ -16,7 +16,7 @@ def config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIP
 
     Args:
         name: of the run.
-        options: those that differ from the main run's.
+        options: those that differ from the main run's; ``{output_dir}`` in a text stands for that run's own folder.
         config: the main run's.
 
     Raises:
@@ -30,6 +30,10 @@ def config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIP
     kept = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
     kept |= {"resume_from_checkpoint": None, "push_to_hub": False, "report_to": "none"}
     kept["output_dir"] = str(Path(config.output_dir) / "compared" / re.sub(r"\W+", "_", name).strip("_"))
+    options = {
+        option: value.replace("{output_dir}", kept["output_dir"]) if isinstance(value, str) else value
+        for option, value in options.items()
+    }
     taken = sorted(option for option in options if option in kept or option.startswith("hub_"))
     if taken:
         raise ValueError(

@@ -78,9 +78,9 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     trainer.card_facts["commands"] = commands
     if state.is_main_process:
         announce(model, data, config, trainer.num_rows)
-    results["before"] = _score_before(trainer, data, folder)
     compared = ComparedRuns(model, data, to_compare, config)
     compared.begin()
+    results["before"] = _score_before(trainer, data, folder)
     set_seed(config.seed)  # whatever was compared with
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
