@@ -76,7 +76,7 @@ class PromptCache:
             missing = [n for n in range(-(-len(captions) // CHUNK)) if not _chunk(folder, n).is_file()]
         missing = broadcast_object_list([missing])[0]
         mine = missing[state.process_index :: state.num_processes]
-        for number in tqdm(mine, "encoding captions", disable=None, disable=not state.is_main_process or not mine):
+        for number in tqdm(mine, "encoding captions", disable=None if state.is_main_process and mine else True):
             part = captions[number * CHUNK : (number + 1) * CHUNK]
             prompts = teacher.encode_captions(part, batch_size).cpu().contiguous()
             as_bytes = [prompt.flatten().view(torch.uint8).numpy().tobytes() for prompt in prompts]
