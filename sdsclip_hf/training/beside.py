@@ -21,6 +21,7 @@ from sdsclip_hf.training.arguments import DataArguments, ModelArguments
 from sdsclip_hf.training.report import LOSSES_PLOT
 from sdsclip_hf.training.runs import make_trainer, score
 
+ERRORS = (ValueError, OSError, FloatingPointError)
 STEPS_THAT_PAY = 300  # a process of its own takes some ten seconds to begin
 
 
@@ -63,13 +64,16 @@ class ComparedRuns:
     def finish(self) -> dict[str, dict]:
         """Make what is left, wait for the other process, and return run -> scores in the order of the configurations."""
         if self._thread is not None:
-            self._make_all()
+            try:
+                self._make_all()
+            except ERRORS as error:  # what the main run gave is to be written first
+                self._error = error
             self._thread.join()
             torch.set_num_threads(self._threads)
         return {name: self.scores[name] for name in self.configs if name in self.scores}
 
     def raise_error(self) -> None:
-        """Raise what stopped a run in the other process, if anything did."""
+        """Raise what stopped one of the runs since [`begin`], if anything did."""
         if self._error is not None:
             raise self._error
 
@@ -91,15 +95,19 @@ class ComparedRuns:
             process.start()
             sender.close()  # so that its end is noticed here
             try:
-                scores, self._error = receiver.recv()
+                scores, error = receiver.recv()
             except EOFError:
                 process.join()
-                self._error = OSError(
-                    f"the run {name!r} was compared with in a process that ended with exit code {process.exitcode}; its "
-                    "memory may not have sufficed. The same command with --resume_from_checkpoint last makes it again."
+                scores, error = (
+                    None,
+                    OSError(
+                        f"the run {name!r} was compared with in a process that ended with exit code {process.exitcode}; its "
+                        "memory may not have sufficed. The same command with --resume_from_checkpoint last makes it again."
+                    ),
                 )
             process.join()
-            if self._error is not None:
+            if error is not None:
+                self._error = error
                 return
             self._keep(name, scores)
 
@@ -154,7 +162,7 @@ def _make_apart(
     torch.set_num_threads(threads)
     try:
         sender.send((_make(model, data, name, config, _EndWithParent(parent)), None))
-    except (ValueError, OSError, FloatingPointError) as error:
+    except ERRORS as error:
         sender.send((None, type(error)(f"compare: {name!r}: {error}")))
 
 

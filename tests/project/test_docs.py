@@ -23,7 +23,7 @@ SHELL = [block for block in BLOCKS if block.kind != "python"]
 FIRST_COMMAND = "pip install -e . && accelerate launch recipes/finetune.py\n"
 OF_OTHERS = ("bash", "hf", "mkdocs", "npm", "pip", "pytest", "ruff")  # programs whose options are not ours
 # Options in the text that belong to other programs, or to another part of a command line than our own.
-FOREIGN = {"--index-url", "--nproc_per_node", "--config_file", "--strict", "--num_processes", "--accelerate_config"}
+FOREIGN = {"--index-url", "--nproc_per_node", "--config_file", "--strict"}
 
 
 def relative(page: Path) -> str:

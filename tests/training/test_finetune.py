@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -177,6 +178,28 @@ def test_runs_to_compare_with_are_scored_from_the_same_start_and_only_scored(wor
     assert "3 runs from the same start: contrastive only, + L_SDS 9, mine." in printed
     assert not list(Path("out/compared").rglob("*.safetensors"))
     assert (Path("out/compared/contrastive_only/losses.png")).stat().st_size > 1000
+
+
+def test_runs_beside_the_main_run_score_alike_and_their_failure_loses_nothing(words, monkeypatch):
+    monkeypatch.setattr(beside, "STEPS_THAT_PAY", 1)
+    monkeypatch.setattr(beside, "_cores", lambda: 2)
+    threads, compare = torch.get_num_threads(), "{as the main run: {}, lost: {learning_rate: 1.0e+30}}"
+    with pytest.raises(SystemExit, match=r"term is (nan|inf)"):
+        main(words(test_benchmarks=["shapes:validation"], compare=compare, learning_rate=0.05))
+    results = json.loads(Path("out/results.json").read_text())
+    assert results["compared"] == {"as the main run": results["after"]}
+    assert results["after"] != results["before"] and Path("out/model.safetensors").exists()
+    assert json.loads(Path("out/compared.json").read_text()) == results["compared"]
+    assert torch.get_num_threads() == threads
+
+
+def test_a_process_beside_the_main_run_that_is_killed_is_told(words, monkeypatch):
+    monkeypatch.setattr(beside, "STEPS_THAT_PAY", 1)
+    monkeypatch.setattr(beside, "_cores", lambda: 2)
+    monkeypatch.setattr(beside, "_make_apart", os._exit)  # takes the arguments of none of them
+    with pytest.raises(SystemExit, match="'other' was compared with in a process that ended with exit code"):
+        main(words(compare="{other: {lambda_sds: 2.0}}"))
+    assert json.loads(Path("out/results.json").read_text())["compared"] == {}
 
 
 def test_resumed_run_keeps_the_scores_that_it_compares_with(words, monkeypatch):
