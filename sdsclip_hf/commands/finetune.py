@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments, name = parse_arguments(options)
         finetune(arguments, name, shlex.join(["finetune", *without_token(argv)]))
         end_process_group()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command with --resume_from_checkpoint last goes on from the last checkpoint")
     except (ValueError, OSError, FloatingPointError) as error:
         logger.debug("the traceback of the error below", exc_info=True)
         sys.exit(f"error: {error}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from sdsclip_hf.common.processes import cores
 from sdsclip_hf.common.resources import recipes_dir
 
 HELP = (
@@ -90,20 +91,20 @@ def _launch_arguments(number: int | None, config: str | None, rest: Sequence[str
     if int(settings.get("num_machines") or 1) == 1:
         arguments += ["--main_process_port", "0"]  # a free one
     if "OMP_NUM_THREADS" not in os.environ:  # processes that take all threads each hold one another up
-        arguments += ["--num_cpu_threads_per_process", str(max(1, (os.cpu_count() or 1) // number))]
+        arguments += ["--num_cpu_threads_per_process", str(max(1, cores() // number))]
     return arguments
 
 
 def _check(number: int, config: str | None, settings: dict, devices: int) -> None:
     """Raise where the launcher would start something else, or end in a traceback."""
     kind = str(settings.get("distributed_type", "NO"))
-    on_gpus = kind not in ("NO", "MULTI_GPU") or settings.get("mixed_precision", "no") not in ("no", False)
+    needs_gpus = kind not in ("NO", "MULTI_GPU") or settings.get("mixed_precision", "no") not in ("no", False)
     if number > 1 and not _distributed(settings):
         raise ValueError(
             f"--accelerate_config {config} starts one process, and --num_processes is {number}; give --accelerate_config "
             f"{PLAIN}, or --num_processes alone."
         )
-    if on_gpus and not devices and not settings.get("use_cpu"):
+    if needs_gpus and not devices and not settings.get("use_cpu"):
         raise ValueError(
             f"--accelerate_config {config} is for GPUs ({kind}, {settings.get('mixed_precision', 'no')}), and PyTorch finds "
             f"none here; --num_processes N or --accelerate_config {PLAIN} starts processes on CPUs."

@@ -1,5 +1,6 @@
 """What the processes of a run do together: they agree when it begins, and part when it ends."""
 
+import os
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,6 +11,11 @@ from accelerate import PartialState
 PAUSE = 0.5  # seconds
 # Options that may differ: where a process writes, and what it tells.
 OF_ONE_PROCESS = {"output_dir", "local_rank", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name"}
+
+
+def cores() -> int:
+    """Of this machine's, those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_agreement(options: Mapping[str, object], lengths: Mapping[str, int | None] = MappingProxyType({})) -> None:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
+from sdsclip_hf.common.processes import cores
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 
@@ -97,15 +97,11 @@ def check_device(case: Case) -> Iterator[Finding]:
     """What the run computes on."""
     if case.device.type == "cpu":
         spared = torch.accelerator.is_available() and "; the accelerator is left alone, by --use_cpu"
-        yield Finding("ok", "device", f"CPU, {_cores()} cores{spared or ''}")
+        yield Finding("ok", "device", f"CPU, {cores()} cores{spared or ''}")
         return
     count, kind = torch.accelerator.device_count(), case.device.type
     names = [getattr(torch, kind).get_device_name(i) for i in range(count)] if kind in ("cuda", "xpu") else [kind]
     yield Finding("ok", "device", f"{count} x {', '.join(dict.fromkeys(names))}")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_precision(case: Case) -> Iterator[Finding]:
@@ -152,11 +148,11 @@ def check_processes(case: Case) -> Iterator[Finding]:
             f"Set it to {max(1, whole // step) * step}, for instance.",
         )
     if case.device.type == "cpu":
-        if count > _cores():
-            found = f"{count} processes on {_cores()} cores: they wait for one another."
-            yield Finding("warn", "processes", found, f"Start {_cores()} at most.")
+        if count > cores():
+            found = f"{count} processes on {cores()} cores: they wait for one another."
+            yield Finding("warn", "processes", found, f"Start {cores()} at most.")
         else:
-            yield Finding("ok", "processes", f"{count} on {_cores()} cores")
+            yield Finding("ok", "processes", f"{count} on {cores()} cores")
     elif count > devices:
         raise Trouble(f"{count} processes on {devices} devices: each needs its own.", f"Start {devices} at most.")
     elif count < devices:

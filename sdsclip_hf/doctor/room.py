@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from sdsclip_hf.doctor.findings import Finding, Trouble, size
 from sdsclip_hf.doctor.hub_access import Hub
 from sdsclip_hf.planning.plan import num_steps
 from sdsclip_hf.planning.rehearsal import OPTIMIZER, STUDENT, StepCost, rehearse
+from sdsclip_hf.training.compared import run_beside
 from sdsclip_hf.training.output_dir import claim_output_dir
 
 BESIDE = {"cpu": 10**9}  # bytes that Python and the libraries take for themselves; on a GPU its context
@@ -60,19 +62,23 @@ def check_memory(case: Case) -> Iterator[Finding]:
         found = f"not looked at: the run has no {' and no '.join(dict.fromkeys(case.missing))} yet."
         yield Finding("warn", "memory", found, "Mend that first.")
         return
-    needed, name = 0, ""
+    needs: dict[str, int] = {}
     for run, config in case.configs.items():
         cost = rehearse(
             case.model.model_name_or_path, case.model.teacher_name_or_path, config, processes=case.processes
         )
         case.cost = case.cost or cost
-        if (bytes_of := sum(cost.memory.values())) > needed:
-            needed, name = bytes_of, run
+        needs[run] = sum(cost.memory.values())
+    (main, *others), names = case.configs.values(), list(needs)
+    together = bool(others) and case.processes == 1 and run_beside(main, others)
+    name = max(names[1:] if together else names, key=needs.get)
+    needed = needs[name] + (needs[names[0]] if together else 0)
     sharing = case.processes if case.device.type in ("cpu", "mps") else 1
     needed *= sharing
     free, where = free_memory(case.device), "of memory" if case.device.type in ("cpu", "mps") else "of the GPU's memory"
-    beside = BESIDE.get(case.device.type, BESIDE_OF_GPU) * sharing
+    beside = BESIDE.get(case.device.type, BESIDE_OF_GPU) * (2 if together else sharing)
     of_run = "" if name == "this run" else f" of {name!r}, which it is compared with"
+    of_run = f" of this run and of {name!r}, made at the same time," if together else of_run
     of_all = f", all {sharing} processes together" if sharing > 1 else ""
     found = f"a step{of_run} holds {size(needed)} of tensors{of_all}; {size(free)} {where} are free"
     remedy = (
@@ -93,7 +99,8 @@ def free_memory(device: torch.device) -> int:
     free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # no control group, or one without limit ("max")
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used)
+        cached = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+        free = min(free, limit - used + (int(cached[1]) if cached else 0))  # the files' cache is given back
     return free
 
 
@@ -118,8 +125,9 @@ def needs_of_run(case: Case) -> list[tuple[Path, str, int]]:
     needs = [(folder, f"{kept} checkpoints", kept * checkpoint_bytes(case.cost))]
     exports = 2 if case.config.push_to_hub else 1  # a push in mid-training has a copy of its own
     needs.append((folder, "exports", exports * whole))
-    if case.config.prompt_cache_dir:
-        needs.append((Path(case.config.prompt_cache_dir), "prompts", (case.pairs or 0) * case.cost.prompt_bytes))
+    caches = {config.prompt_cache_dir for config in case.configs.values() if config.prompt_cache_dir}
+    prompts = (case.pairs or 0) * case.cost.prompt_bytes
+    needs += [(Path(cache), "prompts", prompts) for cache in sorted(caches)]
     return needs
 
 

@@ -44,9 +44,9 @@ def files(name: str) -> dict[str, bytes]:
     """
     if name not in SHARED:
         raise ValueError(f"unknown metric {name!r}; choose from {', '.join(names())}.")
-    own = [path for path in (OWN / name).iterdir() if path.is_file()]
+    own = [file for file in (OWN / name).iterdir() if file.is_file()]
     shared = [OWN / "common" / file for file in (*SHARED[name], *OF_SPACES)]
-    return {path.name: path.read_bytes() for path in sorted([*own, *shared], key=lambda path: path.name)}
+    return {file.name: file.read_bytes() for file in sorted([*own, *shared], key=lambda file: file.name)}
 
 
 def path(name: str) -> str:

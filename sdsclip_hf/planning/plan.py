@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -59,7 +59,13 @@ class PlanArguments:
     train_pairs: int | None = knob(
         None, "Pairs of the training data, from which the number of steps follows; default: max_train_samples."
     )
-    processes: int = knob(1, "Processes of the run, of which one is planned; the others do the same.")
+    processes: int = field(
+        default=1,
+        metadata={
+            "help": "Processes of the run, of which one is planned; the others do the same.",
+            "aliases": ["--num_processes"],
+        },
+    )
     alternatives: bool = knob(True, "Whether other settings are planned, too, to compare with.")
     output_json: str | None = knob(None, "File that receives the plan.")
 

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks.items import picture_key, read_picture
 from sdsclip_hf.common.checkpoints import fingerprint, write_json
+from sdsclip_hf.common.processes import cores
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.evaluation.results import cached_benchmark, evaluate_benchmarks, flatten
@@ -110,7 +110,7 @@ class Study:
     def _pool(self) -> ProcessPoolExecutor | nullcontext:
         if self.workers == 1:
             return nullcontext()
-        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        threads = max(1, cores() // self.workers)
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(self.workers, context, initializer=torch.set_num_threads, initargs=(threads,))
 

@@ -57,8 +57,8 @@ class DataArguments:
     )
     compare: dict | str | None = knob(
         None,
-        "Further runs from the same start, made before this one and only scored: name -> options that differ, as yaml "
-        "or json.",
+        "Further runs from the same start, made before this one or at the same time, and only scored: name -> options that "
+        "differ, as yaml or json.",
     )
     about: str | None = knob(None, "What is told before the run, e.g. how long it takes.")
     label: str = knob("after", "What to call this run in tables and plots.")
@@ -120,7 +120,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     if left:  # without their values, which may be secrets
         named = [word.partition("=")[0] for word in left if word.startswith("-")] or ["(values without an option)"]
         raise ValueError(f"unknown options {', '.join(named)}; see --help for those there are.")
-    if model.teacher_name_or_path is None and config.lambda_sds and model.model_name_or_path in BUNDLED_STUDENTS:
+    with_teacher = config.lambda_sds or any((one or {}).get("lambda_sds") for one in (data.compare or {}).values())
+    if model.teacher_name_or_path is None and with_teacher and model.model_name_or_path in BUNDLED_STUDENTS:
         model.teacher_name_or_path = "shapes/teacher"
     name = Path(chosen).stem if chosen else "finetune"
     if "output_dir" not in given and not (chosen and "output_dir" in settings):

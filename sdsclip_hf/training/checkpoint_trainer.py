@@ -15,7 +15,7 @@ WEIGHTS_FILE = "model.safetensors"
 class CheckpointTrainer(HubTrainer):
     """[`HubTrainer`] whose checkpoints hold what trains, whose exports are plain CLIPs, and whose runs stop at NaN.
 
-    A subclass gives ``whole_student()``, ``identity()`` and ``processing_class``.
+    A subclass gives ``whole_student()``, and what tells its run from others: see [`SDSCLIPTrainer`].
     """
 
     _saving_checkpoint = False
@@ -75,6 +75,7 @@ class CheckpointTrainer(HubTrainer):
         }
 
     def check_finite(self, terms: dict[str, Tensor]) -> None:
+        """Raise FloatingPointError where a term, a scalar by its name, is NaN or infinite; it tells how to go on."""
         for name, term in terms.items():
             if not torch.isfinite(term):
                 raise FloatingPointError(

@@ -2,17 +2,27 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from sdsclip_hf.common.processes import cores
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.training.arguments import as_typed
 
+STEPS_THAT_PAY = 300  # a process of its own takes some ten seconds to begin
+
+
+def run_beside(main: SDSCLIPConfig, compared: Sequence[SDSCLIPConfig]) -> bool:
+    """Whether runs are made at the same time as the main one: on CPUs with a core to spare, and where that pays."""
+    alone = main.world_size == 1 and main.device.type == "cpu" and cores() > 1 and main.dataloader_num_workers == 0
+    return alone and sum(max(0, config.max_steps) for config in compared) >= STEPS_THAT_PAY
+
 
 def config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIPConfig:
-    """The configuration of a run to compare with: nothing of it is kept but its scores.
+    """The configuration of a run to compare with: kept are its scores and its losses.
 
     Args:
         name: of the run.

@@ -77,21 +77,20 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
     trainer.card_facts |= {"dataset_name": data.dataset_name, "dataset_revision": results["dataset_revision"]}
     trainer.card_facts["commands"] = commands
     if state.is_main_process:
-        announce(model, data, config, trainer.num_rows)
-    compared = ComparedRuns(model, data, to_compare, config)
-    compared.begin()
-    results["before"] = _score_before(trainer, data, folder)
-    set_seed(config.seed)  # whatever was compared with
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-    results["train_seconds"] = round(time.perf_counter() - started, 1)
-    results["steps"] = trainer.state.global_step
-    results["captions_cut"] = trainer.captions_cut
-    trainer.save_model(str(folder), _internal_call=True)  # whatever comes of the scores
-    results["after"] = score(trainer, data)
-    if config.eval_strategy != "no" or data.eval_split_name:
-        results["evaluation"] = trainer.evaluate()
-    results["compared"] = compared.finish()
+        announce(model, data, config, trainer.num_rows, trainer.get_total_train_batch_size(config))
+    with ComparedRuns(model, data, to_compare, config) as compared:
+        results["before"] = _score_before(trainer, data, folder)
+        set_seed(config.seed)  # whatever was compared with
+        started = time.perf_counter()
+        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+        results["train_seconds"] = round(time.perf_counter() - started, 1)
+        results["steps"] = trainer.state.global_step
+        results["captions_cut"] = trainer.captions_cut
+        trainer.save_model(str(folder), _internal_call=True)  # whatever comes of the scores
+        results["after"] = score(trainer, data)
+        if config.eval_strategy != "no" or data.eval_split_name:
+            results["evaluation"] = trainer.evaluate()
+        results["compared"] = compared.finish()
     runs = {"before": results["before"], **results["compared"], data.label: results["after"]}
     trainer.card_facts |= {"scores": runs if results["after"] else {}, "sources": results["benchmarks"]}
     trainer.card_facts["train_seconds"] = None if config.resume_from_checkpoint else results["train_seconds"]

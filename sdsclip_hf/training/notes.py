@@ -42,9 +42,11 @@ class NotingTrainer(Trainer):
 
     def _take_over_progress(self) -> RunProgress | None:
         """[`RunProgress`] in place of Trainer's bar, or of its printing where there is none; a notebook keeps its table."""
-        replaced = [self.pop_callback(default) for default in (ProgressCallback, PrinterCallback)]
-        if not any(replaced):
+        callbacks = self.callback_handler.callbacks  # Trainer's own stands last, a user's may be of a subclass
+        default = next((one for one in reversed(callbacks) if type(one) in (ProgressCallback, PrinterCallback)), None)
+        if default is None:
             return None
+        callbacks.remove(default)
         progress = RunProgress(with_bar=False if self.args.disable_tqdm else None)
         self.add_callback(progress)
         return progress

@@ -1,5 +1,6 @@
 """How far a run is, with its terms' current values: one bar in a terminal, a line now and then elsewhere."""
 
+import re
 import sys
 import time
 
@@ -42,10 +43,12 @@ class RunProgress(TrainerCallback):
             self._tell_warmup(args, logs)
         elif "loss" in logs:
             self._tell(state, figures(logs))
-        elif "eval_loss" in logs and state.global_step != self._held_out_step:
-            self._held_out_step = state.global_step
-            told = {name.removeprefix("eval_"): value for name, value in logs.items()}
-            self._tell(state, f"held out: {figures(told)}", always=True)
+        elif state.global_step != self._held_out_step:
+            for prefix in [name.removesuffix("loss") for name in logs if re.fullmatch(r"eval_(\w+_)?loss", name)]:
+                told = {name.removeprefix(prefix): value for name, value in logs.items() if name.startswith(prefix)}
+                data = prefix.removeprefix("eval_").rstrip("_")
+                self._tell(state, f"held out{f', {data}' if data else ''}: {figures(told)}", always=True)
+                self._held_out_step = -1 if data else state.global_step  # of several sets each is told
 
     def on_train_end(self, args, state, control, **kwargs):
         self._close()

@@ -8,16 +8,26 @@ from transformers import TrainingArguments
 
 # Of TrainingArguments' own what decides a run even where it is left at its default, which may change with their version.
 DECIDING = {
-    *(
-        "learning_rate",
-        "lr_scheduler_type",
-        "warmup_steps",
-        "max_steps",
-        "num_train_epochs",
-        "gradient_accumulation_steps",
-    ),
-    *("optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "tf32"),
-    *("seed", "data_seed", "per_device_train_batch_size", "per_device_eval_batch_size", "dataloader_drop_last"),
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_steps",
+    "num_train_epochs",
+    "gradient_accumulation_steps",
+    "optim",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+    "tf32",
+    "seed",
+    "data_seed",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "dataloader_drop_last",
 }
 NOT_RECORDED = {"resume_from_checkpoint", "overwrite_output_dir"}
 

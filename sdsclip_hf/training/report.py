@@ -14,19 +14,17 @@ from sdsclip_hf.training.arguments import DataArguments, ModelArguments
 REPORT_FILE, MAIN_PLOT, WHOLE_PLOT, LOSSES_PLOT = "results.md", "scores.png", "scores_all.png", "losses.png"
 
 
-def announce(model: ModelArguments, data: DataArguments, config: SDSCLIPConfig, rows: int | None) -> None:
+def announce(model: ModelArguments, data: DataArguments, config: SDSCLIPConfig, rows: int | None, pairs: int) -> None:
     """Tell what is about to be done, and how long it takes where the configuration knows it.
 
     Args:
         rows: of the training data; None of a stream.
+        pairs: of one optimiser step, over all processes.
     """
     runs = [*(data.compare or {}), data.label] if data.compare else []
     length = f"{config.max_steps} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
     pictures = "as they come" if rows is None else f"{rows:,} rows"
-    lines = [
-        f"Fine-tuning {model.model_name_or_path} on {data.dataset_name} ({pictures}), {length} of "
-        f"{config.per_device_train_batch_size * config.world_size} pairs."
-    ]
+    lines = [f"Fine-tuning {model.model_name_or_path} on {data.dataset_name} ({pictures}), {length} of {pairs} pairs."]
     if runs:
         lines.append(f"{len(runs)} runs from the same start: {', '.join(runs)}.")
     if data.test_benchmarks:
@@ -73,7 +71,7 @@ def next_steps(model: ModelArguments, data: DataArguments, folder: Path) -> list
     install = "" if importlib.util.find_spec("gradio") else 'pip install "sdsclip_hf[demo]" && '
     demo = f"{install}sdsclip demo --model {tuned}"
     if is_bundled:
-        return [compare, demo, "sdsclip doctor --config lora_vit_b32_coco_sd15"]
+        return [compare, demo, "sdsclip doctor --config lora_vit_b32_coco_sd15  # what is missing here for a real one"]
     return [compare, demo, f"sdsclip finetune --config {tuned}/run.yaml --seed 1 --output_dir {tuned}-seed-1"]
 
 
@@ -93,8 +91,7 @@ def _as_markdown(results: dict, runs: dict, folder: Path) -> str:
     parts = [
         "# Results",
         f"`sdsclip {results['command']}`",
-        f"{results['steps']} steps of the main run in {results['train_seconds']:.0f} s. Scores in %, with 95 % intervals; a "
-        "tie counts as wrong.",
+        f"{results['steps']} steps of the main run. Scores in %, with 95 % intervals; a tie counts as wrong.",
         markdown(runs),
         f"![scores]({MAIN_PLOT})",
         f"![all scores]({WHOLE_PLOT})",

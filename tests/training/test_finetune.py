@@ -181,8 +181,8 @@ def test_runs_to_compare_with_are_scored_from_the_same_start_and_only_scored(wor
 
 
 def test_runs_beside_the_main_run_score_alike_and_their_failure_loses_nothing(words, monkeypatch):
-    monkeypatch.setattr(beside, "STEPS_THAT_PAY", 1)
-    monkeypatch.setattr(beside, "_cores", lambda: 2)
+    monkeypatch.setattr("sdsclip_hf.training.compared.STEPS_THAT_PAY", 1)
+    monkeypatch.setattr("sdsclip_hf.training.compared.cores", lambda: 2)
     threads, compare = torch.get_num_threads(), "{as the main run: {}, lost: {learning_rate: 1.0e+30}}"
     with pytest.raises(SystemExit, match=r"term is (nan|inf)"):
         main(words(test_benchmarks=["shapes:validation"], compare=compare, learning_rate=0.05))
@@ -194,8 +194,8 @@ def test_runs_beside_the_main_run_score_alike_and_their_failure_loses_nothing(wo
 
 
 def test_a_process_beside_the_main_run_that_is_killed_is_told(words, monkeypatch):
-    monkeypatch.setattr(beside, "STEPS_THAT_PAY", 1)
-    monkeypatch.setattr(beside, "_cores", lambda: 2)
+    monkeypatch.setattr("sdsclip_hf.training.compared.STEPS_THAT_PAY", 1)
+    monkeypatch.setattr("sdsclip_hf.training.compared.cores", lambda: 2)
     monkeypatch.setattr(beside, "_make_apart", os._exit)  # takes the arguments of none of them
     with pytest.raises(SystemExit, match="'other' was compared with in a process that ended with exit code"):
         main(words(compare="{other: {lambda_sds: 2.0}}"))
