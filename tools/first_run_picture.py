@@ -1,8 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["sdsclip_hf"]
-# [tool.uv.sources]
-# sdsclip_hf = { path = "..", editable = true }
+# dependencies = ["sdsclip_hf"]  # or from git: ["sdsclip_hf @ git+https://github.com/OWNER/sdsclip_hf"]
 # ///
 """Draw the README's picture, a swapped pair and the scores of its table: ``python tools/first_run_picture.py``."""
 

@@ -1,8 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["sdsclip_hf[candidates,demo,notebooks]"]
-# [tool.uv.sources]
-# sdsclip_hf = { path = "..", editable = true }
+# dependencies = ["sdsclip_hf[candidates,demo,notebooks]"]  # or from git: ["sdsclip_hf[candidates,demo,notebooks] @ git+https://github.com/OWNER/sdsclip_hf"]
 # ///
 """Run docs/notebooks from top to bottom, and keep the outputs: ``python tools/notebooks.py [NAME ...]``."""
 

@@ -335,8 +335,7 @@ def test_a_hub_that_stays_down_costs_no_step_and_one_command_finishes(hub, tmp_p
 
 ERRORS = """
 import json, os, sys
-from sdsclip_hf.training import finetune
-from sdsclip_hf.cards import push
+from sdsclip_hf.commands import finetune, push
 told = {}
 for name, (command, token, argv) in json.loads(sys.argv[1]).items():
     os.environ.pop("HF_TOKEN", None)

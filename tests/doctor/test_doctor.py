@@ -516,7 +516,7 @@ def test_a_float16_teacher_on_a_cpu_is_a_warning(folder_of_pairs):
 
 
 def test_processes_against_devices_and_the_contrastive_batch(clip_folder, folder_of_pairs, monkeypatch):
-    monkeypatch.setattr(machine, "_cores", lambda: 2)
+    monkeypatch.setattr(machine, "cores", lambda: 2)
     argv = local(clip_folder, folder_of_pairs, "--contrastive_batch_size", "64", "--per_device_train_batch_size", "8")
     found = {count: list(machine.check_processes(read_case(argv, count))) for count in (2, 4)}
     assert [one.status for of_count in found.values() for one in of_count] == ["ok", "warn"]

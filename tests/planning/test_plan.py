@@ -15,6 +15,7 @@ from sdsclip_hf.commands import cli
 from sdsclip_hf.commands.plan import parse_plan
 from sdsclip_hf.planning.plan import GIB, num_steps, plan
 from sdsclip_hf.planning.rehearsal import CHECKPOINTING
+from sdsclip_hf.shapes import model_path
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SHAPES = ("--model_name_or_path", "shapes/student", "--teacher_name_or_path", "shapes/teacher")
@@ -249,7 +250,7 @@ def test_the_device_s_speed_is_measured_where_none_is_given(monkeypatch):
         (["--tflops", "0"], "tflops is 0.0; it must be more than zero"),
         (["--model_name_or_path", "no/such"], r"could not load the CLIP model 'no/such'.*--model_name_or_path a local"),
         ([*SHAPES[:2], "--teacher_name_or_path", "no/such"], r"the teacher 'no/such'.*--teacher_name_or_path a local"),
-        (SHAPES[:2], "lambda_sds is above 0, but there is no teacher"),
+        (["--model_name_or_path", model_path("student")], "lambda_sds is above 0, but there is no teacher"),
         ([*SHAPES, "--latent_size", "3"], "latent_size 3 x 3 does not fit"),
         ([*SHAPES, "--timestep_range", "0", "5000"], "timestep_range 0 to 5000"),
     ],

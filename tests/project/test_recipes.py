@@ -65,6 +65,16 @@ def test_the_default_is_the_embedded_world_unless_a_model_or_dataset_is_named():
     assert name == "finetune" and other.max_steps != config.max_steps
 
 
+def test_the_bundled_teacher_goes_with_a_bundled_student_alone():
+    own_data, own_student = ["--dataset_name", "somewhere"], ["--model_name_or_path", "my/clip"]
+    compared = ["--lambda_sds", "0", "--compare", "{with it: {lambda_sds: 1}}"]
+    teachers = [
+        parse_arguments(argv)[0][0].teacher_name_or_path
+        for argv in (own_data, [*own_data, *compared], [*own_data, "--lambda_sds", "0"], own_data + own_student)
+    ]
+    assert teachers == ["shapes/teacher", "shapes/teacher", None, None]
+
+
 def test_the_options_page_is_up_to_date():
     spec = importlib.util.spec_from_file_location("options", ROOT / "tools/options.py")
     module = importlib.util.module_from_spec(spec)

@@ -69,6 +69,10 @@ def test_a_teacher_is_split_over_several_processes_alone(teacher_folder):
         shard_teacher(DiffusionTeacher.from_pretrained(teacher_folder), torch.device("cpu"), 1)
 
 
+def prepare(trainer: SimpleNamespace) -> None:
+    prepare_student(trainer.student, trainer.accelerator, trainer.args)
+
+
 def trainer_under(plugin: dict, precision: str = "no", trains: bool = False, **args) -> SimpleNamespace:
     """As much of a trainer as [`prepare_student`] looks at."""
     plugins = {f"{name}_plugin": SimpleNamespace(**settings) for name, settings in plugin.items()}
@@ -100,13 +104,13 @@ ZERO_2 = {"deepspeed": {"zero_stage": 2}}
 )
 def test_what_is_not_possible_with_a_split_student_is_refused_with_the_remedy(plugin, options, told):
     with pytest.raises(ValueError, match=told):
-        prepare_student(trainer_under(plugin, **options))
+        prepare(trainer_under(plugin, **options))
 
 
 def test_a_prepared_student_has_no_scalar_parameter_and_the_same_weights():
     trainer = trainer_under(FULL, precision="bf16", contrastive_batch_size=64)
     before = {name: tensor.clone() for name, tensor in trainer.student.state_dict().items()}
-    prepare_student(trainer)
+    prepare(trainer)
     assert all(parameter.ndim for parameter in trainer.student.parameters())
     random = torch.get_rng_state()
     after = trainer.student.rebuilt(trainer.student.state_dict())

@@ -241,7 +241,7 @@ def test_a_whole_checkpoint_is_left_whenever_saving_is_cut_short(make_trainer, t
         return stop
 
     if moment == "seal":
-        from sdsclip_hf.training import trainer as module
+        from sdsclip_hf.training import checkpoint_trainer as module
 
         monkeypatch.setattr(module, "seal", cut_short(module.seal))
     else:
