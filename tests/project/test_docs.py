@@ -23,7 +23,8 @@ SHELL = [block for block in BLOCKS if block.kind != "python"]
 FIRST_COMMAND = "pip install -e . && accelerate launch recipes/finetune.py\n"
 OF_OTHERS = ("bash", "hf", "mkdocs", "npm", "pip", "pyright", "pytest", "ruff")  # programs whose options are not ours
 # Options in the text that belong to other programs, or to another part of a command line than our own.
-FOREIGN = {"--index-url", "--nproc_per_node", "--config_file", "--strict"}
+FOREIGN = {"--index-url", "--nproc_per_node", "--config_file", "--strict", "--NAME", "--OPTION"}
+SCRIPTS = ("benchmarks/training.py", "tools/train_shapes.py", "recipes/emoji_to_dataset.py")
 # Of `hf jobs` and uv.
 OF_JOBS = {"--detach", "--dry-run", "--no-project", "--secrets", "--timeout", "--volume", "--with-editable"}
 OF_JOBS |= {"--flavor", "--label", "--namespace"}
@@ -160,7 +161,7 @@ def test_the_text_names_no_option_that_does_not_exist(execute, tmp_path):
     commands = re.findall(r'^    "([\w-]+)": \(', (ROOT / "sdsclip_hf/commands/cli.py").read_text(), re.MULTILINE)
     assert {"finetune", "evaluate", "plan", "space"} <= set(commands)
     asked = [f"sdsclip {name}" for name in commands] + ["sdsclip space push", "sdsclip metrics push"]
-    asked += [f"python {ROOT / script}" for script in ("benchmarks/training.py", "tools/train_shapes.py")]
+    asked += [f"python {ROOT / script}" for script in SCRIPTS]
     known = FOREIGN | {"--help"}
     for ask in asked:
         status, told = execute(tmp_path, "bash", f"{ask} --help")
