@@ -22,6 +22,8 @@ def plot_losses(log_history: list[dict], path: Path) -> None:
         "loss": ("loss", "total loss"),
         "contrastive": ("contrastive", "contrastive term"),
         "sds": ("sds", "distillation term"),
+        "ranking": ("ranking", "ranking term"),
+        "cosine": ("cosine", "cosine term"),
         "sds_gap": ("sds_gap", "gap to shuffled captions"),
         "latent_spread": ("latent_spread", "spread of z0 in a batch"),
         "grad_cosine": ("grad_cosine", "cosine of the terms' gradients"),
