@@ -795,7 +795,10 @@ def decoded(monkeypatch):
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("shards", [6, 3, 1])  # for two processes: whole shards in the first case, else rows
 @pytest.mark.parametrize("write", [None, write_parquet_folder])
-def test_processes_share_a_stream_each_pass_and_decode_their_own_rows_alone(write, shards, shuffled, tmp_path, decoded):
+def test_processes_share_a_stream_each_pass_and_decode_their_own_rows_alone(
+    write, shards, shuffled, tmp_path, decoded, monkeypatch
+):
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # seconds after each pass over parquet
     stream = table().to_iterable_dataset(num_shards=shards)
     if write is not None:
         stream = load_image_captions(write(tmp_path / "source"), streaming=True)
