@@ -16,6 +16,7 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 from datasets import ClassLabel, Features, List, Value
+from pictures import encoded
 from PIL import Image
 
 from sdsclip_hf.benchmarks import Benchmark, read_picture
@@ -23,12 +24,6 @@ from sdsclip_hf.benchmarks import Benchmark, read_picture
 BOX = {key: Value("float32") for key in "xywh"}
 WIDTH, HEIGHT = 30, 22
 JPEG_START = bytes([255, 216])
-
-
-def encoded(image: Image.Image, file_format: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format)
-    return buffer.getvalue()
 
 
 def noise(seed: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:

@@ -3,18 +3,19 @@
 import os
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import NamedTuple
 
 import datasets
-import fsspec
 from PIL import Image
+
+from sdsclip_hf.data.images import read_image
+from sdsclip_hf.data.pixels import to_rgb
 
 Box = tuple[float, float, float, float]
 
 
 class ImageFile(NamedTuple):
-    """A picture in a file.
+    """A picture in a file beside a benchmark's json. Its EXIF orientation is left out, as the benchmarks' authors do it.
 
     Args:
         path: the file.
@@ -33,12 +34,13 @@ class ImageFile(NamedTuple):
         return self
 
     def read(self) -> Image.Image:
-        with Image.open(self.path) as image:
-            return _shown(image, self.box)
+        return _shown(read_image(self.path, upright=False), self.box)
 
 
 class ImageCell(NamedTuple):
-    """A picture in the undecoded image column of a dataset.
+    """A picture in the undecoded image column of a dataset, read as training reads it.
+
+    Where a box tells the part that is shown, EXIF orientation is left out: boxes count stored pixels.
 
     Args:
         column: the dataset, of that column alone.
@@ -62,14 +64,11 @@ class ImageCell(NamedTuple):
 
     def read(self) -> Image.Image:
         cell = self.column[self.row][self.column.column_names[0]]
-        source = BytesIO(cell["bytes"]) if cell["bytes"] is not None else fsspec.open(cell["path"])  # maybe in a zip
-        with source as file, Image.open(file) as image:
-            return _shown(image, self.box)
+        return _shown(read_image(cell, upright=self.box is None), self.box)
 
 
 def _shown(image: Image.Image, box: Box | None) -> Image.Image:
-    """RGB and cropped as the benchmarks' authors do it; what has the box's size already is a crop made beforehand."""
-    image = image.convert("RGB")
+    """Cropped as the benchmarks' authors do it; what has the box's size already is a crop made beforehand."""
     if box is None:
         return image
     left, top, right, bottom = (round(edge) for edge in box)
@@ -106,7 +105,7 @@ def read_picture(picture: Picture) -> Image.Image:
         OSError: it cannot be read; the message names it.
     """
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        return to_rgb(picture)
     try:
         return picture.read()
     except Exception as error:  # there is hardly an exception that a decoder does not raise on some broken file

@@ -1,15 +1,17 @@
 """Pictures from whatever they are stored in: decoded to RGB, told apart by their content, and noted when unreadable."""
 
 import hashlib
+import io
 import os
 import re
+import stat
 from pathlib import Path
 
-import datasets
 import fsspec
-import numpy as np
 from filelock import FileLock
-from PIL import Image, ImageOps
+from PIL import Image
+
+from sdsclip_hf.data.pixels import to_rgb
 
 BAD_IMAGES_FILE = "bad_images.txt"
 PNG_SIGNATURE = b"\x89PNG\r\n"
@@ -19,40 +21,31 @@ class BadImageError(ValueError):
     """More images than allowed could not be read."""
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright RGB: EXIF rotation applied, transparency laid on white, 16-bit grey scaled to 8, any mode converted."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.float64)  # 32-bit ones may hold either depth
-        top = 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255
-        image = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
-
-
-def read_image(source: dict | str | os.PathLike | bytes | Image.Image) -> Image.Image:
+def read_image(source: dict | str | os.PathLike | bytes | Image.Image, upright: bool = True) -> Image.Image:
     """Decode what an undecoded image column holds: ``{"bytes", "path"}``, a path or URL, an image file's bytes, or a
     picture.
+
+    Args:
+        source: one of these.
+        upright: see [`to_rgb`].
 
     Raises:
         OSError: it cannot be read as an image.
         TypeError: it is none of these.
     """
-    if isinstance(source, (str, os.PathLike)):
-        source = {"path": str(source)}
-    elif isinstance(source, bytes):
-        source = {"bytes": source}
-    elif source is not None and not isinstance(source, (dict, Image.Image)):
+    if not isinstance(source, (dict, str, os.PathLike, bytes, Image.Image, type(None))):
         raise TypeError(
             f"{source!r:.80} is no image, but a {type(source).__name__}. Choose an --image_column that holds pictures, "
             "the bytes of image files, or their paths."
         )
     try:
-        if not isinstance(source, Image.Image):
-            source = datasets.Image().decode_example({"bytes": None, "path": None, **(source or {})})
-        return to_rgb(source)
+        if isinstance(source, Image.Image):
+            return to_rgb(source, upright)
+        encoded = _encoded_bytes(source)
+        if encoded is None:
+            raise ValueError("there is no picture")
+        with Image.open(io.BytesIO(encoded)) as image:
+            return to_rgb(image, upright)
     except Exception as error:  # there is hardly an exception that a decoder does not raise on some broken file
         raise OSError(str(error) or repr(error)) from error
 
@@ -82,7 +75,12 @@ def _encoded_bytes(source) -> bytes | None:
     if isinstance(source, dict):
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if isinstance(source, (str, os.PathLike)):
-        with fsspec.open(str(source)) as file:  # maybe in a zip, or a URL
+        if os.path.exists(source):
+            if not stat.S_ISREG(os.stat(source).st_mode):  # reading a pipe or a device may never end
+                raise OSError(f"{source} is no regular file")
+            return Path(source).read_bytes()
+        system, path = fsspec.core.url_to_fs(str(source))  # maybe in a zip, or a URL; fsspec.open would expand patterns
+        with system.open(path) as file:
             return file.read()
     return source if isinstance(source, bytes) else None
 

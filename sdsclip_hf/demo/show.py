@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from sdsclip_hf.data import pixels
 from sdsclip_hf.demo.base_model import find_base
 
 PAGE = Path(__file__).parent / "page"
@@ -27,4 +28,5 @@ def import_page():
     if importlib.util.find_spec("gradio") is None:
         raise ImportError('the page is made with gradio, which is not installed; pip install "sdsclip_hf[demo]"')
     sys.path.insert(0, str(PAGE))
+    sys.modules["pixels"] = pixels  # of which a Space gets a copy
     return importlib.import_module("app")

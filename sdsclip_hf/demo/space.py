@@ -12,6 +12,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.errors import expand
+from sdsclip_hf.data import pixels
 from sdsclip_hf.demo.base_model import find_base
 from sdsclip_hf.demo.show import PAGE
 from sdsclip_hf.hub.commits import check_login, check_repo_id, insist, push_folder
@@ -74,6 +75,7 @@ def write_space(folder: Path, model: str, base: str) -> None:
         base: the base model's Hub id.
     """
     shutil.copytree(PAGE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(pixels.__file__, folder)
     own_version = version("sdsclip_hf")
     settings = {"version": own_version, "models": {"Base": base, "Tuned": model}}
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from sdsclip_hf.common.errors import expand, explain_loading
+from sdsclip_hf.data.pixels import to_rgb
 from sdsclip_hf.losses import distillation_loss
 from sdsclip_hf.teachers.packing import pack_weights, unpack_weights
 from sdsclip_hf.teachers.pipeline_layout import check_layout, check_parts_fit, model_index
@@ -272,7 +273,7 @@ class DiffusionTeacher(nn.Module):
         """A picture as [`encode_images`] looks at it: RGB, resized and centre-cropped to the teacher's size."""
         factor = 2 ** (len(cast(Any, self._require_vae("crop pictures").config).block_out_channels) - 1)
         height, width = self.latent_shape[1] * factor, self.latent_shape[2] * factor
-        image = image.convert("RGB")
+        image = to_rgb(image)
         scale = max(height / image.height, width / image.width)
         if scale != 1:
             size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))

@@ -3,7 +3,6 @@
 import io
 import json
 import multiprocessing
-import os
 import tarfile
 import zipfile
 from collections import Counter
@@ -16,20 +15,20 @@ import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
 from conftest import make_clip, make_processor
+from pictures import encoded, noise_picture
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from sdsclip_hf.data import captioned_images
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.data.collator import ImageCaptionCollator
-from sdsclip_hf.data.images import BadImageError, BadImages, read_image, to_rgb
+from sdsclip_hf.data.images import BadImageError, BadImages, read_image
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.data.streams import PASSED_OVER, EndlessStream, StreamingImageCaptionDataset, as_training_data
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 ROWS = 6
 FEATURES = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
-EXIF_ORIENTATION = 0x0112
 
 
 @pytest.fixture(autouse=True)
@@ -40,16 +39,6 @@ def _own_cache(tmp_path, monkeypatch):
 
 def picture(number: int) -> Image.Image:
     return Image.new("RGB", (12, 10), (40 * number, 7, 0))
-
-
-def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def noise_picture() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 
 
 def table(count: int = ROWS) -> datasets.Dataset:
@@ -318,204 +307,6 @@ def test_broken_metadata_is_an_error_that_names_the_folder_and_the_reason(tmp_pa
     with pytest.raises((OSError, ValueError), match="pairs") as raised:
         load_image_captions(str(folder))
     assert "JSON" in str(raised.value)
-
-
-def pixels_of(data: bytes) -> np.ndarray:
-    image = read_image({"bytes": data, "path": None})
-    assert image.mode == "RGB"
-    return np.asarray(image).astype(int)
-
-
-def three(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[..., None], 3, axis=-1)
-
-
-UPRIGHT_FROM_STORED = {
-    1: lambda stored: stored,
-    2: np.fliplr,
-    3: lambda stored: np.rot90(stored, 2),
-    4: np.flipud,
-    5: lambda stored: stored.transpose(1, 0, 2),
-    6: lambda stored: np.rot90(stored, -1),
-    7: lambda stored: np.rot90(stored, 2).transpose(1, 0, 2),
-    8: lambda stored: np.rot90(stored, 1),
-}
-
-
-@pytest.mark.parametrize("orientation", UPRIGHT_FROM_STORED)
-def test_exif_rotated_pictures_come_out_upright(orientation):
-    stored = noise_picture()
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
-    expected = UPRIGHT_FROM_STORED[orientation](np.asarray(stored))
-    assert np.array_equal(pixels_of(encoded(stored, "PNG", exif=exif)), expected)
-    big = stored.resize((400, 320), Image.Resampling.BICUBIC)
-    from_jpeg = pixels_of(encoded(big, "JPEG", exif=exif, quality=95, subsampling=0))
-    assert np.abs(from_jpeg - UPRIGHT_FROM_STORED[orientation](np.asarray(big))).max() < 25
-
-
-def test_an_upright_picture_has_no_rotation_left_for_others_to_apply():
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 6
-    assert read_image(encoded(noise_picture(), exif=exif)).getexif().get(EXIF_ORIENTATION) is None
-
-
-def test_grey_becomes_three_equal_channels():
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(pixels_of(encoded(Image.fromarray(grey))), three(grey))
-
-
-def test_black_and_white_becomes_0_and_255():
-    bits = np.random.default_rng(0).integers(0, 2, (9, 11)).astype(bool)
-    assert np.array_equal(pixels_of(encoded(Image.fromarray(bits))), three(255 * bits.astype(int)))
-
-
-DEEP_GREY = np.linspace(0, 65535, 30 * 20).round().reshape(20, 30)
-
-
-def big_endian_tiff() -> bytes:
-    import struct
-
-    height, width = DEEP_GREY.shape
-    entries = [(256, 3, width), (257, 3, height), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 122)]
-    entries += [(277, 3, 1), (278, 3, height), (279, 4, DEEP_GREY.size * 2)]
-    fields = b"".join(
-        struct.pack(">HHI", tag, kind, 1) + (struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value))
-        for tag, kind, value in entries
-    )
-    head = b"MM\x00*" + struct.pack(">I", 8) + struct.pack(">H", len(entries)) + fields + struct.pack(">I", 0)
-    assert len(head) == 122
-    return head + DEEP_GREY.astype(">u2").tobytes()
-
-
-@pytest.mark.parametrize("source", ["png of I;16", "tiff of I;16", "tiff of I;16B", "tiff of I", "pgm"])
-def test_16_bit_grey_is_scaled_to_8_bits(source):
-    sixteen, thirty_two = Image.fromarray(DEEP_GREY.astype(np.uint16)), Image.fromarray(DEEP_GREY.astype(np.int32))
-    data = {
-        "png of I;16": lambda: encoded(sixteen),
-        "tiff of I;16": lambda: encoded(sixteen, "TIFF"),
-        "tiff of I;16B": big_endian_tiff,
-        "tiff of I": lambda: encoded(thirty_two, "TIFF"),
-        "pgm": lambda: b"P5 30 20 65535\n" + DEEP_GREY.astype(">u2").tobytes(),
-    }[source]()
-    assert Image.open(io.BytesIO(data)).mode in (source.rpartition(" ")[2], "I", "I;16")
-    assert np.array_equal(pixels_of(data), three(np.round(DEEP_GREY / 257)))
-
-
-def test_32_bit_grey_in_the_range_of_8_bits_keeps_its_values():
-    grey = np.arange(256).reshape(16, 16)
-    for kind in (np.int32, np.float32):
-        assert np.array_equal(np.asarray(to_rgb(Image.fromarray(grey.astype(kind)))), three(grey))
-
-
-def test_a_picture_that_was_opened_elsewhere_is_turned_upright_too():
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 6
-    opened = Image.open(io.BytesIO(encoded(noise_picture(), exif=exif)))
-    assert np.array_equal(np.asarray(to_rgb(opened)), np.rot90(np.asarray(noise_picture()), -1))
-
-
-def test_cmyk_is_converted_by_its_inks():
-    inks = np.random.default_rng(0).integers(0, 256, (10, 12, 4), dtype=np.uint8)
-    expected = (255.0 - inks[..., :3]) * (255.0 - inks[..., 3:]) / 255
-    assert np.abs(pixels_of(encoded(Image.fromarray(inks, "CMYK"), "TIFF")) - expected).max() <= 1
-    flat = Image.new("CMYK", (32, 32), (200, 30, 0, 40))
-    from_jpeg = pixels_of(encoded(flat, "JPEG", quality=95))
-    assert np.abs(from_jpeg - np.array([55, 225, 255]) * 215 / 255).max() < 6
-
-
-def palette_picture(**info) -> tuple[Image.Image, np.ndarray, np.ndarray]:
-    indices = np.arange(48, dtype=np.uint8).reshape(6, 8) % 5
-    colours = np.random.default_rng(1).integers(0, 256, (5, 3))
-    image = Image.fromarray(indices, "P")
-    image.putpalette(colours.flatten().tolist())
-    image.info.update(info)
-    return image, indices, colours
-
-
-def on_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    return (colours * alpha + 255.0 * (255 - alpha)) / 255
-
-
-def test_a_palette_is_looked_up():
-    image, indices, colours = palette_picture()
-    assert np.array_equal(pixels_of(encoded(image)), colours[indices])
-    assert np.array_equal(pixels_of(encoded(image, "GIF")), colours[indices])
-
-
-def test_the_transparent_colour_of_a_palette_becomes_white():
-    image, indices, colours = palette_picture(transparency=2)
-    expected = np.where((indices == 2)[..., None], 255, colours[indices])
-    assert np.array_equal(pixels_of(encoded(image)), expected)
-    assert np.array_equal(pixels_of(encoded(image, "GIF", transparency=2)), expected)
-
-
-def test_a_palette_with_half_transparent_colours_is_laid_on_white():
-    alpha = np.array([0, 60, 128, 200, 255])
-    image, indices, colours = palette_picture(transparency=bytes(alpha.tolist()))
-    expected = on_white(colours[indices], alpha[indices][..., None])
-    assert np.abs(pixels_of(encoded(image)) - expected).max() <= 1
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
-def test_an_alpha_channel_is_laid_on_white(mode, file_format):
-    values = np.random.default_rng(2).integers(0, 256, (10, 12, len(mode)), dtype=np.uint8)
-    expected = on_white(values[..., :-1].astype(float), values[..., -1:].astype(float))
-    got = pixels_of(encoded(Image.fromarray(values, mode), file_format, **({"lossless": True, "exact": True})))
-    assert np.abs(got - np.broadcast_to(expected, got.shape)).max() <= 1
-
-
-def test_a_transparent_colour_key_becomes_white():
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    got = pixels_of(encoded(Image.fromarray(grey), transparency=9))
-    assert np.array_equal(got, three(np.where(grey == 9, 255, grey)))
-    colours = np.asarray(noise_picture())
-    key = tuple(int(value) for value in colours[3, 4])
-    expected = np.where((colours == key).all(-1, keepdims=True), 255, colours)
-    assert np.array_equal(pixels_of(encoded(noise_picture(), transparency=key)), expected)
-
-
-def test_pictures_are_read_alike_from_bytes_paths_cells_and_pictures(tmp_path):
-    image, path = noise_picture(), tmp_path / "noise.png"
-    image.save(path)
-    data = encoded(image)
-    cells = (data, str(path), path, image, {"bytes": data, "path": None}, {"bytes": None, "path": str(path)})
-    for cell in (*cells, {"bytes": data}, {"path": str(path)}, {"bytes": data, "path": "elsewhere.png"}):
-        assert np.array_equal(np.asarray(read_image(cell)), np.asarray(image))
-
-
-def test_reading_leaves_no_file_open(tmp_path):
-    path = tmp_path / "noise.png"
-    noise_picture().save(path)
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    kept = [read_image(str(path)) for _ in range(20)]
-    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    assert len(kept) == 20 and after == before
-
-
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_a_truncated_image_is_an_error_and_never_a_partly_decoded_picture(file_format, share):
-    data = encoded(noise_picture(), file_format)
-    with pytest.raises(OSError):
-        read_image(data[: int(share * len(data))])
-
-
-def test_what_is_no_image_is_an_os_error(tmp_path):
-    (tmp_path / "text.png").write_text("words")
-    empty = {"bytes": None, "path": None}
-    misleading = {"bytes": b"", "path": str(tmp_path / "good.png")}
-    picture(1).save(tmp_path / "good.png")
-    for cell in (b"", b"words", str(tmp_path / "text.png"), str(tmp_path / "missing.png"), None, empty, misleading):
-        with pytest.raises(OSError):
-            read_image(cell)
-
-
-def test_a_bomb_is_an_os_error(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(OSError, match="bomb"):
-        read_image(encoded(noise_picture()))
 
 
 def test_a_column_that_holds_no_images_is_an_error_that_names_the_option():

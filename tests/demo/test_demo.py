@@ -294,7 +294,7 @@ def test_the_folder_of_a_space_is_whole_and_stands_alone(tmp_path):
     write_space(tmp_path, "org/tuned", "org/base")
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     kept = {path.relative_to(PAGE).as_posix() for path in PAGE.rglob("*") if path.suffix in (".py", ".md", ".txt")}
-    assert files == kept | {SETTINGS}
+    assert files == kept | {SETTINGS, "pixels.py"}
     assert json.loads((tmp_path / SETTINGS).read_text())["models"] == {"Base": "org/base", "Tuned": "org/tuned"}
     code = "import sys; sys.modules['sdsclip_hf'] = None; import preference; print(preference.compare)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, timeout=120)
@@ -305,7 +305,15 @@ def test_the_folder_of_a_space_is_whole_and_stands_alone(tmp_path):
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
         for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])
     }
-    assert imported - set(sys.stdlib_module_names) == {"gradio", "PIL", "preference", "torch", "transformers"}
+    assert imported - set(sys.stdlib_module_names) == {
+        "gradio",
+        "numpy",
+        "PIL",
+        "pixels",
+        "preference",
+        "torch",
+        "transformers",
+    }
 
 
 def test_the_card_of_a_space_is_filled_in(tmp_path):
@@ -334,7 +342,7 @@ def test_a_space_requires_what_the_package_does():
     lines = (PAGE / "requirements.txt").read_text().splitlines()
     ours = {requirement.name: requirement.specifier for requirement in map(Requirement, requires("sdsclip_hf"))}
     asked = [Requirement(line) for line in lines if not line.startswith("--")]
-    assert {requirement.name for requirement in asked} == {"pillow", "torch", "transformers"}
+    assert {requirement.name for requirement in asked} == {"numpy", "pillow", "torch", "transformers"}
     assert all(ours[requirement.name] == requirement.specifier for requirement in asked)
 
 

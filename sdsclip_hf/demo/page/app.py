@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import gradio as gr
+from PIL import Image
+from pixels import to_rgb
 from preference import ModelError, compare, draw_examples, load, show_error
 
 SETTINGS = Path(__file__).with_name("sdsclip_demo.json")
@@ -32,13 +34,20 @@ CSS = """
 def picture(label: str) -> gr.Image:
     """A place for a picture, which tells in plain words when a file cannot be read as one."""
     image = gr.Image(
-        label=label, alt_text=label, type="pil", sources=["upload", "clipboard"], height=240, min_width=240
+        label=label,
+        alt_text=label,
+        type="filepath",
+        image_mode=None,  # the file as it is: gradio would read transparency as black
+        sources=["upload", "clipboard"],
+        height=240,
+        min_width=240,
     )
     read = image.preprocess
 
     def preprocess(payload):
         try:
-            return read(payload)
+            path = read(payload)
+            return None if path is None else to_rgb(Image.open(path))
         except gr.Error:
             raise
         except Exception as error:  # whatever the file makes Pillow raise
