@@ -226,5 +226,6 @@ def hub_here(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf_cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the address that it began with
     monkeypatch.setenv("HF_TOKEN", WRITER)
     return hub

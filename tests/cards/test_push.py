@@ -306,7 +306,9 @@ def test_while_a_push_is_under_way_others_are_left_out_but_the_last(hub, tmp_pat
     assert late.fired == 1 and list(titles(hub, "org/tuned")) == ["after, 6 steps", "Training in progress, step 2"]
 
 
-@pytest.mark.parametrize("stage", ["create", "lfs_upload", "commit"])
+@pytest.mark.parametrize(
+    "stage", ["commit", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("create", "lfs_upload"))]
+)
 def test_a_hub_that_stays_down_costs_no_step_and_one_command_finishes(hub, tmp_path, stage):
     lay_base(hub)
     hub.fault(stage, status=503, times=None)
