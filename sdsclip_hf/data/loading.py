@@ -6,6 +6,7 @@ import datasets
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 
 from sdsclip_hf.common.errors import explain_loading
+from sdsclip_hf.data.local_files import local_source
 from sdsclip_hf.shapes import load_shapes
 
 
@@ -22,8 +23,9 @@ def load_image_captions(
     """Load a dataset of images and captions.
 
     Args:
-        name_or_path: a Hub id; a folder (imagefolder with metadata, parquet, webdataset tars, or one that
-            ``save_to_disk`` wrote); one parquet file; or ``shapes``, the embedded world.
+        name_or_path: a Hub id; a folder (imagefolder with metadata, parquet, webdataset tars, what img2dataset or
+            ``save_to_disk`` wrote); a parquet file, a tar, or a pattern of such files (``folder/*.tar``); or ``shapes``,
+            the embedded world.
         config_name: the dataset's configuration.
         split: which split, e.g. "train" or, except in a stream and for ``shapes``, "train[:10%]". What has no splits is
             all "train".
@@ -79,11 +81,8 @@ def _load(name_or_path: str, config_name: str | None, split: str, revision: str 
             return _take_split(datasets.load_from_disk(str(path)), split)
         except IndexError as error:  # datasets cannot read what it wrote for a dataset without rows
             raise ValueError("it has no rows; choose another split or source.") from error
-    if path.suffix == ".parquet" and path.is_file():
-        return datasets.load_dataset("parquet", data_files=str(path), split=split, streaming=streaming)
-    # The whole path, since a bare "csv" or "parquet" would be taken for the name of a builder.
-    name = str(path.resolve()) if path.is_dir() else name_or_path
-    return datasets.load_dataset(name, config_name, split=split, revision=revision, streaming=streaming)
+    source = local_source(name_or_path) or {"path": name_or_path}
+    return datasets.load_dataset(**source, name=config_name, split=split, revision=revision, streaming=streaming)
 
 
 def _take_split(loaded: datasets.Dataset | datasets.DatasetDict, split: str) -> datasets.Dataset:

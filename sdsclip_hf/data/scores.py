@@ -18,6 +18,7 @@ from huggingface_hub import hf_hub_download
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.errors import expand, explain_loading
+from sdsclip_hf.data.local_files import as_pattern
 from sdsclip_hf.losses import ranking_temperature, teacher_confidence
 
 logger = logging.getLogger(__name__)
@@ -121,10 +122,10 @@ class CandidateScores:
         with explain_loading("the scores", name, "--ranking_scores"):
             path = Path(name)
             if path.is_dir():
-                files = sorted(str(file) for file in path.resolve().glob("data/*.parquet"))
+                files = sorted(path.resolve().glob("data/*.parquet"))
                 if not files:
                     raise OSError("it has no data/*.parquet")
-                data = datasets.load_dataset("parquet", data_files=files, split="train")
+                data = datasets.load_dataset("parquet", data_files=list(map(as_pattern, files)), split="train")
             else:
                 data = datasets.load_dataset(name, split="train", revision=revision)
         found = content_fingerprint(data, settings)

@@ -10,6 +10,7 @@ import datasets
 from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks import parse, places
 from sdsclip_hf.common.errors import explain_loading
+from sdsclip_hf.data.local_files import BUILDERS, local_source
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble, size
 from sdsclip_hf.doctor.hub_access import Hub, Place, check_name
@@ -69,11 +70,12 @@ def _source(case: Case, hub: Hub) -> Place:
     """Where it is; a folder is not listed, since it may hold very many pictures."""
     name = case.data.dataset_name
     path = Path(name).expanduser()
-    if path.is_file() and path.suffix != ".parquet":
-        raise Trouble(f"{name} is no parquet file.", f"Give {OPTION} such a file, or the folder that it is in.")
+    if path.is_file() and path.suffix not in BUILDERS:
+        kinds = " and no ".join(BUILDERS)
+        raise Trouble(f"{name} is no {kinds} file.", f"Give {OPTION} such a file, or the folder that it is in.")
     if path.is_dir() and not any(path.iterdir()):
         raise Trouble(f"the folder {name} is empty.", f"Give {OPTION} a folder of images with their captions.")
-    if path.exists():
+    if path.exists() or local_source(name):
         return Place(name, {}, path, told=f"a local {'folder' if path.is_dir() else 'file'}")
     check_name(name, OPTION)
     if hub.unreachable is None:
@@ -107,12 +109,11 @@ def _contents(case: Case, hub: Hub, place: Place, scratch: Path) -> Contents:
 def _of_builder(case: Case, place: Place, scratch: Path) -> Contents:
     """As ``datasets`` sees it, by its own rules; of the rows at most the first is read."""
     data, path = case.data, place.folder
-    if path is not None and path.is_file():
-        source = {"path": "parquet", "data_files": str(path)}
-    else:
-        source = {"path": str(path.resolve()) if path else data.dataset_name, "name": data.dataset_config_name}
+    source = (path and local_source(str(path))) or {"path": data.dataset_name}
     revision = None if path else place.commit
-    builder = datasets.load_dataset_builder(**source, revision=revision, cache_dir=str(scratch))
+    builder = datasets.load_dataset_builder(
+        **source, name=data.dataset_config_name, revision=revision, cache_dir=str(scratch)
+    )
     files = builder.config.data_files or {}
     infos = builder.info.splits or {}
     rows = {str(name): infos[name].num_examples if name in infos else None for name in files or infos}

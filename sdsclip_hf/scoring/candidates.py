@@ -1,6 +1,7 @@
 """Look-alike captions for an image: words swapped by rule, the nearest other captions of a corpus, or any others."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -17,6 +18,8 @@ SYMMETRIC_LINKS = {*SYMMETRIC, "and", "or", "both", "along with", "together with
 # What "of" follows although the caption tells of no such thing: "a picture of a cat", "a cat left of a dog".
 NO_THINGS = {"picture", "photo", "photograph", "image", "drawing", "painting", "sketch", "view", "shot", "close-up"}
 NO_THINGS |= {"left", "right", "top", "bottom", "front", "back", "side", "middle", "inside", "outside", "kind", "sort"}
+PAUSES = re.compile(r"(?<=[^\s.,;:!?])[.,;:!?]+(?=\s|$)")
+PUNCTUATION = ".,;:!?\"'`()[]“”‘’"  # what swapped captions leave out; signs and emojis stay
 NEAREST_BLOCK, NEAREST_MARGIN = 256, 64
 
 
@@ -58,7 +61,7 @@ def swapped_captions(caption: str, tagger: Tagger) -> list[str]:
     Returns:
         Captions that differ from each other and from ``caption``; none where nothing can be exchanged.
     """
-    tagged = [(word, tag) for word, tag in tagger(caption) if re.search(r"\w", word)]
+    tagged = [(word, tag) for word, tag in tagger(caption) if word.strip(PUNCTUATION)]
     words = [word.lower() for word, _ in tagged]
     phrases = list(_phrases(tagged))
     found = []
@@ -106,8 +109,13 @@ def _agree(words: Sequence[str]) -> Iterator[str]:
 
 
 def plain_words(caption: str) -> str:
-    """A caption without case, punctuation and the difference between "a" and "an"."""
-    return " ".join("a" if word == "an" else word for word in re.findall(r"\w+", caption.lower()))
+    """A caption without case, the punctuation that ends a word (. , ; : ! ?) and the difference between "a" and "an".
+
+    All else counts, in any script: signs, vowel marks, emojis. Captions whose plain words are equal say the same.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", caption).casefold())
+    words = PAUSES.sub(" ", folded).split()
+    return " ".join("a" if word == "an" else word for word in words)
 
 
 class Corpus:
@@ -136,7 +144,7 @@ class Corpus:
             self._true.setdefault(owner, set()).update(map(plain_words, texts))
 
     def true_words(self, number: int) -> set[str]:
-        """The true captions of caption ``number``'s image, without case and punctuation."""
+        """The true captions of caption ``number``'s image, as [`plain_words`] has them."""
         return set(self._true[self.owners[number]])
 
     def nearest(self, embeds: Tensor, count: int) -> list[list[str]]:
