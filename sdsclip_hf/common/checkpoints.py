@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "sdsclip_run.json"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -23,18 +26,75 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The whole checkpoint in a run's folder that was written last; one whose writing was cut short is passed over.
+    """The whole checkpoint in a run's folder that was written last. One whose writing was cut short is passed over, and
+    so is one that is damaged, with a warning.
 
     That is not the one of most steps where a run went on from an earlier one than it had.
     """
-    whole = [folder for folder, (number, _) in _written(Path(output_dir)).items() if number >= 0]
-    return str(whole[-1]) if whole else None
+    written = _written(Path(output_dir))
+    sealed = [folder for folder in reversed(written) if (folder / RUN_FILE).is_file()]
+    wrong = {
+        folder: damage(folder) for folder in sealed if written[folder][0] < 0
+    }  # in no order, their seals being broken
+    found = None
+    for folder in (folder for folder in sealed if folder not in wrong):
+        wrong[folder] = damage(folder)
+        if wrong[folder] is None:
+            found = str(folder)
+            break
+    for folder, what in wrong.items():
+        if what:
+            logger.warning(f"{folder} is damaged: {what}. The newest whole checkpoint is {found}.")
+    return found
 
 
 def seal(checkpoint: Path, identity: dict) -> None:
-    """Mark a checkpoint as whole, with what tells its run from others. To be called last."""
+    """Mark a checkpoint as whole, with what tells its run from others and a digest of each file. To be called last."""
     last = max((number for number, _ in _written(checkpoint.parent).values()), default=-1)
-    write_json(checkpoint / RUN_FILE, identity | {"number": last + 1})
+    files = {path.relative_to(checkpoint).as_posix(): _digest(path) for path in _files(checkpoint)}
+    mark = identity | {"number": last + 1, "files": files}
+    write_json(checkpoint / RUN_FILE, mark | {"seal": _digest_of(mark)})
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a sealed checkpoint: a file that is gone or is not what was saved. None: nothing."""
+    mark = _mark(checkpoint)
+    if mark is None:
+        return f"{RUN_FILE} is not what was written"
+    for name, digest in mark.get("files", {}).items():  # earlier versions of this package did not tell them
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if _digest(checkpoint / name) != digest:
+            return f"{name} is not what was saved"
+    return None
+
+
+def _mark(checkpoint: Path) -> dict | None:
+    """What a checkpoint's seal tells; None where there is none, or where it is not as it was written."""
+    try:
+        mark = json.loads((checkpoint / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(mark, dict) or not {"base_fingerprint", "teacher_fingerprint", "settings"} <= mark.keys():
+        return None
+    told = mark.pop("seal", None)
+    return mark if told is None or told == _digest_of(mark) else None
+
+
+def _digest_of(mark: dict) -> str:
+    return hashlib.blake2b(json.dumps(mark, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _files(checkpoint: Path) -> list[Path]:
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != RUN_FILE)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def remove_old(run: Path, limit: int | None, best: str | None) -> None:
@@ -49,10 +109,10 @@ def _written(run: Path) -> dict[Path, tuple[int, int]]:
     """A run's checkpoints as they were written: the number of each among them, -1 where it is not whole, and its step."""
     found = {}
     for folder in run.glob("checkpoint-*"):
-        step, mark = folder.name.rpartition("-")[2], folder / RUN_FILE
+        step = folder.name.rpartition("-")[2]
         if step.isdigit():
-            number = json.loads(mark.read_text()).get("number", 0) if mark.is_file() else -1
-            found[folder] = number, int(step)
+            mark = _mark(folder)
+            found[folder] = -1 if mark is None else mark.get("number", 0), int(step)
     return dict(sorted(found.items(), key=lambda entry: entry[1]))
 
 
@@ -62,7 +122,7 @@ def unseal(checkpoint: Path) -> None:
 
 
 def check_same_run(checkpoint: Path, identity: dict, defaults: dict) -> None:
-    """Raise ValueError unless ``checkpoint`` is whole and was sealed with the same base weights and settings.
+    """Raise ValueError unless ``checkpoint`` is whole and was sealed with the same base weights, data and settings.
 
     Args:
         checkpoint: its folder.
@@ -74,7 +134,13 @@ def check_same_run(checkpoint: Path, identity: dict, defaults: dict) -> None:
             f"{checkpoint} is not a whole checkpoint of this trainer: it has no {RUN_FILE}. Give another folder to "
             "--resume_from_checkpoint, or start anew."
         )
-    then, now = json.loads((checkpoint / RUN_FILE).read_text()), json.loads(json.dumps(identity))
+    wrong = damage(checkpoint)
+    if wrong:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is damaged: {wrong}. Give an earlier one to --resume_from_checkpoint; last takes "
+            "the newest that is whole."
+        )
+    then, now = _mark(checkpoint) or {}, json.loads(json.dumps(identity))
     if then["base_fingerprint"] != now["base_fingerprint"]:
         raise ValueError(
             f"the checkpoint {checkpoint} belongs to a run that started from {then['base_model']!r}, whose weights "
@@ -89,6 +155,14 @@ def check_same_run(checkpoint: Path, identity: dict, defaults: dict) -> None:
         raise ValueError(
             f"the checkpoint {checkpoint} belongs to a run with other ranking scores. Give those --ranking_scores, or start "
             "anew in another --output_dir."
+        )
+    data, data_now = then.get("data") or {}, now.get("data") or {}
+    other = next((what for what in data if what in data_now and data[what] != data_now[what]), None)
+    if other is not None:
+        told = f"{data['rows']} rows, and there are {data_now['rows']} now" if other == "rows" else f"other {other}"
+        raise ValueError(
+            f"the checkpoint {checkpoint} belongs to a run on {told}, or on the same in another order. Give the same data, "
+            "or start anew in another --output_dir."
         )
     settings = defaults | then["settings"]
     changed = [

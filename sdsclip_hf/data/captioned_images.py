@@ -1,5 +1,7 @@
 """Rows of pictures and captions by number: columns checked, one caption drawn, unreadable pictures passed over."""
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -182,12 +184,28 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         cells = self.source[self.caption_column]
         return list(dict.fromkeys(text for cell in cells for text in ([cell] if isinstance(cell, str) else cell)))
 
+    def identity(self) -> dict[str, int | str]:
+        """What tells these data from others: ``rows``, and digests of all ``captions`` and of a sample of ``pictures``."""
+        captions, pictures = hashlib.blake2b(digest_size=8), hashlib.blake2b(digest_size=8)
+        for batch in self.source.select_columns([self.caption_column]).iter(batch_size=10_000):
+            captions.update(json.dumps(batch[self.caption_column], default=str).encode())
+        for number in self._sample():
+            try:
+                pictures.update(picture_digest(self.source[number][self.image_column]).encode())
+            except OSError:
+                pictures.update(b"unreadable")
+        return {"rows": len(self), "captions": captions.hexdigest(), "pictures": pictures.hexdigest()}
+
+    def _sample(self) -> list[int]:
+        """Rows all over the dataset, whose pictures are looked at."""
+        return np.linspace(0, len(self) - 1, min(len(self), CHECKED_PICTURES)).astype(int).tolist()
+
     def check_scores(self) -> None:
         """Raise ValueError if the scores miss the captions of any row, or the pictures of a sample of the rows."""
         if self.scores is None:
             return
         self.scores.check_captions(self.source[self.caption_column], unless=self._is_unreadable)
-        for number in np.linspace(0, len(self) - 1, min(len(self), CHECKED_PICTURES)).astype(int).tolist():
+        for number in self._sample():
             cell = self.source[number][self.image_column]
             try:
                 self.scores.numbers_of(picture_digest(cell))

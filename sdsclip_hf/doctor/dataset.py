@@ -71,8 +71,9 @@ def _source(case: Case, hub: Hub) -> Place:
     name = case.data.dataset_name
     path = Path(name).expanduser()
     if path.is_file() and path.suffix not in BUILDERS:
-        kinds = " and no ".join(BUILDERS)
-        raise Trouble(f"{name} is no {kinds} file.", f"Give {OPTION} such a file, or the folder that it is in.")
+        raise Trouble(
+            f"{name} is no parquet file and no tar.", f"Give {OPTION} such a file, or the folder that it is in."
+        )
     if path.is_dir() and not any(path.iterdir()):
         raise Trouble(f"the folder {name} is empty.", f"Give {OPTION} a folder of images with their captions.")
     if path.exists() or local_source(name):

@@ -1,5 +1,6 @@
 """The trainer's side of checkpoints and exports: what is written, when it counts as whole, whom it belongs to."""
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdsclip_hf.common.checkpoints import last_checkpoint, remove_old, seal, unseal
+from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.training.hub_trainer import HubTrainer
 
 WEIGHTS_FILE = "model.safetensors"
@@ -45,6 +47,14 @@ class CheckpointTrainer(HubTrainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
 
+    def _run_epoch(self, *args, resume_from_checkpoint=None, **kwargs) -> None:
+        """A training that had ended, and whose run goes on from its last checkpoint, is not trained on."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            return
+        self._load_rng_state(resume_from_checkpoint)
+        self.control.should_training_stop = True
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._saving_checkpoint:  # Trainer would push what is not sealed yet
             super()._push_from_checkpoint(checkpoint_folder)
@@ -71,8 +81,14 @@ class CheckpointTrainer(HubTrainer):
             "teacher": None if self.teacher is None else self.teacher.name_or_path,
             "teacher_fingerprint": self.teacher_fingerprint,
             "scores_fingerprint": None if self.scores is None else self.scores.fingerprint,
+            "data": self._data_identity,
             "settings": self.args.method_settings() | {"peft_config": self.peft_settings},
         }
+
+    @cached_property
+    def _data_identity(self) -> dict:
+        """What tells the training data from others; nothing of a stream, which cannot be looked through."""
+        return self.train_dataset.identity() if isinstance(self.train_dataset, ImageCaptionDataset) else {}
 
     def check_finite(self, terms: dict[str, Tensor]) -> None:
         """Raise FloatingPointError where a term, a scalar by its name, is NaN or infinite; it tells how to go on."""

@@ -326,8 +326,6 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
             f"Training {counts['clip_trained']:,} of CLIP's {counts['clip_all']:,} weights ({share:.2%}, "
             f"{self.args.trainable}) and {counts['mapper_trained']:,} of the latent mapper."
         )
-        if self.is_world_process_zero():
-            print(summary, flush=True)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         self._batches_done = 0
@@ -335,7 +333,9 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
             defaults = {option.name: option.default for option in fields(self.args)}
             check_same_run(Path(resume_from_checkpoint), self._identity(), defaults)
             self._batches_done = self.batches_to_skip(Path(resume_from_checkpoint))
-        elif self.student.mapper is not None:
+        if self.is_world_process_zero():
+            print(summary, flush=True)
+        if not resume_from_checkpoint and self.student.mapper is not None:
             self._prepare_mapper()
         preparation = self.state.log_history
         output = super().train(resume_from_checkpoint or None, **kwargs)

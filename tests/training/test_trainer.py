@@ -273,10 +273,12 @@ def test_old_checkpoints_are_removed_down_to_the_limit(make_trainer, tmp_path):
 def test_last_checkpoint_compares_steps_as_numbers(tmp_path):
     for step in (9, 10, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    for step in (9, 10):
-        (tmp_path / f"checkpoint-{step}" / RUN_FILE).write_text("{}")
     (tmp_path / "checkpoint-best").mkdir()
-    (tmp_path / "checkpoint-best" / RUN_FILE).write_text("{}")
+    mark = json.dumps(
+        {"base_fingerprint": "0", "teacher_fingerprint": None, "settings": {}}
+    )  # before they were numbered
+    for name in (9, 10, "best"):
+        (tmp_path / f"checkpoint-{name}" / RUN_FILE).write_text(mark)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert last_checkpoint(tmp_path / "nowhere") is None
 
@@ -957,7 +959,7 @@ def test_resuming_with_other_settings_raises_and_names_them(make_trainer, stoppe
 def test_a_checkpoint_from_before_an_option_existed_had_its_default(make_trainer, stopped):
     seal = Path(stopped) / RUN_FILE
     identity = json.loads(seal.read_text())
-    del identity["settings"]["lambda_clip"], identity["number"]
+    del identity["settings"]["lambda_clip"], identity["number"], identity["seal"], identity["files"], identity["data"]
     seal.write_text(json.dumps(identity))
     with pytest.raises(ValueError, match=r"--lambda_clip was 1.0 and is now 0.5"):
         make_trainer(max_steps=4, lambda_clip=0.5).train(resume_from_checkpoint=stopped)

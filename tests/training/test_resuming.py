@@ -1,0 +1,245 @@
+"""What a run goes on from: checkpoints whose every file is as it was saved, the same data, and no step too many."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf.commands.finetune import main
+from sdsclip_hf.common.checkpoints import RUN_FILE, damage, last_checkpoint
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, clip_folder, pairs):
+    """The folder of a run with a checkpoint after steps 2 and 4, and a maker of trainers like its own."""
+    folder = tmp_path_factory.mktemp("run")
+
+    def make(output_dir=folder, data=pairs, **options) -> SDSCLIPTrainer:
+        settings = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_steps": 4, "trainable": "full"}
+        settings |= {
+            "save_strategy": "steps",
+            "save_steps": 2,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "lambda_sds": 0.0,
+        }
+        args = SDSCLIPConfig(output_dir=str(output_dir), **(settings | options))
+        return SDSCLIPTrainer(model=clip_folder, args=args, train_dataset=data)
+
+    make().train()
+    return folder, make
+
+
+# Damage
+
+
+def zeroed(path: Path) -> None:
+    if path.suffix == ".safetensors":
+        save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(path).items()}, path)
+    else:
+        path.write_bytes(bytes(path.stat().st_size))
+
+
+def one_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGE = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "text": lambda path: path.write_text("words"),
+    "zeros": zeroed,
+    "one bit": one_bit,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_to_any_file_is_named_and_the_checkpoint_before_is_taken(run, tmp_path, kind, caplog):
+    folder, make = run
+    trainer = make()
+    names = [path.name for path in sorted((folder / "checkpoint-4").iterdir())]
+    written = {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth", RUN_FILE}
+    assert written <= set(names)
+    for name in names:
+        copy = tmp_path / name / "run"
+        shutil.copytree(folder, copy)
+        DAMAGE[kind](copy / "checkpoint-4" / name)
+        before = contents(copy)
+        told = (
+            "not a whole checkpoint"
+            if (name, kind) == (RUN_FILE, "missing")
+            else rf"checkpoint-4 is damaged: {name} is"
+        )
+        with pytest.raises(ValueError, match=f"{told}.*--resume_from_checkpoint"):
+            trainer.train(resume_from_checkpoint=str(copy / "checkpoint-4"))
+        caplog.clear()
+        assert last_checkpoint(copy) == str(copy / "checkpoint-2")
+        assert "not a whole" in told or f"checkpoint-4 is damaged: {name}" in caplog.text
+        assert contents(copy) == before
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"x"', "{}", '{"number": 7}', "[" * 100_000, "\udcff"])
+def test_a_seal_of_another_form_seals_nothing(run, tmp_path, content):
+    shutil.copytree(run[0] / "checkpoint-2", tmp_path / "checkpoint-2")
+    (tmp_path / "checkpoint-2" / RUN_FILE).write_bytes(content.encode(errors="surrogateescape"))
+    assert damage(tmp_path / "checkpoint-2") == f"{RUN_FILE} is not what was written"
+    assert last_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("number", 9), ("base_fingerprint", "0"), ("settings", {}), ("files", {}), ("data", {})]
+)
+def test_a_seal_that_was_changed_is_damaged(run, tmp_path, name, value):
+    shutil.copytree(run[0] / "checkpoint-2", tmp_path / "checkpoint-2")
+    mark = json.loads((tmp_path / "checkpoint-2" / RUN_FILE).read_text())
+    (tmp_path / "checkpoint-2" / RUN_FILE).write_text(json.dumps(mark | {name: value}))
+    assert damage(tmp_path / "checkpoint-2") == f"{RUN_FILE} is not what was written"
+
+
+def test_files_of_another_run_are_damage(run, tmp_path):
+    folder, make = run
+    make(tmp_path / "other", seed=5).train()
+    shutil.copytree(folder / "checkpoint-4", tmp_path / "checkpoint-4")
+    shutil.copy(tmp_path / "other/checkpoint-4/model.safetensors", tmp_path / "checkpoint-4")
+    assert damage(tmp_path / "checkpoint-4") == "model.safetensors is not what was saved"
+
+
+# The data
+
+
+def other_pictures(pairs: datasets.Dataset) -> datasets.Dataset:
+    return datasets.Dataset.from_dict(
+        {"image": pairs["image"][::-1], "caption": pairs["caption"]}, features=pairs.features
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda pairs: pairs.select(range(len(pairs) - 1)), r"on \d+ rows, and there are \d+ now"),
+        (lambda pairs: pairs.select(range(len(pairs))[::-1]), "on other captions, or on the same in another order"),
+        (lambda pairs: pairs.map(lambda row: {"caption": row["caption"] + " x"}), "on other captions"),
+        (other_pictures, "on other pictures"),
+    ],
+)
+def test_a_run_on_other_data_does_not_go_on(run, pairs, change, told):
+    folder, make = run
+    with pytest.raises(ValueError, match=f"{told}.*Give the same data"):
+        make(data=change(pairs)).train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+
+
+def test_the_same_data_may_lie_elsewhere(run, pairs, tmp_path):
+    pairs.save_to_disk(tmp_path / "copy")
+    trainer = run[1](tmp_path / "run", data=datasets.load_from_disk(tmp_path / "copy"), max_steps=4)
+    trainer.train(resume_from_checkpoint=str(run[0] / "checkpoint-2"))
+    assert trainer.state.global_step == 4
+
+
+# The end
+
+
+class KilledError(BaseException):
+    """In the place of a kill, between two writes."""
+
+
+armed = {"left": -1, "below": ""}
+
+
+def _watch(event: str, details: tuple) -> None:
+    if armed["left"] < 0 or event not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+        return
+    if event == "open" and not (isinstance(details[1], str) and set(details[1]) & set("wxa+")):
+        return
+    if not str(details[0]).startswith(armed["below"]):
+        return
+    armed["left"] -= 1
+    if armed["left"] < 0:
+        raise KilledError(f"{event} {details[0]}")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, clip_folder, pairs):
+    monkeypatch.chdir(tmp_path)
+    pairs.save_to_disk("data")
+
+    def make(folder: str, *more: str) -> list[str]:
+        return [
+            *("--model_name_or_path", clip_folder, "--lambda_sds", "0", "--dataset_name", str(tmp_path / "data")),
+            *(
+                "--output_dir",
+                str(tmp_path / folder),
+                "--max_steps",
+                "4",
+                "--save_strategy",
+                "steps",
+                "--save_steps",
+                "2",
+            ),
+            *(
+                "--per_device_train_batch_size",
+                "4",
+                "--learning_rate",
+                "1e-2",
+                "--disable_tqdm",
+                "True",
+                "--use_cpu",
+                "True",
+            ),
+            *("--trainable", "lora", "--lora_dropout", "0.5", "--test_benchmarks", "shapes:validation", *more),
+        ]
+
+    return make
+
+
+def results_of(folder: Path) -> dict:
+    results = json.loads((folder / "results.json").read_text())
+    return {name: results[name] for name in ("before", "after", "steps", "captions_cut")}
+
+
+@pytest.mark.parametrize("every", [30, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_run_killed_between_two_writes_of_its_end_is_ended_and_not_trained_on(command, tmp_path, monkeypatch, every):
+    main(command("whole"))
+    whole, sealed, killed = (tmp_path / name for name in ("whole", "sealed", "killed"))
+    expected, results = contents(whole), results_of(whole)
+    shutil.copytree(whole, sealed)
+    for path in sealed.iterdir():  # as after the last checkpoint
+        if path.is_file() and path.name not in ("run.yaml", "before.json"):
+            path.unlink()
+    steps, step = [], SDSCLIPTrainer.training_step
+    monkeypatch.setattr(SDSCLIPTrainer, "training_step", lambda *args, **more: steps.append(1) or step(*args, **more))
+    resume, moments = command("killed", "--resume_from_checkpoint", "last"), []
+    for number in range(0, 1000, every):
+        shutil.rmtree(killed, ignore_errors=True)
+        shutil.copytree(sealed, killed)
+        armed.update(left=number, below=str(killed))
+        try:
+            main(resume)
+        except KilledError as moment:
+            moments.append(str(moment))
+        finally:
+            ended, armed["left"] = armed["left"] >= 0, -1
+        main(resume)
+        assert not steps, moments[-1:]
+        found = contents(killed)
+        assert found.keys() == expected.keys(), moments[-1:]
+        assert found["model.safetensors"] == expected["model.safetensors"], moments[-1:]
+        assert results_of(killed) == results, moments[-1:]
+        if ended:
+            break
+    assert ended and len(moments) >= 40 // every
