@@ -32,6 +32,23 @@ def knob(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+WITHOUT_EFFECT = {  # options of TrainingArguments for models of words, with the value that switches each off
+    **{"label_smoothing_factor": 0, "label_names": None, "include_for_metrics": [], "batch_eval_metrics": False},
+    **{"neftune_noise_alpha": None, "include_num_input_tokens_seen": "no", "use_liger_kernel": False},
+}
+# Of TrainingArguments. A checkpoint holds what follows from the first, so that Trainer would not take others; what is to
+# follow from the second is decided anew.
+KEPT_BY_RESUMED = (
+    *("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last"),
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay"),
+    *("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon"),
+)
+OBEYED_BY_RESUMED = (
+    *("max_steps", "num_train_epochs", "max_grad_norm", "bf16", "fp16", "tf32", "ignore_data_skip"),
+    *("world_size", "gradient_checkpointing", "torch_compile"),
+)
+
+
 @dataclass
 class SDSCLIPConfig(TrainingArguments):
     """The arguments of [`SDSCLIPTrainer`]. See ``metadata["help"]`` of each field, or ``recipes/finetune.py --help``.
@@ -274,6 +291,10 @@ class SDSCLIPConfig(TrainingArguments):
         loading = cast(AcceleratorConfig, self.accelerator_config)
         if loading.dispatch_batches is None:  # accelerate would read a stream on one process for all
             loading.dispatch_batches = False
+        for name, off in WITHOUT_EFFECT.items():
+            value = getattr(self, name)
+            if value != off and value:
+                raise ValueError(f"{name} is {value!r}, and would have no effect on a CLIP; leave --{name} out.")
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
         weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")
         for name in (*weights, *whole, "mapper_learning_rate"):
@@ -405,7 +426,11 @@ class SDSCLIPConfig(TrainingArguments):
             "wise_ft_alpha",
         }
         own = [entry.name for entry in fields(self) if entry.name not in inherited | unimportant]
-        return {name: getattr(self, name) for name in [*own, "seed", "per_device_train_batch_size"]}
+        return {name: getattr(self, name) for name in [*own, *KEPT_BY_RESUMED]}
+
+    def obeyed_settings(self) -> dict:
+        """TrainingArguments' own that decide the result, and that a resumed run may change from where it goes on."""
+        return {name: getattr(self, name) for name in OBEYED_BY_RESUMED}
 
 
 def _require(holds: bool, name: str, value, rule: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from transformers import TrainingArguments
 
 from sdsclip_hf import SDSCLIPConfig
+from sdsclip_hf.config import KEPT_BY_RESUMED
 
 OWN = [
     entry
@@ -162,5 +163,19 @@ def test_settings_of_a_run_leave_out_what_is_only_watched_and_hold_what_defines_
     watched |= {"ranking_scores", "ranking_scores_revision"}  # by their fingerprint
     own = {entry.name for entry in OWN}
     assert watched <= own
-    assert set(settings) == own - watched | {"seed", "per_device_train_batch_size"}
+    assert set(settings) == own - watched | set(KEPT_BY_RESUMED)
     assert (settings["seed"], settings["per_device_train_batch_size"], settings["lambda_sds"]) == (3, 6, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("label_smoothing_factor", 0.1),
+        ("neftune_noise_alpha", 5.0),
+        ("include_for_metrics", ["loss"]),
+        ("label_names", ["x"]),
+    ],
+)
+def test_options_of_trainer_that_would_be_ignored_are_refused(make, option, value):
+    with pytest.raises(ValueError, match=f"{option} is .* no effect on a CLIP; leave --{option} out"):
+        make(**{option: value})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,8 @@ import fsspec
 
 from sdsclip_hf.benchmarks.items import Benchmark, Box, ImageCell, ImageFile, Item
 from sdsclip_hf.data.loading import load_image_captions
+
+logger = logging.getLogger(__name__)
 
 IMAGE_FOLDERS = ("images", ".", "val2017")
 SPLITS = ("test", "train", "validation")
@@ -303,6 +306,9 @@ def collect(
         )
     if not kept:
         raise ValueError(f"{name}: no item is left of {rows.name}; all of its images are missing. Check --data.")
+    empty = sum(not caption.strip() for item in kept for caption in item.captions)
+    if empty:
+        logger.warning(f"{name}: {empty} captions of {rows.name} are empty; mend the rows, or leave them out.")
     untold = next((item.identifier for item in kept if not item.tag), None)
     if untold is not None and any(item.tag for item in kept):
         raise ValueError(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -121,13 +122,16 @@ def unseal(checkpoint: Path) -> None:
     (checkpoint / RUN_FILE).unlink(missing_ok=True)
 
 
-def check_same_run(checkpoint: Path, identity: dict, defaults: dict) -> None:
+def check_same_run(checkpoint: Path, identity: dict, defaults: dict) -> list[str]:
     """Raise ValueError unless ``checkpoint`` is whole and was sealed with the same base weights, data and settings.
 
     Args:
         checkpoint: its folder.
         identity: of the run that wants to go on from it.
         defaults: of the settings; those that the checkpoint does not know, since they came later, had these.
+
+    Returns:
+        What else differs and is obeyed from here on, a sentence each.
     """
     if not (checkpoint / RUN_FILE).is_file():
         raise ValueError(
@@ -166,15 +170,30 @@ def check_same_run(checkpoint: Path, identity: dict, defaults: dict) -> None:
         )
     settings = defaults | then["settings"]
     changed = [
-        f"--{name} was {settings.get(name)!r} and is now {value!r}"
-        for name, value in now["settings"].items()
-        if settings.get(name) != value
+        f"{name} was {was!r} and is now {value!r}" for name, was, value in _changes(settings, now["settings"], "--")
     ]
     if changed:
         raise ValueError(
             f"the checkpoint {checkpoint} belongs to a run with other settings: {'; '.join(changed)}. Use the same "
             "settings, or start anew in another --output_dir."
         )
+    return [
+        f"{name} was {was!r} and is {value!r} from here on."
+        for name, was, value in _changes(then.get("obeyed") or now["obeyed"], now["obeyed"], "--")
+    ]
+
+
+def _changes(then: dict, now: dict, prefix: str) -> Iterator[tuple[str, object, object]]:
+    """Settings that differ, by name; of a PEFT configuration those of its fields that both versions of PEFT know."""
+    for name, value in now.items():
+        if name not in then and name != "peft_config":  # earlier versions of this package did not tell it
+            continue
+        was = then.get(name)
+        if name == "peft_config" and isinstance(was, (dict, str)) and isinstance(value, dict):
+            known = {field: value[field] for field in value if field in was} if isinstance(was, dict) else {}
+            yield from _changes(was if isinstance(was, dict) else {}, known, "peft_config.")
+        elif was != value and {str(was), str(value)} != {"None"}:
+            yield prefix + name, was, value
 
 
 def write_json(path: Path, content: dict) -> None:

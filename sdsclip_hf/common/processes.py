@@ -5,8 +5,10 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import torch
 import torch.distributed as dist
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from torch import Tensor
 
 PAUSE = 0.5  # seconds
 # Options that may differ: where a process writes, and what it tells.
@@ -16,6 +18,20 @@ OF_ONE_PROCESS = {"output_dir", "local_rank", "log_level", "log_level_replica", 
 def cores() -> int:
     """Of this machine's, those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gather_ragged(accelerator: Accelerator, rows: Tensor) -> tuple[Tensor, int]:
+    """The rows of all processes, of which each may have another number, and where this one's begin. Without a gradient.
+
+    Args:
+        accelerator: of the run.
+        rows: this process's, (b, ...).
+    """
+    counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    padded = accelerator.gather(accelerator.pad_across_processes(rows))
+    parts = padded.split(len(padded) // len(counts))
+    everyone = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    return everyone, sum(counts[: accelerator.process_index])
 
 
 def check_agreement(options: Mapping[str, object], lengths: Mapping[str, int | None] = MappingProxyType({})) -> None:

@@ -3,25 +3,28 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import datasets
 import numpy as np
 import torch
+from PIL import Image
 from transformers import BaseImageProcessor
 
 from sdsclip_hf.data.images import BadImageError, BadImages, picture_digest, read_image
 from sdsclip_hf.data.scores import CandidateScores
 
 CHECKED_PICTURES = 64
+BLANK = Image.new("RGB", (32, 32))
 
 
 class CaptionedImages:
     """What map-style and streaming datasets share: columns checked, one caption drawn, bad images passed over.
 
     A row with several captions gives one of them at a time, drawn anew each epoch by (seed, epoch, row), so that a
-    resumed run sees the same. An unreadable image is replaced by the next readable one.
+    resumed run sees the same. In training an unreadable image is replaced by the next readable one; in evaluation it
+    stands as a blank one that is marked, since a pair that stands twice in a batch would be its own negative.
 
     Args:
         source: the dataset.
@@ -31,6 +34,7 @@ class CaptionedImages:
         scores: scored candidates of each image; its caption is then one of those that were scored.
         with_candidates: whether the examples hold the candidates, too, as ``item``.
         num_candidates: how many of them are drawn beside the image's own caption; default: all.
+        for_evaluation: whether examples tell, as ``readable``, if their picture could be read.
 
     Raises:
         ValueError: a column is missing, or ``scores`` miss an image.
@@ -46,12 +50,14 @@ class CaptionedImages:
         scores: CandidateScores | None = None,
         with_candidates: bool = False,
         num_candidates: int | None = None,
+        for_evaluation: bool = False,
     ):
         self.image_column, self.caption_column = image_column, caption_column
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # so that workers that live on see it change
         self.bad_images = bad_images or BadImages(0)
         self.scores, self.with_candidates, self.num_candidates = scores, with_candidates, num_candidates
+        self.for_evaluation = for_evaluation
         self.source = _undecoded(source, image_column, caption_column)
 
     @property
@@ -64,12 +70,17 @@ class CaptionedImages:
         self._epoch.fill_(epoch)
 
     def _example(self, row: dict, number: int) -> dict | None:
-        """One picture and one caption, or None when the picture cannot be read."""
+        """One picture and one caption, or None when the picture cannot be read and a pair is to take its place."""
         try:
             picture, digest = self._picture(row, number)
         except OSError as error:
             self.bad_images.record(self._name_of_image(row, number), error)
-            return None
+            if not self.for_evaluation:
+                return None
+            blank, _ = self._prepared(BLANK, None)
+            return blank | {"caption": self._draw_caption(row[self.caption_column], number), "readable": False}
+        if self.for_evaluation:
+            picture = picture | {"readable": True}
         if self.scores is None:
             return picture | {"caption": self._draw_caption(row[self.caption_column], number)}
         item = self.scores.draw(self._items(row, number, digest), self._rng(number), self.num_candidates)
@@ -79,13 +90,16 @@ class CaptionedImages:
     def _picture(self, row: dict, number: int) -> tuple[dict, str | None]:
         """A row's picture as an example holds it, and its digest where scores are looked up by it."""
         cell = row[self.image_column]
-        image = read_image(cell)
-        return {"image": image}, None if self.scores is None else picture_digest(cell, image)
+        return self._prepared(read_image(cell), cell)
+
+    def _prepared(self, image: Image.Image, cell) -> tuple[dict, str | None]:
+        """As [`_picture`], of a picture that has been read from ``cell``, or from nowhere."""
+        return {"image": image}, None if self.scores is None or cell is None else picture_digest(cell, image)
 
     def _items(self, row: dict, number: int, picture: str) -> list[int]:
         """The scored items of a row: those of its picture, of which other rows may have some, with its captions."""
         cell = row[self.caption_column]
-        captions, of_picture = [cell] if isinstance(cell, str) else cell, self.scores.numbers_of(picture)
+        captions, of_picture = self.captions_of(cell, number), self.scores.numbers_of(picture)
         items = [item for item in of_picture if self.scores.caption(item) in captions]
         if not items:
             raise ValueError(
@@ -97,16 +111,23 @@ class CaptionedImages:
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, number])
 
-    def _draw_caption(self, cell: str | Sequence[str], number: int) -> str:
+    def captions_of(self, cell: str | Sequence[str], number: int) -> list[str]:
+        """The captions of a row, by its cell.
+
+        Raises:
+            ValueError: it holds none, or what is no string.
+        """
         captions = [cell] if isinstance(cell, str) else cell
         if not isinstance(captions, (list, tuple)) or not captions or not all(isinstance(c, str) for c in captions):
             raise ValueError(
                 f"row {number}: column {self.caption_column!r} holds {cell!r:.200}; a caption must be a string or a "
                 "list of strings. Choose another --caption_column, or mend the row."
             )
-        if len(captions) == 1:
-            return captions[0]
-        return captions[int(self._rng(number).integers(len(captions)))]
+        return list(captions)
+
+    def _draw_caption(self, cell: str | Sequence[str], number: int) -> str:
+        captions = self.captions_of(cell, number)
+        return captions[0] if len(captions) == 1 else captions[int(self._rng(number).integers(len(captions)))]
 
     def _name_of_image(self, row: dict, number: int) -> str:
         """The path of a file of its own; else the row, and the name that its bytes are stored under if there is one."""
@@ -137,6 +158,7 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         scores: scored candidates of each picture; its caption is then one of those that were scored.
         with_candidates: whether rows hold the candidates, too, as ``item``.
         num_candidates: how many of them are drawn beside the own caption; default: all.
+        for_evaluation: whether rows tell, as ``readable``, if their picture could be read; see [`CaptionedImages`].
         image_processor: if given, it prepares each picture once; what it makes is kept in memory, for later datasets of
             the same rows in this process, too, and examples hold ``pixel_values`` (3, H, W) in place of ``image``.
 
@@ -165,10 +187,14 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
             return super()._picture(row, number)
         if number not in self._kept:
             cell = row[self.image_column]
-            image = read_image(cell)
-            pixels = self.image_processor([image], return_tensors="pt").pixel_values[0]
-            self._kept[number] = {"pixel_values": pixels}, picture_digest(cell, image), row[self.caption_column]
+            self._kept[number] = *self._prepared(read_image(cell), cell), row[self.caption_column]
         return self._kept[number][:2]
+
+    def _prepared(self, image: Image.Image, cell) -> tuple[dict, str | None]:
+        if self.image_processor is None:
+            return super()._prepared(image, cell)
+        pixels = self.image_processor([image], return_tensors="pt").pixel_values[0]
+        return {"pixel_values": pixels}, None if cell is None else picture_digest(cell, image)
 
     def _row(self, number: int) -> dict:
         """A row of the dataset; of one whose picture is kept its captions alone."""
@@ -181,8 +207,12 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
 
     def captions(self) -> list[str]:
         """All captions, each once, in the order of the rows."""
-        cells = self.source[self.caption_column]
-        return list(dict.fromkeys(text for cell in cells for text in ([cell] if isinstance(cell, str) else cell)))
+        return list(dict.fromkeys(text for captions in self._all_captions() for text in captions))
+
+    def _all_captions(self) -> Iterator[list[str]]:
+        """Those of each row."""
+        cells = self.source.select_columns([self.caption_column])
+        return (self.captions_of(cell[self.caption_column], number) for number, cell in enumerate(cells))
 
     def identity(self) -> dict[str, int | str]:
         """What tells these data from others: ``rows``, and digests of all ``captions`` and of a sample of ``pictures``."""
@@ -204,7 +234,7 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         """Raise ValueError if the scores miss the captions of any row, or the pictures of a sample of the rows."""
         if self.scores is None:
             return
-        self.scores.check_captions(self.source[self.caption_column], unless=self._is_unreadable)
+        self.scores.check_captions(self._all_captions(), unless=self._is_unreadable)
         for number in self._sample():
             cell = self.source[number][self.image_column]
             try:

@@ -23,8 +23,10 @@ class ImageCaptionCollator:
     An example holds ``image`` or, preprocessed, ``pixel_values``, and ``caption``, with candidates ``item``, too.
 
     Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (B, L), padded
-    to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads; with a
-    teacher ``teacher_input_ids`` (B, T) or ``teacher_prompts`` (B, T, D); and with candidates ``candidate_input_ids`` and
+    to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads;
+    ``caption_empty`` (B,); in evaluation ``readable`` (B,), false where a blank picture stands for one that could not be
+    read; with a teacher
+    ``teacher_input_ids`` (B, T) or ``teacher_prompts`` (B, T, D); and with candidates ``candidate_input_ids`` and
     ``candidate_attention_mask`` (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K),
     the teacher's d(x, c_k), NaN where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).
     Nothing for rows passed over.
@@ -65,6 +67,9 @@ class ImageCaptionCollator:
             "attention_mask": tokens.attention_mask[: len(captions)],
             "caption_cut": self._cut(captions, tokens.attention_mask[: len(captions)].sum(1)),
         }
+        batch["caption_empty"] = torch.tensor([not caption.strip() for caption in captions])
+        if "readable" in examples[0]:
+            batch["readable"] = torch.tensor([example["readable"] for example in examples])
         if self.prompts is not None:
             batch["teacher_prompts"] = self.prompts(captions)
         elif self.teacher_tokenize is not None:

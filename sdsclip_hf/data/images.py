@@ -91,14 +91,14 @@ class BadImages:
     The file is what counts, so that loader workers, ranks and resumed runs agree.
 
     Args:
-        limit: how many different images may be skipped.
+        limit: how many different images may be skipped; None: any number.
         path: the file that names them, one a line with the reason. None is for a limit of 0 only.
     """
 
-    def __init__(self, limit: int, path: str | Path | None = None):
-        if limit and path is None:
+    def __init__(self, limit: int | None, path: str | Path | None = None):
+        if limit != 0 and path is None:
             raise ValueError(
-                f"{limit} unreadable images may be skipped, but path is missing; name a file to note them."
+                f"{limit or 'any'} unreadable images may be skipped, but path is missing; name a file to note them."
             )
         self.limit, self.path = limit, None if path is None else Path(path)
 
@@ -116,7 +116,7 @@ class BadImages:
         """
         name = re.sub(r"\s", " ", name)  # one line each, and the first tab ends the name
         count = 1 if self.path is None else self._note(name, reason)
-        if count > self.limit:
+        if self.limit is not None and count > self.limit:
             named = "" if self.path is None else f"; {self.path} names all of them"
             raise BadImageError(
                 f"{count} image{'s' * (count > 1)} could not be read, the last one {name} ({reason}){named}. "

@@ -245,22 +245,22 @@ class CandidateScores:
             )
 
     def check_captions(
-        self, captions: Iterable[str | Sequence[str]], unless: Callable[[int], bool] = lambda number: False
+        self, captions: Iterable[Sequence[str]], unless: Callable[[int], bool] = lambda number: False
     ) -> None:
         """Check before a long run that each row's captions hold one that was scored; a quick check, by no picture.
 
         Args:
-            captions: the caption or captions of each row.
+            captions: those of each row.
             unless: tells whether a row, by its number, needs none.
 
         Raises:
             ValueError: a row has none.
         """
         scored = set(self.data["caption"])
-        for number, cell in enumerate(captions):
-            if not scored.intersection([cell] if isinstance(cell, str) else cell) and not unless(number):
+        for number, texts in enumerate(captions):
+            if not scored.intersection(texts) and not unless(number):
                 raise ValueError(
-                    f"the scores {self.name!r} miss row {number} of the dataset, captioned {cell!r:.100}. Give scores "
+                    f"the scores {self.name!r} miss row {number} of the dataset, captioned {texts[0]!r:.100}. Give scores "
                     "that were made from this dataset (sdsclip score-captions), or leave --ranking_scores out."
                 )
 

@@ -40,10 +40,7 @@ class CaptionedRows(ImageCaptionDataset):
         Raises:
             ValueError: a cell holds neither a string nor a list of strings.
         """
-        cells = self.source[self.caption_column]
-        for number, cell in enumerate(cells):
-            self._draw_caption(cell, number)  # it knows what a caption may be
-        return [list(dict.fromkeys([cell] if isinstance(cell, str) else cell)) for cell in cells]
+        return [list(dict.fromkeys(captions)) for captions in self._all_captions()]
 
     def picture(self, number: int) -> Image.Image | None:
         """The picture of a row, or None where it cannot be read; that is noted."""

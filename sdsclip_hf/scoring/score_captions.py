@@ -1,6 +1,7 @@
 """A scoring of candidate captions: its options, and what each process does of it."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -27,6 +28,8 @@ from sdsclip_hf.scoring.caption_items import CaptionedRows, CaptionItem, caption
 from sdsclip_hf.scoring.folder import ScoreFolder
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
@@ -134,6 +137,9 @@ class Scoring:
         columns = arguments.image_column, arguments.caption_column
         self.rows = CaptionedRows(dataset, *columns, seed=arguments.seed, bad_images=bad_images)
         self.captions = self.rows.captions
+        empty = sum(not text.strip() for texts in self.captions for text in texts)
+        if empty and self.state.is_main_process:
+            logger.warning(f"{empty} captions are empty; mend the rows, or leave them out.")
         self.scorer = self._make_scorer() if teacher else None
 
     def _make_scorer(self) -> CaptionErrors:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.errors import expand, explain_loading
+from sdsclip_hf.common.tokenizers import check_words, max_length
 from sdsclip_hf.students.onednn import FastLinear
 
 
@@ -37,8 +38,7 @@ class DualEncoder:
         self.model, self.processor = model, processor
         self.preprocess = _Preprocess(processor.image_processor)
         text = getattr(model.config, "text_config", None)
-        limits = (processor.tokenizer.model_max_length, getattr(text, "max_position_embeddings", None))
-        self.max_length = min(limit for limit in limits if limit)
+        self.max_length = max_length(processor.tokenizer, text)
         self._text_inputs = set(inspect.signature(cast(Callable, model.get_text_features)).parameters)
         self._pads_to_longest: bool | None = None
 
@@ -122,11 +122,7 @@ def _check_processor(processor: ProcessorMixin) -> None:
             f"a {type(processor).__name__} is no processor of an image processor and a tokenizer; give the model's own, as "
             "AutoProcessor.from_pretrained loads it."
         )
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise ValueError(
-            f"the tokenizer of {tokenizer.name_or_path or 'the processor'} knows no words; complete its files, such as "
-            "tokenizer.json."
-        )
+    check_words(tokenizer)
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 from transformers.utils import ModelOutput
 
 from sdsclip_hf.common.errors import expand, explain_loading
+from sdsclip_hf.common.tokenizers import check_words, max_length
 from sdsclip_hf.config import LORA_LAYERS, TRAINABLE
 from sdsclip_hf.students.latent_mapper import LatentMapper
 
@@ -105,6 +107,7 @@ class SDSCLIPModel(nn.Module):
             raise ValueError(
                 f"peft_config needs trainable='lora', but trainable is {trainable!r}; set --trainable lora."
             )
+        check_clip(clip)
         train_projections = trainable == "full" if train_projections is None else train_projections
         prefixes = _chosen_prefixes(train_vision, train_text, train_projections)
         clip = clip.float().requires_grad_(False)
@@ -326,7 +329,35 @@ def load_clip(name_or_path: str | Path, revision: str | None = None) -> tuple[CL
     clip_config(name, revision)
     with explain_loading("the CLIP model", name, "--model_name_or_path"):
         clip = CLIPModel.from_pretrained(name, revision=revision or "main", dtype=torch.float32)
-        return clip, CLIPProcessor.from_pretrained(name, revision=revision or "main")
+        processor = CLIPProcessor.from_pretrained(name, revision=revision or "main")
+    check_processor(processor, clip)
+    return clip, processor
+
+
+def check_clip(clip: nn.Module) -> None:
+    """Raise ValueError unless this is a CLIPModel without adapters."""
+    if any(isinstance(part, BaseTunerLayer) for part in clip.modules()):
+        raise ValueError(
+            "the model has adapters inside, of an earlier trainer or of get_peft_model. Load it anew, or merge them first: "
+            "model.merge_and_unload()."
+        )
+    kind = getattr(getattr(clip, "config", None), "model_type", None)
+    if not isinstance(clip, CLIPModel) or kind != "clip":
+        raise ValueError(
+            f"the student is a {type(clip).__name__} of type {kind!r}; only a CLIPModel of type 'clip' can be trained. Give "
+            "--model_name_or_path a CLIP checkpoint."
+        )
+
+
+def check_processor(processor: CLIPProcessor, clip: CLIPModel) -> None:
+    """See that a processor's tokenizer knows words, and have it cut captions at what the text tower reads.
+
+    Raises:
+        ValueError: the tokenizer's files are incomplete.
+    """
+    tokenizer = cast(Any, processor).tokenizer
+    check_words(tokenizer)
+    tokenizer.model_max_length = max_length(tokenizer, clip.config.text_config)
 
 
 def _chosen_prefixes(vision: bool, text: bool, projections: bool) -> tuple[str, ...]:
@@ -356,6 +387,11 @@ def _lora_config(prefixes: tuple[str, ...], r: int, alpha: int, dropout: float, 
 
 
 def _add_adapter(clip: CLIPModel, config: PeftConfig) -> PeftModel:
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"CLIP cannot carry a {type(config).__name__}, whose prompts go into language models; give the configuration of "
+            "an adapter, such as LoraConfig, LoHaConfig or IA3Config."
+        )
     try:
         return get_peft_model(clip, config)
     except ValueError as error:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from sdsclip_hf.common.errors import expand, explain_loading
+from sdsclip_hf.common.tokenizers import check_words, max_length
 from sdsclip_hf.data.pixels import to_rgb
 from sdsclip_hf.losses import distillation_loss
 from sdsclip_hf.teachers.packing import pack_weights, unpack_weights
-from sdsclip_hf.teachers.pipeline_layout import check_layout, check_parts_fit, model_index
+from sdsclip_hf.teachers.pipeline_layout import check_layout, check_parts_fit, load_schedule, model_index
+from sdsclip_hf.teachers.prompt_tokenizer import PromptTokenizer
 
 
 class DiffusionTeacher(nn.Module):
@@ -71,8 +73,9 @@ class DiffusionTeacher(nn.Module):
         self.denoiser, self.text_encoder, self.vae = denoiser, text_encoder, vae
         self.tokenizer, self.scheduler = tokenizer, scheduler
         schedule, form = cast(Any, scheduler.config), cast(Any, denoiser.config)
-        limit = getattr(text_encoder.config, "max_position_embeddings", tokenizer.model_max_length)
-        self.max_length: int = min(tokenizer.model_max_length, limit)  # tokens of a prompt, padding included
+        check_words(tokenizer)
+        self.prompt_tokenizer = PromptTokenizer(tokenizer, max_length(tokenizer, text_encoder.config))
+        self.max_length = self.prompt_tokenizer.max_length
         self.prediction_type: str = schedule.prediction_type
         self.name_or_path = getattr(form, "_name_or_path", "")
         size = form.sample_size
@@ -131,7 +134,7 @@ class DiffusionTeacher(nn.Module):
                 UNet2DConditionModel.from_pretrained(name, subfolder="unet", **weights),
                 encoder_class.from_pretrained(name, subfolder="text_encoder", **hub, variant=variant, dtype=dtype),
                 AutoTokenizer.from_pretrained(name, subfolder="tokenizer", **hub),
-                cast(DDPMScheduler, DDPMScheduler.from_pretrained(name, subfolder="scheduler", revision=revision)),
+                load_schedule(name, revision),
                 AutoencoderKL.from_pretrained(name, subfolder="vae", **weights) if load_vae else None,
                 latent_size,
             )
@@ -199,10 +202,8 @@ class DiffusionTeacher(nn.Module):
             )
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Token ids (N, model_max_length) of captions, padded and cut as the teacher's pipeline does it."""
-        return self.tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
-        ).input_ids
+        """Token ids (N, max_length) of captions, padded and cut as the teacher's pipeline does it."""
+        return self.prompt_tokenizer(captions)
 
     @torch.no_grad()
     def encode_tokens(self, input_ids: Tensor) -> Tensor:

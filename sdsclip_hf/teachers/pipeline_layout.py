@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
+from diffusers import DDPMScheduler
 from huggingface_hub import hf_hub_download
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
@@ -39,6 +41,23 @@ def check_layout(name: str, index: dict) -> None:
             f"the teacher {name!r} is a {index.get('_class_name', 'pipeline')} and not in Stable Diffusion's layout: "
             f"{why}. Give a text-to-image checkpoint with unet, text_encoder, tokenizer and scheduler."
         )
+
+
+def load_schedule(name: str, revision: str | None) -> DDPMScheduler:
+    """The noise schedule of a pipeline, whatever sampler it names.
+
+    Raises:
+        OSError: it cannot be loaded.
+        ValueError: it tells no betas, for which DDPMScheduler would take some of its own.
+    """
+    config = cast(dict, DDPMScheduler.load_config(name, subfolder="scheduler", revision=revision))
+    sampler = config.get("_class_name", "scheduler")
+    if "Flow" in sampler or config.get("use_flow_sigmas") or not {"beta_schedule", "trained_betas"} & config.keys():
+        raise ValueError(
+            f"the teacher's {sampler} has no schedule of betas (a flow or EDM model?); give a Stable Diffusion 1.x or 2.x "
+            "checkpoint."
+        )
+    return cast(DDPMScheduler, DDPMScheduler.from_config(config))
 
 
 def check_parts_fit(denoiser, text_encoder, scheduler, vae) -> None:

@@ -83,6 +83,7 @@ class CheckpointTrainer(HubTrainer):
             "scores_fingerprint": None if self.scores is None else self.scores.fingerprint,
             "data": self._data_identity,
             "settings": self.args.method_settings() | {"peft_config": self.peft_settings},
+            "obeyed": self.args.obeyed_settings(),
         }
 
     @cached_property

@@ -85,7 +85,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
         results["train_seconds"] = round(time.perf_counter() - started, 1)
         results["steps"] = trainer.state.global_step
-        results["captions_cut"] = trainer.captions_cut
+        results |= {f"captions_{what}": count for what, count in trainer.odd_captions.items()}
         trainer.save_model(str(folder), _internal_call=True)  # whatever comes of the scores
         results["after"] = score(trainer, data)
         if config.eval_strategy != "no" or data.eval_split_name:

@@ -23,6 +23,15 @@ from sdsclip_hf.training.sharding import shard_teacher
 
 logger = logging.getLogger(__name__)
 
+# What PEFT notes of the model and of itself.
+FILLED_IN_BY_PEFT = {
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "auto_mapping",
+    "inference_mode",
+    "task_type",
+}
 SAME_GRADIENT, SAME_GRADIENT_ROUGHLY = 1e-3, 0.1  # in float32 and in less
 
 
@@ -63,7 +72,11 @@ class DatasetMaker:
             image_column=self.args.image_column,
             caption_column=self.args.caption_column,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            bad_images=BadImages(self.args.max_bad_images, Path(self.args.output_dir) / BAD_IMAGES_FILE),
+            # Training is not to be lost by what only evaluation reads.
+            bad_images=BadImages(
+                self.args.max_bad_images if training else None, Path(self.args.output_dir) / BAD_IMAGES_FILE
+            ),
+            for_evaluation=not training,
             scores=self.scores if training else None,
             with_candidates=self.with_candidates,
             num_candidates=self.args.ranking_candidates,
@@ -255,9 +268,12 @@ def make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLI
     )
 
 
-def as_text(peft_config: PeftConfig | None) -> str:
-    """A PEFT configuration as the same text in every process, whatever the order of its sets."""
+def peft_settings(peft_config: PeftConfig | None) -> dict | None:
+    """What of a PEFT configuration decides the result, alike in every process, and before and after PEFT has used it."""
     if peft_config is None:
-        return "None"
-    settings = {k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in peft_config.to_dict().items()}
-    return str(sorted(settings.items(), key=str))
+        return None
+    kept = {name: value for name, value in peft_config.to_dict().items() if name not in FILLED_IN_BY_PEFT}
+    return {
+        name: sorted(value) if isinstance(value, (set, frozenset)) else getattr(value, "value", value)
+        for name, value in sorted(kept.items())
+    }

@@ -79,6 +79,8 @@ def _notes(results: dict, folder: Path) -> list[str]:
     notes = []
     if results["captions_cut"]:
         notes.append(f"{results['captions_cut']} captions were longer than the text tower reads, and were cut.")
+    if results["captions_empty"]:
+        notes.append(f"{results['captions_empty']} captions were empty. Mend the rows, or leave them out.")
     bad = folder / BAD_IMAGES_FILE
     if bad.exists():
         count = len(bad.read_text(encoding="utf-8").splitlines())

@@ -1,5 +1,6 @@
 """Trainer for L = lambda_clip * L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank."""
 
+import copy
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -10,19 +11,16 @@ import torch.distributed.nn
 from peft import PeftConfig
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import CLIPModel, CLIPProcessor, set_seed
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import CLIPModel, CLIPProcessor, TrainingArguments, set_seed
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import check_same_run, fingerprint, last_checkpoint
-from sdsclip_hf.common.processes import check_agreement
+from sdsclip_hf.common.processes import check_agreement, gather_ragged
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.data.collator import ImageCaptionCollator
-from sdsclip_hf.evaluation.results import Results, evaluate_benchmarks, flatten
-from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.losses import contrastive_loss, gradient_norms
-from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput, load_clip
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput, check_clip, check_processor, load_clip
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.training.callbacks import ClampLogitScale, TellEpoch
 from sdsclip_hf.training.checkpoint_trainer import CheckpointTrainer
@@ -32,21 +30,22 @@ from sdsclip_hf.training.mapper_warmup import MapperWarmup
 from sdsclip_hf.training.notes import NotingTrainer
 from sdsclip_hf.training.parts import (
     DatasetMaker,
-    as_text,
     cache_prompts,
     lengths,
     load_scores,
     load_teacher,
     make_student,
+    peft_settings,
     place_teacher,
 )
 from sdsclip_hf.training.sharding import is_sharded, prepare_student, whole_weights
 from sdsclip_hf.training.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up, prompts_of
+from sdsclip_hf.training.validation import Validation
 
 Pictures = datasets.Dataset | datasets.IterableDataset | Dataset  # the last is torch's, as of CaptionedImages
 
 
-class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
+class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
     """[`transformers.Trainer`] with the distillation term and the ranking term.
 
     Each term is switched by its weight, computed by a function of ``losses``, and logged under its own name, in
@@ -95,8 +94,15 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
         peft_config: PeftConfig | None = None,
         **kwargs,
     ):
+        for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"{name} would have no effect: the loss is the sum of this trainer's terms, and evaluation keeps no "
+                    "embeddings. Leave it out; for scores give --benchmarks, for another loss override compute_loss."
+                )
         args = args or SDSCLIPConfig(output_dir="outputs/sdsclip")
-        self.peft_settings = as_text(peft_config)
+        peft_config = copy.deepcopy(peft_config)  # PEFT fills it in
+        self.peft_settings = peft_settings(peft_config)
         check_agreement(args.to_dict() | {"peft_config": self.peft_settings})
         set_seed(args.seed)  # the mapper and the adapters are initialised here, before Trainer sets it
         self.base_name = (
@@ -105,8 +111,12 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
         if isinstance(model, (str, Path)):
             model, loaded_processor = load_clip(shapes.resolve(model))
             processing_class = processing_class or loaded_processor
+        else:
+            check_clip(model)
+            model = copy.deepcopy(model)  # the caller's stays as it is
         if processing_class is None:
             raise ValueError("processing_class is missing; give the CLIPProcessor that goes with the model.")
+        check_processor(processing_class, model)
         self.base_revision = getattr(model.config, "_commit_hash", None)
         self.base_fingerprint = fingerprint(model)
         self.teacher_fingerprint = None
@@ -133,7 +143,7 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
                     teacher.text_encoder = None  # frees its memory
         kwargs.setdefault(
             "data_collator",
-            ImageCaptionCollator(processing_class, teacher and teacher.tokenize, max_candidates, prompts),
+            ImageCaptionCollator(processing_class, teacher and teacher.prompt_tokenizer, max_candidates, prompts),
         )
         super().__init__(
             model=student,
@@ -153,7 +163,8 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
         self.model_accepts_loss_kwargs = False  # a contrastive loss is a mean over its batch
         self.can_return_loss = True
         self._calls = 0
-        self.captions_cut = 0  # captions longer than the text tower reads, of those that this process trained on
+        # Captions longer than the text tower reads, and without a word, of those that this process trained on.
+        self.odd_captions = {"cut": 0, "empty": 0}
         self.add_callback(ClampLogitScale())
         if isinstance(self.train_dataset, ImageCaptionDataset):
             self.add_callback(TellEpoch(self.train_dataset))
@@ -256,6 +267,10 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
         negatives = None
         if with_candidates:
             negatives = _gather_with_gradient(candidates)[self.accelerator.gather(is_negative)]
+        if not self.model.training:  # pairs may have been left out, on one process more than on another
+            all_images, offset = gather_ragged(self.accelerator, images)
+            all_captions, _ = gather_ragged(self.accelerator, captions)
+            return contrastive_loss(images, captions, scale, all_images, all_captions, offset, negatives, chunk)
         all_images, all_captions = _gather_with_gradient(images), _gather_with_gradient(captions)
         offset = self.args.process_index * len(images)
         return contrastive_loss(images, captions, scale, all_images, all_captions, offset, negatives, chunk)
@@ -296,9 +311,10 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
         """Check the terms of a batch, and note them for the log."""
         self.check_finite(terms)
         self.note({name: term.detach() for name, term in terms.items()})
-        if "caption_cut" in batch:
-            self.note({"captions_cut": batch["caption_cut"].float().mean()})  # their share
-            self.captions_cut += int(batch["caption_cut"].sum()) if self.model.training else 0
+        for what in self.odd_captions:
+            if f"caption_{what}" in batch:
+                self.note({f"captions_{what}": batch[f"caption_{what}"].float().mean()})  # their share
+                self.odd_captions[what] += int(batch[f"caption_{what}"].sum()) if self.model.training else 0
 
     def _draw_number(self) -> tuple[int, int]:
         """What decides t and eps: the step and which of its batches this is; in evaluation the batch alone."""
@@ -330,8 +346,10 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         self._batches_done = 0
         if resume_from_checkpoint:
-            defaults = {option.name: option.default for option in fields(self.args)}
-            check_same_run(Path(resume_from_checkpoint), self._identity(), defaults)
+            own = {option.name for option in fields(self.args)} - {option.name for option in fields(TrainingArguments)}
+            defaults = {option.name: option.default for option in fields(self.args) if option.name in own}
+            changed = check_same_run(Path(resume_from_checkpoint), self._identity(), defaults)
+            summary = "\n".join([*changed, summary])
             self._batches_done = self.batches_to_skip(Path(resume_from_checkpoint))
         if self.is_world_process_zero():
             print(summary, flush=True)
@@ -362,31 +380,6 @@ class SDSCLIPTrainer(PairLoaders, NotingTrainer, CheckpointTrainer):
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_mapper]
                 optimizer.add_param_group({"params": moved, "lr": rate, "weight_decay": group["weight_decay"]})
         return optimizer
-
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
-        """Trainer's loop; adds the mean of each loss term and the scores on ``args.benchmarks`` to the metrics."""
-        self.take_notes("eval")
-        train_calls, self._calls = self._calls, 0
-        try:
-            output = super().evaluation_loop(
-                dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
-            )
-        finally:
-            self._calls = train_calls
-        found = self.take_notes("eval")
-        if self.args.benchmarks:
-            found |= flatten(self.score_benchmarks())
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
-        return output
-
-    def score_benchmarks(self) -> Results:
-        """The student's scores on ``args.benchmarks`` as it now is, see [`evaluate_benchmarks`]."""
-        scorer = ClipScorer(self.whole_student().base_clip, self.processing_class)
-        return evaluate_benchmarks(scorer, self.args.benchmarks or [])
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The loss alone: embeddings of whole evaluation sets are not kept."""
-        return super().prediction_step(model, inputs, True, ignore_keys=ignore_keys)
 
 
 def _gather_with_gradient(embeds: Tensor) -> Tensor:

@@ -24,7 +24,9 @@ from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.data.collator import ImageCaptionCollator
 from sdsclip_hf.data.images import BadImageError, BadImages, read_image
 from sdsclip_hf.data.loading import load_image_captions
+from sdsclip_hf.data.scores import CandidateScores
 from sdsclip_hf.data.streams import PASSED_OVER, EndlessStream, StreamingImageCaptionDataset, as_training_data
+from sdsclip_hf.scoring.caption_items import CaptionedRows
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 ROWS = 6
@@ -398,6 +400,30 @@ def test_captions_that_are_no_strings_are_an_error_that_names_row_column_and_opt
     bad_row = 1 if cells[0] in ("fine", ["fine"]) else 0
     with pytest.raises(ValueError, match=rf"row {bad_row}: column 'words' holds .*{told}.*--caption_column"):
         list(dataset)
+
+
+@pytest.mark.parametrize("cell", [None, 3, [], ["a dog", None], {"a": 1}], ids=repr)
+def test_odd_captions_are_told_alike_wherever_all_of_them_are_read(cell, scores_folder):
+    class Source(list):  # whatever a dataset may come to hold, in a form without types
+        column_names, features = ["image", "caption"], None
+
+        def with_format(self, _):
+            return self
+
+        def select_columns(self, _):
+            return self
+
+    scores = CandidateScores.load(scores_folder)
+    rows = Source({"image": picture(0), "caption": caption} for caption in (scores.caption(0), cell))
+    told = r"row 1: column 'caption' holds .*; a caption must be a string or a list of strings.*--caption_column"
+    with pytest.raises(ValueError, match=told):
+        ImageCaptionDataset(rows)[1]
+    with pytest.raises(ValueError, match=told):
+        ImageCaptionDataset(rows).captions()
+    with pytest.raises(ValueError, match=told):
+        ImageCaptionDataset(rows, scores=scores).check_scores()
+    with pytest.raises(ValueError, match=told):
+        CaptionedRows(rows).captions  # noqa: B018
 
 
 def test_indices_beyond_the_end_are_errors_so_that_plain_iteration_ends():

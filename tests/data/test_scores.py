@@ -78,9 +78,9 @@ def test_a_picture_that_was_not_scored_is_an_error(folder):
 
 def test_rows_without_a_scored_caption_are_an_error(folder):
     scores = CandidateScores.load(folder)
-    scores.check_captions(["a cat", ["a bird", "a mat"]])
+    scores.check_captions([["a cat"], ["a bird", "a mat"]])
     with pytest.raises(ValueError, match=r"miss row 1 of the dataset, captioned 'a bird'"):
-        scores.check_captions(["a cat", "a bird"])
+        scores.check_captions([["a cat"], ["a bird"]])
 
 
 @pytest.mark.parametrize("what", ["setting", "scores"])

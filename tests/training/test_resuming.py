@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
@@ -24,7 +25,7 @@ def run(tmp_path_factory, clip_folder, pairs):
     """The folder of a run with a checkpoint after steps 2 and 4, and a maker of trainers like its own."""
     folder = tmp_path_factory.mktemp("run")
 
-    def make(output_dir=folder, data=pairs, **options) -> SDSCLIPTrainer:
+    def make(output_dir=folder, data=pairs, peft_config=None, **options) -> SDSCLIPTrainer:
         settings = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_steps": 4, "trainable": "full"}
         settings |= {
             "save_strategy": "steps",
@@ -34,7 +35,7 @@ def run(tmp_path_factory, clip_folder, pairs):
             "lambda_sds": 0.0,
         }
         args = SDSCLIPConfig(output_dir=str(output_dir), **(settings | options))
-        return SDSCLIPTrainer(model=clip_folder, args=args, train_dataset=data)
+        return SDSCLIPTrainer(model=clip_folder, args=args, train_dataset=data, peft_config=peft_config)
 
     make().train()
     return folder, make
@@ -146,6 +147,55 @@ def test_the_same_data_may_lie_elsewhere(run, pairs, tmp_path):
     trainer = run[1](tmp_path / "run", data=datasets.load_from_disk(tmp_path / "copy"), max_steps=4)
     trainer.train(resume_from_checkpoint=str(run[0] / "checkpoint-2"))
     assert trainer.state.global_step == 4
+
+
+# The options
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("learning_rate", 1e-3),
+        ("weight_decay", 0.5),
+        ("adam_beta1", 0.5),
+        ("optim", "sgd"),
+        ("lr_scheduler_type", "constant"),
+        ("warmup_steps", 3),
+        ("gradient_accumulation_steps", 2),
+        ("data_seed", 9),
+    ],
+)
+def test_what_a_checkpoint_has_decided_is_refused_by_name(run, option, value):
+    folder, make = run
+    with pytest.raises(ValueError, match=f"other settings: --{option} was .* and is now"):
+        make(**{option: value}).train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+
+
+def test_what_is_decided_anew_is_told(run, tmp_path, capsys):
+    folder, make = run
+    trainer = make(tmp_path, max_steps=5, max_grad_norm=0.5)
+    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+    told = capsys.readouterr().out
+    assert trainer.state.global_step == 5
+    assert "--max_steps was 4 and is 5 from here on." in told and "--max_grad_norm was 1.0 and is 0.5 from" in told
+    assert "--num_train_epochs was" not in told
+
+
+def test_one_adapter_is_the_same_before_and_after_peft_has_used_it(run, tmp_path):
+    _, make = run
+    adapter = LoraConfig(r=2, target_modules=["fc1", "fc2"])
+    before = adapter.to_dict()
+    for steps in (2, 4):  # a notebook's cell, run again
+        trainer = make(tmp_path, trainable="lora", peft_config=adapter, max_steps=steps)
+        trainer.train(resume_from_checkpoint=True)
+    assert adapter.to_dict() == before
+    mark = json.loads((tmp_path / "checkpoint-4" / RUN_FILE).read_text())
+    del mark["seal"], mark["settings"]["peft_config"]["use_dora"]  # by a PEFT that had no such field
+    (tmp_path / "checkpoint-4" / RUN_FILE).write_text(json.dumps(mark))
+    make(tmp_path, trainable="lora", peft_config=adapter).train(resume_from_checkpoint=True)
+    other = LoraConfig(r=2, lora_alpha=3, target_modules=["fc1", "fc2"])
+    with pytest.raises(ValueError, match=r"settings: peft_config\.lora_alpha was 8 and is now 3\. Use"):
+        make(tmp_path, trainable="lora", peft_config=other).train(resume_from_checkpoint=True)
 
 
 # The end

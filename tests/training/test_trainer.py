@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from conftest import make_clip, make_processor
 from diffusers import StableDiffusionPipeline
-from peft import LoHaConfig, LoraConfig
+from peft import LoHaConfig, LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor, EarlyStoppingCallback, TrainerCallback
 
@@ -286,7 +286,7 @@ def test_last_checkpoint_compares_steps_as_numbers(tmp_path):
 def test_the_last_checkpoint_is_the_last_written_after_going_on_from_an_earlier_one(make_trainer, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
     make_trainer(max_steps=4, **options | {"save_total_limit": None}).train()
-    back = make_trainer(max_steps=2, learning_rate=1e-4, **options)
+    back = make_trainer(max_steps=2, **options)
     back.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-1"))
     assert last_checkpoint(tmp_path / "run") == str(tmp_path / "run/checkpoint-2")
     kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
@@ -703,6 +703,51 @@ def test_example_model_may_be_an_object_with_its_processor(make_trainer):
         make_trainer(model=make_clip())
 
 
+@pytest.mark.parametrize("trainable", ["lora", "layernorm"])
+def test_a_model_given_as_an_object_stays_as_it_is_and_serves_again(make_trainer, clip_folder, tmp_path, trainable):
+    clip = CLIPModel.from_pretrained(clip_folder)
+    before = {name: tensor.clone() for name, tensor in clip.state_dict().items()}
+    exports = []
+    for number in range(2):
+        trainer = make_trainer(f"run{number}", model=clip, processing_class=make_processor(), trainable=trainable)
+        trainer.train()
+        trainer.save_model(str(tmp_path / f"export{number}"))
+        exports.append(CLIPModel.from_pretrained(tmp_path / f"export{number}").state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in clip.state_dict().items())
+    assert clip.state_dict().keys() == before.keys() and all(weight.requires_grad for weight in clip.parameters())
+    assert all(torch.equal(tensor, exports[1][name]) for name, tensor in exports[0].items())
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in exports[0].items())
+
+
+def test_a_model_with_adapters_inside_and_other_dual_encoders_are_refused(make_trainer):
+    adapted = make_clip()
+    wrapped = get_peft_model(adapted, LoraConfig(target_modules=["fc1"]))
+    for model in (adapted, wrapped):
+        with pytest.raises(ValueError, match=r"adapters inside.*merge_and_unload"):
+            make_trainer(model=model, processing_class=make_processor())
+    make_trainer(model=wrapped.merge_and_unload(), processing_class=make_processor())
+    clip = make_clip()
+    clip.config.model_type = "metaclip_2"
+    with pytest.raises(ValueError, match="'metaclip_2'; only a CLIPModel of type 'clip'"):
+        make_trainer(model=clip, processing_class=make_processor())
+
+
+@pytest.mark.parametrize(
+    "name", ["compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init"]
+)
+def test_arguments_of_trainer_that_would_be_ignored_are_refused(clip_folder, tmp_path, pairs, name):
+    args = SDSCLIPConfig(output_dir=str(tmp_path), lambda_sds=0.0)
+    with pytest.raises(ValueError, match=f"{name} would have no effect"):
+        SDSCLIPTrainer(clip_folder, args, train_dataset=pairs, **{name: lambda *_: None})
+
+
+def test_prompt_learning_is_refused_by_name(make_trainer):
+    with pytest.raises(ValueError, match=r"cannot carry a PromptTuningConfig.*LoraConfig"):
+        make_trainer(
+            trainable="lora", peft_config=PromptTuningConfig(num_virtual_tokens=4, task_type="FEATURE_EXTRACTION")
+        )
+
+
 # Selecting, logging, exporting
 
 
@@ -715,7 +760,7 @@ def test_best_checkpoint_by_a_benchmark_score_is_loaded_and_the_run_stops_early(
         row = {"subset": "relation", "score": "group", "value": next(scores), "headline": True}
         return {names[0]: [row]}
 
-    monkeypatch.setattr("sdsclip_hf.training.trainer.evaluate_benchmarks", scripted)
+    monkeypatch.setattr("sdsclip_hf.training.validation.evaluate_benchmarks", scripted)
     trainer = make_trainer(
         max_steps=5,
         eval_strategy="steps",
