@@ -1,7 +1,8 @@
 """SDS-CLIP (arXiv 2307.09233) for the Hugging Face libraries: distil a text-to-image diffusion model into CLIP."""
 
-import importlib
 from typing import TYPE_CHECKING
+
+from sdsclip_hf.common.importing import import_quickly
 
 __version__ = "0.1.0"
 _WHERE = {
@@ -49,4 +50,4 @@ else:  # a type checker would take any name for one that there is
         """Import a public name when it is first used, so that ``import sdsclip_hf`` is quick."""
         if name not in _WHERE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+        return getattr(import_quickly(f"{__name__}.{_WHERE[name]}"), name)

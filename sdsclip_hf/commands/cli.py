@@ -1,7 +1,8 @@
 """The command ``sdsclip``: the recipes' functions under one name."""
 
-import importlib
 import sys
+
+from sdsclip_hf.common.importing import import_quickly
 
 COMMANDS = {
     "finetune": ("finetune", "fine-tune a CLIP by diffusion and ranking distillation"),
@@ -26,4 +27,4 @@ def main() -> None:
         print("usage: sdsclip COMMAND [options]; sdsclip COMMAND --help tells the options\n\n" + "\n".join(lines))
         sys.exit(0 if name in ("-h", "--help") else f"error: unknown command {name!r}" if name else 2)
     sys.argv = [f"sdsclip {name}", *rest]
-    importlib.import_module(f"sdsclip_hf.commands.{COMMANDS[name][0]}").main(rest)
+    import_quickly(f"sdsclip_hf.commands.{COMMANDS[name][0]}").main(rest)

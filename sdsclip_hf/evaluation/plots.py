@@ -1,11 +1,13 @@
 """Plots of a run: loss terms over its steps, scores with their intervals."""
 
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from sdsclip_hf.evaluation.results import labels
 from sdsclip_hf.evaluation.tables import main_scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PANELS_IN_A_ROW = 3
 
@@ -126,10 +128,12 @@ def _row_name(row: dict) -> str:
 
 def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], layout: str | None = None, **options):
     """A figure and its axes, as ``pyplot.subplots`` gives them, without a window or a notebook that would show it."""
+    from matplotlib.figure import Figure  # it takes a second, which most commands need not wait
+
     figure = Figure(figsize=figsize, layout=layout)
     return figure, figure.subplots(rows, columns, **options)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure as a PNG."""
     figure.savefig(path, dpi=130)

@@ -299,7 +299,7 @@ def test_a_run_meets_every_fault_once_and_loses_nothing(hub, tmp_path):
 
 def test_while_a_push_is_under_way_others_are_left_out_but_the_last(hub, tmp_path):
     lay_base(hub)
-    late = hub.fault("commit", delay=20, times=1)
+    late = hub.fault("commit", delay=10, times=1)
     command = FINISHED.replace("--hub_always_push ", "")
     argv = [*shlex.split(command), "--output_dir", str(tmp_path / "out"), "--hub_model_id", "org/tuned"]
     run(CLI, *argv, env=hub_env(hub, HF_TOKEN=WRITER))

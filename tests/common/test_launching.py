@@ -45,6 +45,7 @@ def runs(tmp_path_factory, clip_folder, teacher_folder, pairs) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_it_trains_the_weights_that_accelerate_launch_does(runs, clip_folder):
     started, launched = (load_file(runs / name / "model.safetensors") for name in ("started", "launched"))
     before = load_file(f"{clip_folder}/model.safetensors")
@@ -54,6 +55,7 @@ def test_it_trains_the_weights_that_accelerate_launch_does(runs, clip_folder):
     assert (runs / "started/checkpoint-2/rng_state_1.pth").exists()  # there were two
 
 
+@pytest.mark.slow
 def test_the_record_tells_what_was_typed(runs):
     for name, typed in (
         ("started", "# sdsclip finetune --num_processes 2 --model_name_or_path "),

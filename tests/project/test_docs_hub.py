@@ -41,6 +41,7 @@ def check(hub, printed: dict[str, str]) -> None:
     assert "'group': 1.0" in computed or "'winoground_group_score': 1.0" in computed, computed
 
 
+@pytest.mark.slow
 def test_the_page_works_as_it_stands_after_a_short_run(hub, tmp_path):
     lay_base(hub)
     argv = [*FINISHED.replace("--push_to_hub --hub_always_push ", "").split(), "--output_dir", "outputs/shapes"]

@@ -33,6 +33,7 @@ def test_the_models_are_safetensors_of_under_20_mb_together():
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl")]
 
 
+@pytest.mark.slow
 def test_the_teacher_scores_unseen_combinations_by_its_own_error(teacher):
     items = load_benchmark("shapes:test").items[::4]
     scorer = DiffusionScorer(teacher, num_draws=11, timestep_range=(100, 990), weighting="velocity")

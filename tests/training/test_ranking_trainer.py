@@ -306,7 +306,13 @@ if trainer.is_world_process_zero():
 
 
 @pytest.mark.parametrize(
-    "options", [{"lambda_rank": 1.0, "ranking_confidence": True}, {"hard_negatives": True}], ids=str
+    "options",
+    [
+        {"lambda_rank": 1.0, "ranking_confidence": True, "hard_negatives": True},
+        pytest.param({"lambda_rank": 1.0, "ranking_confidence": True}, marks=pytest.mark.slow),
+        pytest.param({"hard_negatives": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_two_processes_end_with_the_weights_of_one(tmp_path, clip_folder, scores_folder, pairs, options):
     pairs.select(range(8)).save_to_disk(tmp_path / "data")  # one batch, whose rows are dealt out differently

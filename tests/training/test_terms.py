@@ -165,6 +165,7 @@ print(json.dumps(trainer.state.log_history))
 """
 
 
+@pytest.mark.slow
 def test_a_process_without_a_chosen_image_logs_what_the_others_do(tmp_path, clip_folder, teacher_folder, pairs):
     pairs.select(range(4)).save_to_disk(tmp_path / "data")  # one batch, whose rows are dealt out differently
     logs = []
