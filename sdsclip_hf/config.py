@@ -1,5 +1,6 @@
 """Every knob of a run: [`transformers.TrainingArguments`] and what the method adds to it."""
 
+import math
 import os
 import re
 from dataclasses import dataclass, field, fields
@@ -297,9 +298,10 @@ class SDSCLIPConfig(TrainingArguments):
                 raise ValueError(f"{name} is {value!r}, and would have no effect on a CLIP; leave --{name} out.")
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
         weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")
-        for name in (*weights, *whole, "mapper_learning_rate"):
+        inherited = ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps")
+        for name in (*weights, *whole, "mapper_learning_rate", *inherited):
             value = getattr(self, name)
-            _require(value is None or value >= 0, name, value, "zero or more")
+            _require(value is None or 0 <= value < math.inf, name, value, "zero or more, and no infinity")
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"{', '.join(weights)} are all 0, so that nothing would train; set one of them above 0.")
         above_zero = (
@@ -319,7 +321,10 @@ class SDSCLIPConfig(TrainingArguments):
         _require(self.distill_every >= 1, "distill_every", self.distill_every, "1 or more")
         _require(0 < self.wise_ft_alpha <= 1, "wise_ft_alpha", self.wise_ft_alpha, "in (0, 1]")
         _require(0 < self.distill_fraction <= 1, "distill_fraction", self.distill_fraction, "in (0, 1]")
-        _require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
+        for name in ("lora_dropout", "adam_beta1", "adam_beta2"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name, choices in (
             ("sds_reading", READINGS),
             ("sds_gradient", GRADIENTS),

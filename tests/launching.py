@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forking import Forked
+
 ROOT = Path(__file__).parents[1]
 # What the processes did is looked at, and not how gloo's threads end with the interpreter; see processes.end_process_group.
 ENDING = """
@@ -33,21 +35,14 @@ def launch(
     started = []
     for rank in range(processes):
         own = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code + ENDING, *map(str, words)],
-                env=os.environ | own | env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        started.append(Forked(code + ENDING, *words, env=os.environ | own | env))
     try:
-        printed = [process.communicate(timeout=timeout)[0] for process in started]
+        done = [process.finish(timeout) for process in started]
     finally:
         for process in started:
             process.kill()
-    for process, text in zip(started, printed, strict=True):
+    printed = [f"{process.stderr}\n{process.stdout}" for process in done]
+    for process, text in zip(done, printed, strict=True):
         assert expected in (None, process.returncode), text[-3000:]
     return printed
 

@@ -1,28 +1,26 @@
 """``sdsclip demo``: a page on which one sees which of two captions the base model and the tuned one prefer."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from sdsclip_hf import shapes
+from sdsclip_hf.commands.ending import one_line_errors
 from sdsclip_hf.common.errors import expand
 from sdsclip_hf.demo.show import find_models, import_page
 
 
+@one_line_errors("sdsclip demo")
 def main(argv: Sequence[str] | None = None) -> None:
     """Show the page until it is interrupted."""
     args = _parser().parse_args(argv)
+    names = find_models(args.model, args.base)
+    models = {heading: expand(shapes.resolve(name)) for heading, name in names.items()}
+    page = import_page()
     try:
-        names = find_models(args.model, args.base)
-        models = {heading: expand(shapes.resolve(name)) for heading, name in names.items()}
-        page = import_page()
-        try:
-            page.load_all(models)
-        except page.ModelError as error:
-            raise ValueError(f"{error} --model and --base take a folder or a Hub id.") from error
-        page.launch(page.build(models, names), server_port=args.port, share=args.share)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"sdsclip demo: error: {error}")
+        page.load_all(models)
+    except page.ModelError as error:
+        raise ValueError(f"{error} --model and --base take a folder or a Hub id.") from error
+    page.launch(page.build(models, names), server_port=args.port, share=args.share)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,16 +1,14 @@
 """``sdsclip doctor``: check this machine, the Hub and the data against a configuration, before a run."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
 from sdsclip_hf import doctor
+from sdsclip_hf.commands.ending import one_line_errors
 from sdsclip_hf.doctor.case import Case, read_case
 from sdsclip_hf.doctor.examine import examine
 from sdsclip_hf.doctor.findings import summary
-
-logger = logging.getLogger(__name__)
 
 
 def parse_doctor(argv: Sequence[str]) -> Case:
@@ -33,13 +31,10 @@ def parse_doctor(argv: Sequence[str]) -> Case:
     return read_case(rest, arguments.num_processes)
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """``sdsclip doctor``: a line for each finding; exit code 1 where one has failed."""
-    try:
-        case = parse_doctor(sys.argv[1:] if argv is None else list(argv))
-    except (ValueError, OSError) as error:
-        logger.debug("the traceback of the error below", exc_info=True)
-        sys.exit(f"error: {error}")
+    case = parse_doctor(sys.argv[1:] if argv is None else list(argv))
     findings = []
     for finding in examine(case):
         findings.append(finding)

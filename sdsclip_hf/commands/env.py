@@ -12,6 +12,7 @@ import torch
 from accelerate.commands.config.config_args import default_config_file
 from huggingface_hub import constants
 
+from sdsclip_hf.commands.ending import one_line_errors
 from sdsclip_hf.common.resources import git_revision, versions
 
 OPTIONAL = ("torchvision", "deepspeed", "gradio", "textblob", "tensorboard", "trackio", "wandb")
@@ -78,6 +79,7 @@ def _without_password(value: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}" if found else value
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """``sdsclip env``."""
     argparse.ArgumentParser(prog="sdsclip env", description=__doc__.replace("``", "")).parse_args(argv)

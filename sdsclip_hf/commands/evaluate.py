@@ -1,19 +1,17 @@
 """``sdsclip evaluate``: score models on benchmarks."""
 
 import argparse
-import logging
 import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sdsclip_hf.commands.ending import INTERRUPTED, one_line_errors
 from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.evaluation.evaluate_models import evaluate_models, report
 from sdsclip_hf.losses import WEIGHTINGS
 from sdsclip_hf.metrics.install import install_quietly
-
-logger = logging.getLogger(__name__)
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -61,6 +59,7 @@ def _at_least(lowest: int) -> Callable[[str], int]:
     return number
 
 
+@one_line_errors(interrupted=INTERRUPTED)
 def main(argv: Sequence[str] | None = None) -> None:
     """``recipes/evaluate.py`` and ``sdsclip evaluate``."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -68,13 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     hush_libraries()
     install_quietly()
     folder = Path(args.output_dir)
-    try:
-        started = time.perf_counter()
-        results = evaluate_models(args, shlex.join(["sdsclip", "evaluate", *argv]))
-        report(results, folder)
-        print(f"It took {time.perf_counter() - started:.0f} s.")
-    except (ValueError, OSError) as error:
-        logger.debug("the traceback of the error below", exc_info=True)
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; type the same command again to go on from here")
+    started = time.perf_counter()
+    results = evaluate_models(args, shlex.join(["sdsclip", "evaluate", *argv]))
+    report(results, folder)
+    print(f"It took {time.perf_counter() - started:.0f} s.")

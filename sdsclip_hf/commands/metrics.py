@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from sdsclip_hf.commands.ending import one_line_errors
 from sdsclip_hf.hub.commits import check_login
 from sdsclip_hf.metrics import names, path
 from sdsclip_hf.metrics.install import Installed, install, installed, uninstall
@@ -15,13 +16,11 @@ NOTES = {
 }
 
 
+@one_line_errors("sdsclip metrics")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ``sdsclip metrics install | list | uninstall | path | push``."""
     args = _parser().parse_args(argv)
-    try:
-        args.run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"sdsclip metrics: error: {error}")
+    args.run(args)
 
 
 def _parser() -> argparse.ArgumentParser:

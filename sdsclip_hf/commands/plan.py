@@ -1,13 +1,13 @@
 """``sdsclip plan``: tell what a run will need of memory and time, before it is started."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from sdsclip_hf.commands.ending import one_line_errors
 from sdsclip_hf.common.checkpoints import write_json
 from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.config import SDSCLIPConfig
@@ -15,8 +15,6 @@ from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.planning import plan as planning
 from sdsclip_hf.planning.plan import PlanArguments, plan, report
 from sdsclip_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
-
-logger = logging.getLogger(__name__)
 
 
 def parse_plan(argv: Sequence[str]) -> tuple[PlanArguments, ModelArguments, DataArguments, SDSCLIPConfig]:
@@ -39,17 +37,14 @@ def parse_plan(argv: Sequence[str]) -> tuple[PlanArguments, ModelArguments, Data
     return arguments, model, data, config
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """``sdsclip plan``."""
     hush_libraries()
     install_quietly()
-    try:
-        arguments, model, data, config = parse_plan(sys.argv[1:] if argv is None else list(argv))
-        found = plan(arguments, model, data, config)
-        print(report(found))
-        if arguments.output_json is not None:
-            Path(arguments.output_json).parent.mkdir(parents=True, exist_ok=True)
-            write_json(Path(arguments.output_json), found)
-    except (ValueError, OSError) as error:
-        logger.debug("the traceback of the error below", exc_info=True)
-        sys.exit(f"error: {error}")
+    arguments, model, data, config = parse_plan(sys.argv[1:] if argv is None else list(argv))
+    found = plan(arguments, model, data, config)
+    print(report(found))
+    if arguments.output_json is not None:
+        Path(arguments.output_json).parent.mkdir(parents=True, exist_ok=True)
+        write_json(Path(arguments.output_json), found)

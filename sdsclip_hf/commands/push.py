@@ -1,13 +1,14 @@
 """Push a finished run to the Hub: the plain CLIP, what the method adds, card and scores, in one commit."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from sdsclip_hf.cards.push import push_model
+from sdsclip_hf.commands.ending import one_line_errors
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """``sdsclip push``."""
     parser = argparse.ArgumentParser(prog="sdsclip push", description=__doc__)
@@ -21,8 +22,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     where = {"private": args.private, "revision": args.revision}
-    try:
-        commit = push_model(args.folder, args.repo_id, message=args.message, force=args.force, **where)
-        print(f"On the Hub: {commit}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    commit = push_model(args.folder, args.repo_id, message=args.message, force=args.force, **where)
+    print(f"On the Hub: {commit}")

@@ -1,19 +1,17 @@
 """``sdsclip space push``: the demo page of a tuned model as a Space on the Hub."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from sdsclip_hf.commands.ending import one_line_errors
 from sdsclip_hf.demo.space import push
 
 
+@one_line_errors("sdsclip space")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ``sdsclip space push``."""
     args = _parser().parse_args(argv)
-    try:
-        print(push(args.space, args.model, args.base, private=args.private, force=args.force))
-    except (ValueError, OSError) as error:
-        sys.exit(f"sdsclip space: error: {error}")
+    print(push(args.space, args.model, args.base, private=args.private, force=args.force))
 
 
 def _parser() -> argparse.ArgumentParser:

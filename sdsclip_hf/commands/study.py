@@ -1,12 +1,12 @@
 """``sdsclip study``: compare arms over seeds, with intervals."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from sdsclip_hf.commands.ending import one_line_errors
 from sdsclip_hf.common.resources import find_config
 from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.metrics.install import install_quietly
@@ -16,6 +16,7 @@ from sdsclip_hf.study.study import Study, be_quiet
 from sdsclip_hf.study.summary import table
 
 
+@one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """``recipes/study.py`` and ``sdsclip study``."""
     parser = argparse.ArgumentParser(description=study.__doc__)
@@ -30,14 +31,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     hush_libraries()
     install_quietly()
     be_quiet()
-    try:
-        path = find_config(args.config)
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        name = f"{path.stem}_quick" if args.quick else path.stem
-        folder = args.output_dir or Path("outputs") / name
-        summary = Study(quick(settings) if args.quick else settings, folder, args.workers).run(args.seeds)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    path = find_config(args.config)
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    name = f"{path.stem}_quick" if args.quick else path.stem
+    folder = args.output_dir or Path("outputs") / name
+    summary = Study(quick(settings) if args.quick else settings, folder, args.workers).run(args.seeds)
     if summary is None:
         print(
             f"The runs of the seeds {args.seeds} are in {folder}; the command without --seeds makes the rest and sums up."

@@ -62,6 +62,11 @@ def load_image_captions(
             raise OSError(str(error)) from error
         except ValueError as error:
             raise ValueError(f"could not load split {split!r} of the dataset {name_or_path!r}: {error}") from error
+        except OSError:
+            raise
+        except Exception as error:  # of files that are not what they should be; StopIteration, for instance
+            words = " ".join(str(error).split()) or "no more is told"
+            raise OSError(f"{type(error).__name__}: {words}") from error
     if _is_empty(dataset):
         raise ValueError(
             f"the dataset {name_or_path!r} has no rows in split {split!r}; choose another split or source."

@@ -1,9 +1,14 @@
 """The options of the main job: which model, which data; read from the command line and from a yaml file."""
 
 import argparse
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import UnionType
+from typing import Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -132,17 +137,46 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
 def _read_settings(path: Path) -> dict:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid yaml: {' '.join(str(error).split())}.") from error
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise ValueError(f"{path} holds no options; write one a line, as in `learning_rate: 5.0e-5`.")
     return settings
 
 
+@cache
+def _kinds() -> dict[str, set[type]]:
+    """Option -> the types that its value may have."""
+    found = {}
+    for arguments in (ModelArguments, DataArguments, SDSCLIPConfig):
+        for name, hint in get_type_hints(arguments).items():
+            found[name] = {get_origin(part) or part for part in (get_args(hint) if _is_union(hint) else (hint,))}
+    return found
+
+
+def _is_union(hint) -> bool:
+    return get_origin(hint) in (Union, UnionType)
+
+
 def as_typed(path: Path, action: argparse.Action, value):
-    """A yaml value as the command line would have it, so that argparse converts and refuses the same things."""
-    if value is None or isinstance(value, (bool, dict)):
+    """A yaml value as the command line would have it, so that argparse converts and refuses the same things.
+
+    Raises:
+        ValueError: it is of a type that the option does not take, or none of its choices.
+    """
+    kinds = _kinds().get(action.dest, {str})
+    if value is False and "no" in (action.choices or ()):  # yaml's word for it
+        return "no"
+    if (value is None or isinstance(value, (bool, dict))) and type(value) in kinds:
         return value
+    if value is True and action.dest == "resume_from_checkpoint":
+        return "last"
+    wrong = value is None or isinstance(value, (bool, dict)) or (isinstance(value, float) and not math.isfinite(value))
+    if wrong:
+        raise ValueError(
+            f"{path}: {action.dest} is {json.dumps(value)}; it takes {_told(kinds)}. Leave it out for the default, or put a "
+            "word in quotes."
+        )
     if action.nargs == "+":
         words = value if isinstance(value, list) else [value]
         try:
@@ -150,10 +184,16 @@ def as_typed(path: Path, action: argparse.Action, value):
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {action.dest} is {value!r}; it takes {action.type.__name__} values.") from error
     if isinstance(value, list):
-        if not value:
+        if not value and list in kinds:
             return value
         raise ValueError(f"{path}: {action.dest} is {value!r}; it takes a single value.")
+    if action.choices and str(value) not in map(str, action.choices):
+        raise ValueError(f"{path}: {action.dest} is {value!r}; choose from {', '.join(map(str, action.choices))}.")
     return str(value)
+
+
+def _told(kinds: set[type]) -> str:
+    return " or ".join(sorted({"null" if kind is type(None) else kind.__name__ for kind in kinds}))
 
 
 def without_token(argv: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ from sdsclip_hf.training.beside import ComparedRuns
 from sdsclip_hf.training.compared import config_of
 from sdsclip_hf.training.hub_trainer import RUN_ARGUMENTS_FILE
 from sdsclip_hf.training.output_dir import claim_output_dir
+from sdsclip_hf.training.parts import check_optimizer
 from sdsclip_hf.training.record import as_yaml
 from sdsclip_hf.training.report import announce, next_steps, report
 from sdsclip_hf.training.runs import cached_data, make_trainer, score
@@ -57,6 +58,7 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         for benchmark in expand([*data.test_benchmarks, *(config.benchmarks or [])]):
             cached_benchmark(benchmark)
         to_compare = {name: config_of(name, options, config) for name, options in (data.compare or {}).items()}
+        check_optimizer(config)
         trainer = make_trainer(model, data, config, data.label)
         next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
         set_seed(config.seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import torch
 from peft import PeftConfig
-from transformers import BaseImageProcessor, CLIPModel
+from transformers import BaseImageProcessor, CLIPModel, Trainer, get_scheduler
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
@@ -266,6 +266,30 @@ def make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLI
         lora_dropout=args.lora_dropout,
         lora_target_modules=tuple(args.lora_target_modules),
     )
+
+
+def check_optimizer(args: SDSCLIPConfig) -> None:
+    """Make the optimiser and the schedule of a single weight, so that what cannot be made is told before a run begins.
+
+    Raises:
+        ValueError: the options do not fit the optimiser or the schedule; it names them.
+    """
+    weight = torch.nn.Parameter(torch.zeros(1, 1))
+    optim, schedule = (getattr(name, "value", name) for name in (args.optim, args.lr_scheduler_type))
+    try:
+        make, options = Trainer.get_optimizer_cls_and_kwargs(args)
+        optimizer = make([weight], **options)
+    except ImportError:
+        raise
+    except Exception as error:  # each optimiser has its own words for what it cannot be
+        raise ValueError(f"--optim {optim} cannot be made of --optim_args {args.optim_args}: {error}") from error
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)
+    except Exception as error:
+        raise ValueError(
+            f"--lr_scheduler_type {schedule} cannot be made of --lr_scheduler_kwargs "
+            f"{args.lr_scheduler_kwargs}: {error}"
+        ) from error
 
 
 def peft_settings(peft_config: PeftConfig | None) -> dict | None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from benchmark_copies import winoground, write_parquet
 from conftest import hub_env
+from forking import run_forked
 from hub_runs import FINISHED, lay_base
 from hub_server import READER, STRANGER, WRITER, HubServer
 from huggingface_hub import ModelCard
@@ -124,8 +125,14 @@ print(json.dumps(told))
 """
 
 
-def run(code: str, *argv: str, env: dict, code_expected: int | None = 0) -> subprocess.CompletedProcess:
-    result = subprocess.run([sys.executable, "-c", code, *argv], env=env, capture_output=True, text=True)
+def run(
+    code: str, *argv: str, env: dict, code_expected: int | None = 0, anew: bool = False
+) -> subprocess.CompletedProcess:
+    """Run a program by a fork, or ``anew`` by an interpreter that has imported nothing yet."""
+    if anew:
+        result = subprocess.run([sys.executable, "-c", code, *argv], env=env, capture_output=True, text=True)
+    else:
+        result = run_forked(code, *argv, env=env)
     assert code_expected in (None, result.returncode), (result.stdout + result.stderr)[-3000:]
     return result
 
@@ -146,7 +153,7 @@ def pushed(tmp_path_factory):
         trained = run(TRAIN, str(out), WRITER, env=hub_env(hub))
         commits = {f"org/{name}": titles(hub, f"org/{name}") for name in TRAINABLE}
         fresh = hub_env(hub, HF_TOKEN=READER) | {"HF_HOME": str(folder / "empty")}
-        loaded = run(LOAD, str(out), json.dumps(commits), env=fresh)
+        loaded = run(LOAD, str(out), json.dumps(commits), env=fresh, anew=True)
         yield {"hub": hub, "out": out, "trained": trained, "loaded": loaded, "told": json.loads(loaded.stdout)}
 
 
@@ -257,7 +264,7 @@ def test_the_snippet_of_the_card_runs_as_printed(pushed, tmp_path):
     content = pushed["hub"].files("models", "org/layernorm")["README.md"].decode()
     snippet = re.search(r"```python\n(.*?)```", content, re.DOTALL).group(1)
     env = hub_env(pushed["hub"]) | {"HF_HOME": str(tmp_path)}
-    result = run("import sys; sys.modules['sdsclip_hf'] = None\n" + snippet, env=env)
+    result = run("import sys; sys.modules['sdsclip_hf'] = None\n" + snippet, env=env, anew=True)
     assert re.match(r"tensor\(\[\[0\.\d+, 0\.\d+\]\]", result.stdout)
 
 

@@ -50,6 +50,8 @@ def messages() -> list[Message]:
             if isinstance(node, ast.Call) and tells(node):
                 place = f"{file.relative_to(ROOT)}:{node.lineno}"
                 found += [Message(text.strip().removeprefix("error: "), place) for text in texts(node.args[0])]
+            elif isinstance(node, ast.keyword) and node.arg == "interrupted":
+                found += [Message(text, f"{file.relative_to(ROOT)}:{node.lineno}") for text in texts(node.value)]
     passed_on = re.compile(rf"(sdsclip \w+: )?(error: )?{HOLE}\n?")
     return [message for message in found if message.constant_words and not passed_on.fullmatch(message.text)]
 

@@ -1,0 +1,62 @@
+"""How every command ends that cannot do what it was asked for: with one line and exit code 1."""
+
+import functools
+import logging
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+
+logger = logging.getLogger(__name__)
+
+EXPECTED = (ValueError, OSError, ImportError, FloatingPointError)
+INTERRUPTED = "interrupted; type the same command again to go on from here"
+Main = Callable[[Sequence[str] | None], None]
+
+
+def one_line_errors(command: str = "", interrupted: str = "interrupted") -> Callable[[Main], Main]:
+    """Decorate a command's ``main``, so that no error ends in a traceback.
+
+    Args:
+        command: what stands before "error:".
+        interrupted: what is said after Ctrl-C.
+    """
+    before = f"{command}: " * bool(command)
+
+    def decorate(main: Main) -> Main:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> None:
+            try:
+                main(argv)
+            except KeyboardInterrupt:
+                sys.exit(interrupted)
+            except EXPECTED as error:
+                logger.debug("the traceback of the error below", exc_info=True)
+                sys.exit(f"{before}error: {own_words(error)}")
+            except Exception as error:  # a fault of this program, or a library's that nothing here knows of
+                sys.exit(f"{before}error: {_fault(error)}")
+
+        return run
+
+    return decorate
+
+
+def own_words(error: BaseException) -> str:
+    """What an error says; of one that PyTorch brings from a loader worker its last words, without the traceback."""
+    text = str(error)
+    caught = re.match(r"Caught (\w+) in .*\nOriginal Traceback", text)
+    if caught is None:
+        return text
+    last = re.split(rf"\n(?:\w+\.)*{caught[1]}: ", text)
+    return last[-1].strip() if len(last) > 1 else text
+
+
+def _fault(error: Exception) -> RuntimeError:
+    with tempfile.NamedTemporaryFile("w", prefix="sdsclip-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write("".join(traceback.format_exception(error)))
+    words = " ".join(own_words(error).split())[:200]
+    return RuntimeError(
+        f"{type(error).__name__}: {words or 'no more is told'}. This should have been told in plainer words; please report "
+        f"it with what `sdsclip env` prints and {file.name}, which holds the traceback."
+    )
