@@ -94,5 +94,5 @@ def test_an_optimiser_or_a_schedule_that_cannot_be_made_is_told_before_a_run_beg
         check_optimizer(config(**options))
     with pytest.raises(ValueError, match="--optim sgd cannot be made of --optim_args momentum=-1"):
         check_optimizer(config(optim="sgd", optim_args="momentum=-1"))
-    with pytest.raises(ValueError, match="--lr_scheduler_type cosine cannot .* {'cycles': 2}"):
+    with pytest.raises(ValueError, match=r"--lr_scheduler_type cosine cannot .* {'cycles': 2}"):
         check_optimizer(config(lr_scheduler_type="cosine", lr_scheduler_kwargs={"cycles": 2}))

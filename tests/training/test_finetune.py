@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import make_rows
+from forking import run_forked
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor, HfArgumentParser, TrainingArguments
 
@@ -426,9 +427,7 @@ def test_killed_run_goes_on_to_the_same_model(words):
         "trainable": "full",
         "test_benchmarks": ["shapes:validation"],
     }
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *words(output_dir="killed", **options)], capture_output=True, text=True
-    )
+    killed = run_forked(KILLED, *words(output_dir="killed", **options))
     assert killed.returncode == 9, killed.stderr
     before = Path("killed/before.json").read_text()
     main([*words(output_dir="killed", **options), "--resume_from_checkpoint", "last"])

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import make_clip, make_processor
 from diffusers import StableDiffusionPipeline
+from forking import run_forked
 from peft import LoHaConfig, LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor, EarlyStoppingCallback, TrainerCallback
@@ -215,7 +214,7 @@ def test_run_killed_while_it_saved_goes_on_from_the_last_whole_checkpoint(
 ):
     several_captions.save_to_disk(tmp_path / "data")
     arguments = [clip_folder, teacher_folder, str(tmp_path / "data"), str(tmp_path / "killed")]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True)
+    killed = run_forked(KILLED, *arguments)
     assert killed.returncode == 9, killed.stderr
     assert (tmp_path / "killed/checkpoint-4/model.safetensors").exists()
     assert last_checkpoint(tmp_path / "killed") == str(tmp_path / "killed/checkpoint-2")
