@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from huggingface_hub import hf_hub_download
 
@@ -125,7 +126,12 @@ class CandidateScores:
                 files = sorted(path.resolve().glob("data/*.parquet"))
                 if not files:
                     raise OSError("it has no data/*.parquet")
-                data = datasets.load_dataset("parquet", data_files=list(map(as_pattern, files)), split="train")
+                for file in files:
+                    _check_readable(file, lambda file: all(pq.ParquetFile(file).iter_batches()))
+                data = _check_readable(
+                    path / "data",
+                    lambda _: datasets.load_dataset("parquet", data_files=list(map(as_pattern, files)), split="train"),
+                )
             else:
                 data = datasets.load_dataset(name, split="train", revision=revision)
         found = content_fingerprint(data, settings)
@@ -267,6 +273,22 @@ class CandidateScores:
     def temperature(self, share: float) -> float:
         """tau that fits the spread of d, see [`ranking_temperature`]."""
         return ranking_temperature(torch.from_numpy(self.mean_errors[self.ranked]), share)
+
+
+def _check_readable(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What ``read`` makes of a file of scores or their folder.
+
+    Raises:
+        OSError: it is damaged.
+    """
+    try:
+        return read(path)
+    except Exception as error:  # of which pyarrow and datasets have many
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise OSError(
+            f"{path} is damaged ({reason}). Take the folder away, and type sdsclip score-captions again or download it "
+            "again."
+        ) from error
 
 
 def portable_name(name: str) -> str:

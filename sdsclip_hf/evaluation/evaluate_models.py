@@ -15,6 +15,7 @@ from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks import Benchmark, Options, expand, load_benchmark
 from sdsclip_hf.benchmarks.items import picture_state
 from sdsclip_hf.common.checkpoints import fingerprint, write_json
+from sdsclip_hf.common.locks import working_in
 from sdsclip_hf.common.resources import versions
 from sdsclip_hf.evaluation import plots
 from sdsclip_hf.evaluation.answers import Answers, merge
@@ -47,6 +48,12 @@ def evaluate_models(args: argparse.Namespace, command: str) -> dict:
     benchmarks = {spec: load_benchmark(spec, _benchmark_options(args)) for spec in specs}
     for benchmark in benchmarks.values() if args.teacher else ():
         check_speed(benchmark)  # now, and not after hours with other benchmarks
+    with working_in(folder):
+        return _evaluate(args, command, runs, benchmarks)
+
+
+def _evaluate(args: argparse.Namespace, command: str, runs: dict[str, str], benchmarks: dict[str, Benchmark]) -> dict:
+    folder, specs = Path(args.output_dir), list(benchmarks)
     _claim(folder, args, benchmarks)
     finished = folder / RESULTS_FILE
     results = json.loads(finished.read_text(encoding="utf-8")) if finished.is_file() else None

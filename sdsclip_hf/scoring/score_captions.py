@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import timedelta
 
 import datasets
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.errors import expand
+from sdsclip_hf.common.locks import working_in
 from sdsclip_hf.data.images import BAD_IMAGES_FILE, BadImages
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.data.scores import portable_name
@@ -150,10 +152,11 @@ class Scoring:
     def run(self) -> dict:
         """Score what is missing and return what ``scores.json`` holds."""
         settings = self.settings()
-        if self.state.is_main_process:
-            self.files.claim(settings)
-        self.state.wait_for_everyone()
-        return self.files.finished() or self._score_missing(settings)
+        with working_in(self.files.folder) if self.state.is_main_process else nullcontext():
+            if self.state.is_main_process:
+                self.files.claim(settings)
+            self.state.wait_for_everyone()
+            return self.files.finished() or self._score_missing(settings)
 
     def _score_missing(self, settings: dict) -> dict:
         if self.state.is_main_process and not self.files.has_items():

@@ -70,6 +70,12 @@ class PairLoaders(Trainer):
                     f"{self.args.world_size} processes; lower --{option}."
                 )
             batch_size = min(batch_size, per_process)
+            alone = not self.args.dataloader_drop_last and self.args.world_size == 1 and len(dataset) % batch_size == 1
+            if is_training and alone:
+                raise ValueError(
+                    f"of {len(dataset)} pairs in batches of {batch_size} one is left, which has no negatives; leave "
+                    "--dataloader_drop_last false out, or set another --per_device_train_batch_size."
+                )
         elif is_training:
             ours = isinstance(self.data_collator, ImageCaptionCollator)  # another may not know what is passed over
             dataset = endless_share(dataset, self.args, batch_size, self._batches_done if ours else 0)

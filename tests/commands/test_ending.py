@@ -64,7 +64,7 @@ class Broken(Dataset):
         raise self.error
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_an_error_in_a_loader_worker_is_told_as_if_it_were_here(context):
     told = "1 image could not be read, the last one a.png (cut\nin two). Mend it."
     loader = DataLoader(Broken(BadImageError(told)), num_workers=1, multiprocessing_context=context)

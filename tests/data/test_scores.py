@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import datasets
 import numpy as np
@@ -148,3 +149,27 @@ def test_digest_is_of_pixels_for_png_and_of_bytes_for_jpeg(tmp_path, pairs):
     )
     assert picture_digest(tmp_path / "one.jpg") == picture_digest((tmp_path / "one.jpg").read_bytes())
     assert len({one, picture_digest(tmp_path / "one.jpg"), picture_digest(tmp_path / "other.jpg")}) == 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_damaged_file_of_scores_is_named(folder, tmp_path, share):
+    shutil.copytree(folder, tmp_path / "copy")
+    (file,) = (tmp_path / "copy" / "data").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(OSError, match=rf"{file.name} is damaged .*sdsclip score-captions again"):
+        CandidateScores.load(tmp_path / "copy")
+
+
+def test_a_byte_that_was_flipped_is_found(folder, tmp_path):
+    content = next((folder / "data").glob("*.parquet")).read_bytes()
+    for place in range(4, len(content) - 8, max(1, len(content) // 40)):
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        shutil.copytree(folder, tmp_path / "copy")
+        (file,) = (tmp_path / "copy" / "data").glob("*.parquet")
+        file.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+        try:
+            scores = CandidateScores.load(tmp_path / "copy")
+        except (OSError, ValueError) as error:
+            assert "damaged" in str(error) or "fingerprint" in str(error) or "scores" in str(error)
+        else:  # a byte that says nothing, of padding or of metadata
+            assert scores.data.to_dict() == CandidateScores.load(folder).data.to_dict()

@@ -46,6 +46,7 @@ def run(monkeypatch, *argv: str) -> None:
 # What it counts
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_public_models(configs):
     found = planned(*configs["ViT-L/14"], "--latent_size", "32", "--per_device_train_batch_size", "2")
     mapper = (768 + 1) * 4 * 32 * 32
@@ -92,6 +93,7 @@ def test_without_its_term_the_teacher_is_not_even_looked_at():
     assert list(found["parts"]) == ["student"] and found["latent_shape"] is None
 
 
+@pytest.mark.slow
 def test_a_large_contrastive_batch_costs_one_more_forward_pass_and_no_more_memory_than_its_pictures():
     plain, cached, whole = (
         planned(*SHAPES, "--per_device_train_batch_size", size, *options)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,12 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import hub_env
+from forking import Forked
 from hub_server import WRITER
 from huggingface_hub import DatasetCard
+from launching import launch
 from PIL import Image
 
 from sdsclip_hf.commands.score_captions import main
-from sdsclip_hf.common.resources import recipes_dir
 from sdsclip_hf.data.images import picture_digest
 from sdsclip_hf.data.scores import FEATURES, CandidateScores
 from sdsclip_hf.evaluation.scorers import ClipScorer
@@ -271,32 +271,31 @@ def test_nearest_needs_an_embedder(pairs, tmp_path):
 # Going on
 
 
-def launch(*words, processes: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = (command if processes > 1 else command[:1]) + [recipes_dir() / "score_captions.py", *words]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(map(str, command), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+COMMAND = """
+import os, sys
+from sdsclip_hf.commands.score_captions import main
+main(sys.argv[1:])
+os._exit(0)
+"""
 
 
 def test_a_killed_run_ends_as_one_that_was_not_whatever_the_number_of_processes(teacher_folder, parquet, tmp_path):
     words = ["--teacher_name_or_path", teacher_folder, "--dataset_name", parquet, "--num_draws", 30]
     words += ["--candidates", "batch:3", "--chunk_size", 1, "--stop_confidence", 0.999, "--output_dir"]
-    killed = launch(*words, tmp_path / "killed", processes=1)
+    killed = Forked(COMMAND, *words, tmp_path / "killed")
     parts = tmp_path / "killed" / "parts"
-    while len(list(parts.glob("chunk-*.parquet"))) < 5 and killed.poll() is None:
+    while len(list(parts.glob("chunk-*.parquet"))) < 5:
         time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.kill()
+    assert killed.finish().returncode == -signal.SIGKILL
     left = 24 - len(list(parts.glob("chunk-*.parquet")))
     assert 0 < left <= 19 and not (tmp_path / "killed" / "scores.json").exists()
     (parts / "chunk-000000023.parquet.99.partial").write_bytes(b"torn")
-    resumed = launch(*words, tmp_path / "killed", processes=2)
+    said, _ = launch(COMMAND, *words, tmp_path / "killed")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the other processes have
     main([*map(str, words), str(tmp_path / "whole")])
     torch.set_num_threads(threads)
-    said = resumed.communicate()[0]
-    assert resumed.returncode == 0, said
     assert f" 0/{(left + 1) // 2} " in said  # the other process scores the other half
     for name in ("data/train-00000-of-00001.parquet", "scores.json", "README.md"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -308,6 +308,7 @@ def test_mistake_in_the_settings_ends_in_one_clear_line_before_anything_runs(
     assert str(stop.value.code).startswith("error: ") and expected in str(stop.value.code)
 
 
+@pytest.mark.slow
 def test_arms_that_go_back_part_of_the_way_share_a_training(settings, tmp_path, monkeypatch):
     trained = []
     train = study.SDSCLIPTrainer.train

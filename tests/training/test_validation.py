@@ -109,6 +109,14 @@ def test_evaluation_data_of_which_nothing_is_left_costs_no_training(tmp_path, cl
     assert len(losses) == 2 and all(map(math.isnan, losses))
 
 
+def test_a_pair_that_training_would_leave_alone_is_told_before_it_begins(tmp_path, clip_folder, pairs):
+    options = {"lambda_sds": 0.0, "dataloader_drop_last": False, "use_cpu": True, "per_device_train_batch_size": 4}
+    args = SDSCLIPConfig(output_dir=str(tmp_path), **options)
+    with pytest.raises(ValueError, match=r"of 9 pairs in batches of 4 one is left.*--dataloader_drop_last"):
+        SDSCLIPTrainer(clip_folder, args, train_dataset=pairs.select(range(9))).get_train_dataloader()
+    SDSCLIPTrainer(clip_folder, args, train_dataset=pairs.select(range(10))).get_train_dataloader()
+
+
 PROCESSES = """
 import sys, json, datasets
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
