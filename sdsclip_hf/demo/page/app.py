@@ -36,8 +36,8 @@ def picture(label: str) -> gr.Image:
     image = gr.Image(
         label=label,
         alt_text=label,
-        type="filepath",
-        image_mode=None,  # the file as it is: gradio would read transparency as black
+        type="pil",
+        image_mode="RGBA",  # gradio would make transparency black
         sources=["upload", "clipboard"],
         height=240,
         min_width=240,
@@ -46,8 +46,7 @@ def picture(label: str) -> gr.Image:
 
     def preprocess(payload):
         try:
-            path = read(payload)
-            return None if path is None else to_rgb(Image.open(path))
+            return read(payload)
         except gr.Error:
             raise
         except Exception as error:  # whatever the file makes Pillow raise
@@ -57,6 +56,12 @@ def picture(label: str) -> gr.Image:
     # A class of its own would have gradio write a file beside this one.
     image.preprocess = preprocess
     return image
+
+
+def compare_on_white(first: Image.Image | None, second: Image.Image | None, *captions: str, **options) -> str:
+    """[`compare`] of the pictures as the package reads them."""
+    pictures = (None if picture is None else to_rgb(picture) for picture in (first, second))
+    return compare(*pictures, *captions, **options)
 
 
 def build(models: dict[str, str], names: dict[str, str] | None = None, notice: str = "") -> gr.Blocks:
@@ -78,7 +83,7 @@ def build(models: dict[str, str], names: dict[str, str] | None = None, notice: s
             ]
         button = gr.Button("Compare", variant="primary")
         results = gr.HTML(notice, apply_default_css=False)
-        inputs, run = [*pictures, *captions], partial(compare, models=models, names=names)
+        inputs, run = [*pictures, *captions], partial(compare_on_white, models=models, names=names)
         examples = draw_examples(Path(tempfile.mkdtemp(prefix="examples-")))
         gr.Examples(
             list(examples.values()), inputs, results, run, False, example_labels=list(examples), run_on_click=True
