@@ -142,7 +142,8 @@ def test_no_bracket_of_a_reference_is_left_and_all_pictures_load(page, site):
         browser = page(name)
         text = browser.execute_script(
             "const copy = document.querySelector('article').cloneNode(true);"
-            "copy.querySelectorAll('code, pre').forEach(code => code.remove()); return copy.textContent"
+            "copy.querySelectorAll('code, pre, style, script, .jp-InputArea').forEach(code => code.remove());"
+            "return copy.textContent"
         )
         assert "[`" not in body(browser) and "[]" not in text and "][" not in text, name
         missing = "return [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
