@@ -409,9 +409,13 @@ class SDSCLIPConfig(TrainingArguments):
                 "gradient_norm_steps needs the whole batch in memory, which contrastive_batch_size avoids; leave one out."
             )
 
+    def own_defaults(self) -> dict:
+        """The options that TrainingArguments has not, with their defaults."""
+        inherited = {entry.name for entry in fields(TrainingArguments)}
+        return {entry.name: entry.default for entry in fields(self) if entry.name not in inherited}
+
     def method_settings(self) -> dict:
         """What defines a run beside TrainingArguments' own: a resumed run must agree on it."""
-        inherited = {entry.name for entry in fields(TrainingArguments)}
         unimportant = {
             "hub_license",
             "hub_force",
@@ -430,7 +434,7 @@ class SDSCLIPConfig(TrainingArguments):
             "prompt_cache_dir",
             "wise_ft_alpha",
         }
-        own = [entry.name for entry in fields(self) if entry.name not in inherited | unimportant]
+        own = [name for name in self.own_defaults() if name not in unimportant]
         return {name: getattr(self, name) for name in [*own, *KEPT_BY_RESUMED]}
 
     def obeyed_settings(self) -> dict:

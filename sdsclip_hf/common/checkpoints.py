@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -33,19 +32,16 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     That is not the one of most steps where a run went on from an earlier one than it had.
     """
     written = _written(Path(output_dir))
-    sealed = [folder for folder in reversed(written) if (folder / RUN_FILE).is_file()]
-    wrong = {
-        folder: damage(folder) for folder in sealed if written[folder][0] < 0
-    }  # in no order, their seals being broken
-    found = None
-    for folder in (folder for folder in sealed if folder not in wrong):
-        wrong[folder] = damage(folder)
-        if wrong[folder] is None:
+    broken = [folder for folder, (number, _) in written.items() if number < 0 and (folder / RUN_FILE).is_file()]
+    wrong, found = {folder: damage(folder) for folder in broken}, None
+    for folder in (folder for folder, (number, _) in reversed(written.items()) if number >= 0):
+        what = damage(folder)
+        if what is None:
             found = str(folder)
             break
+        wrong[folder] = what
     for folder, what in wrong.items():
-        if what:
-            logger.warning(f"{folder} is damaged: {what}. The newest whole checkpoint is {found}.")
+        logger.warning(f"{folder} is damaged: {what}. The newest whole checkpoint is {found}.")
     return found
 
 
@@ -76,10 +72,14 @@ def _mark(checkpoint: Path) -> dict | None:
         mark = json.loads((checkpoint / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(mark, dict) or not {"base_fingerprint", "teacher_fingerprint", "settings"} <= mark.keys():
+    if not isinstance(mark, dict) or not {"base_fingerprint", "teacher_fingerprint"} <= mark.keys():
+        return None
+    if not isinstance(mark.get("settings"), dict) or not isinstance(mark.get("number", 0), int):
         return None
     told = mark.pop("seal", None)
-    return mark if told is None or told == _digest_of(mark) else None
+    if told is None:  # as earlier versions of this package sealed, which told no digests
+        return None if "files" in mark else mark
+    return mark if told == _digest_of(mark) else None
 
 
 def _digest_of(mark: dict) -> str:
@@ -168,32 +168,29 @@ def check_same_run(checkpoint: Path, identity: dict, defaults: dict) -> list[str
             f"the checkpoint {checkpoint} belongs to a run on {told}, or on the same in another order. Give the same data, "
             "or start anew in another --output_dir."
         )
-    settings = defaults | then["settings"]
-    changed = [
-        f"{name} was {was!r} and is now {value!r}" for name, was, value in _changes(settings, now["settings"], "--")
-    ]
+    changed = _changes(_flat(defaults | then["settings"]), _flat(now["settings"]), "is now")
     if changed:
         raise ValueError(
             f"the checkpoint {checkpoint} belongs to a run with other settings: {'; '.join(changed)}. Use the same "
             "settings, or start anew in another --output_dir."
         )
-    return [
-        f"{name} was {was!r} and is {value!r} from here on."
-        for name, was, value in _changes(then.get("obeyed") or now["obeyed"], now["obeyed"], "--")
-    ]
+    return [f"{change} from here on." for change in _changes(_flat(then.get("obeyed", {})), _flat(now["obeyed"]), "is")]
 
 
-def _changes(then: dict, now: dict, prefix: str) -> Iterator[tuple[str, object, object]]:
-    """Settings that differ, by name; of a PEFT configuration those of its fields that both versions of PEFT know."""
-    for name, value in now.items():
-        if name not in then and name != "peft_config":  # earlier versions of this package did not tell it
-            continue
-        was = then.get(name)
-        if name == "peft_config" and isinstance(was, (dict, str)) and isinstance(value, dict):
-            known = {field: value[field] for field in value if field in was} if isinstance(was, dict) else {}
-            yield from _changes(was if isinstance(was, dict) else {}, known, "peft_config.")
-        elif was != value and {str(was), str(value)} != {"None"}:
-            yield prefix + name, was, value
+def _flat(settings: dict) -> dict:
+    """Settings by their names in messages, the fields of a PEFT configuration one by one."""
+    flat = {f"--{name}": value for name, value in settings.items() if name != "peft_config"}
+    adapter = settings.get("peft_config")
+    flat["peft_config"] = "none" if adapter in (None, "None") else "one"  # earlier versions wrote a text
+    return flat | (
+        {f"peft_config.{name}": value for name, value in adapter.items()} if isinstance(adapter, dict) else {}
+    )
+
+
+def _changes(then: dict, now: dict, word: str) -> list[str]:
+    """What both know, and what differs. Other versions, of PEFT for one, may know less."""
+    both = [name for name in now if name in then]
+    return [f"{name} was {then[name]!r} and {word} {now[name]!r}" for name in both if then[name] != now[name]]
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -126,8 +126,8 @@ class CandidateScores:
                 files = sorted(path.resolve().glob("data/*.parquet"))
                 if not files:
                     raise OSError("it has no data/*.parquet")
-                for file in files:
-                    _check_readable(file, lambda file: all(pq.ParquetFile(file).iter_batches()))
+                for file in files:  # one by one, since datasets would not tell which
+                    _check_readable(file, pq.read_table)
                 data = _check_readable(
                     path / "data",
                     lambda _: datasets.load_dataset("parquet", data_files=list(map(as_pattern, files)), split="train"),

@@ -1,7 +1,6 @@
 """Trainer for L = lambda_clip * L_CLIP + lambda_sds * L_SDS + lambda_rank * L_rank."""
 
 import copy
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch.distributed.nn
 from peft import PeftConfig
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import CLIPModel, CLIPProcessor, TrainingArguments, set_seed
+from transformers import CLIPModel, CLIPProcessor, set_seed
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import check_same_run, fingerprint, last_checkpoint
@@ -346,9 +345,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         self._batches_done = 0
         if resume_from_checkpoint:
-            own = {option.name for option in fields(self.args)} - {option.name for option in fields(TrainingArguments)}
-            defaults = {option.name: option.default for option in fields(self.args) if option.name in own}
-            changed = check_same_run(Path(resume_from_checkpoint), self._identity(), defaults)
+            changed = check_same_run(Path(resume_from_checkpoint), self._identity(), self.args.own_defaults())
             summary = "\n".join([*changed, summary])
             self._batches_done = self.batches_to_skip(Path(resume_from_checkpoint))
         if self.is_world_process_zero():

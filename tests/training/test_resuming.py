@@ -92,7 +92,15 @@ def test_damage_to_any_file_is_named_and_the_checkpoint_before_is_taken(run, tmp
         assert contents(copy) == before
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "null", '"x"', "{}", '{"number": 7}', "[" * 100_000, "\udcff"])
+OLD = {"base_fingerprint": "0", "teacher_fingerprint": None, "settings": {}}
+OF_OTHER_TYPES = [
+    json.dumps(OLD | change) for change in ({"settings": []}, {"number": "7"}, {"files": {}}, {"seal": 3})
+]
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "3", "null", '"x"', "{}", '{"number": 7}', "[" * 100_000, "\udcff", *OF_OTHER_TYPES]
+)
 def test_a_seal_of_another_form_seals_nothing(run, tmp_path, content):
     shutil.copytree(run[0] / "checkpoint-2", tmp_path / "checkpoint-2")
     (tmp_path / "checkpoint-2" / RUN_FILE).write_bytes(content.encode(errors="surrogateescape"))
@@ -190,7 +198,7 @@ def test_one_adapter_is_the_same_before_and_after_peft_has_used_it(run, tmp_path
         trainer.train(resume_from_checkpoint=True)
     assert adapter.to_dict() == before
     mark = json.loads((tmp_path / "checkpoint-4" / RUN_FILE).read_text())
-    del mark["seal"], mark["settings"]["peft_config"]["use_dora"]  # by a PEFT that had no such field
+    del mark["seal"], mark["files"], mark["settings"]["peft_config"]["use_dora"]  # by a PEFT that had no such field
     (tmp_path / "checkpoint-4" / RUN_FILE).write_text(json.dumps(mark))
     make(tmp_path, trainable="lora", peft_config=adapter).train(resume_from_checkpoint=True)
     other = LoraConfig(r=2, lora_alpha=3, target_modules=["fc1", "fc2"])
