@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from browsing import body, chromium, press, screenshot, served, wait
@@ -17,6 +18,7 @@ from transformers import CLIPModel, CLIPProcessor
 from sdsclip_hf.commands.space import main
 from sdsclip_hf.demo.page.preference import load
 from sdsclip_hf.demo.page.preference.drawings import draw_examples
+from sdsclip_hf.demo.show import import_page
 from sdsclip_hf.demo.space import write_space
 from sdsclip_hf.shapes import model_path
 
@@ -168,6 +170,20 @@ def test_a_pushed_space_runs_examples_tells_errors_and_fits_a_phone(browser, tmp
         press(page, "Compare")
         wait(page, lambda: "Picture 1: this file cannot be read as a picture." in body(page))
         screenshot(page, "demo-bad-picture")
+
+
+def test_the_page_reads_transparency_as_the_package_does(pictures, tuned):
+    page, models = import_page(), {"Tuned": str(tuned)}
+    with Image.open(pictures[0]) as opened:
+        clear = np.asarray(opened.convert("RGBA")).copy()
+    clear[:4, :, :] = 0  # black, and not seen
+    white = clear.copy()
+    white[:4, :, :] = 255
+    shown = [page.compare_on_white(Image.fromarray(one), None, *CAPTIONS, models=models) for one in (clear, white)]
+    assert shown[0] == shown[1] and "Tuned" in shown[0]
+    assert page.compare_on_white(None, None, *CAPTIONS, models=models) == page.compare(
+        None, None, *CAPTIONS, models=models
+    )
 
 
 def test_a_space_whose_model_cannot_be_loaded_says_so(browser, tmp_path):

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_pipeline
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
 from PIL import Image
 
 from sdsclip_hf import SDSCLIPConfig
@@ -343,6 +354,20 @@ def test_latent_size_that_the_denoiser_cannot_halve_raises(teacher_folder, size)
         DiffusionTeacher.from_pretrained(teacher_folder, latent_size=size)
 
 
+def test_latents_are_shifted_as_diffusers_shifts_them():
+    """As its pipelines of autoencoders with a shift_factor do: (z - shift) * scale in, z / scale + shift out."""
+    parts = make_pipeline()
+    parts.vae.register_to_config(shift_factor=0.7)
+    teacher = DiffusionTeacher(parts.unet, parts.text_encoder, parts.tokenizer, parts.scheduler, parts.vae)
+    pixels = torch.rand(2, 3, 8, 8) * 2 - 1
+    latents = teacher.encode_images(pixels)
+    with torch.no_grad():
+        mode = parts.vae.encode(pixels).latent_dist.mode()
+        decoded = parts.vae.decode(mode).sample
+    torch.testing.assert_close(latents, (mode - 0.7) * parts.vae.config.scaling_factor)
+    torch.testing.assert_close(teacher.decode(latents), decoded.clamp(-1, 1), rtol=1e-4, atol=1e-4)
+
+
 def test_latents_need_not_be_square():
     parts = make_pipeline(sample_size=(4, 6))
     teacher = DiffusionTeacher(parts.unet, parts.text_encoder, parts.tokenizer, parts.scheduler, parts.vae)
@@ -594,6 +619,23 @@ def test_prediction_of_the_clean_sample_raises_with_the_supported_types(broken):
     edit_json(broken / "scheduler" / "scheduler_config.json", prediction_type="sample")
     with pytest.raises(ValueError, match=r"'sample' is not supported.*epsilon or v_prediction"):
         DiffusionTeacher.from_pretrained(broken)
+
+
+@pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, EDMEulerScheduler])
+def test_a_schedule_without_betas_raises_with_its_name(broken, kind):
+    kind().save_pretrained(broken / "scheduler")
+    with pytest.raises(ValueError, match=f"{kind.__name__} has no schedule of betas"):
+        DiffusionTeacher.from_pretrained(broken)
+
+
+@pytest.mark.parametrize(
+    "kind", [PNDMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler]
+)
+def test_the_noise_is_that_of_the_checkpoint_whatever_sampler_it_names(broken, kind):
+    sampler = kind(beta_start=0.001, beta_end=0.02, beta_schedule="linear")
+    sampler.save_pretrained(broken / "scheduler")
+    teacher = DiffusionTeacher.from_pretrained(broken)
+    torch.testing.assert_close(teacher.alphas.square(), sampler.alphas_cumprod.float())
 
 
 @pytest.mark.parametrize(("option", "value"), [("class_embed_type", "timestep"), ("addition_embed_type", "text")])

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -286,6 +287,31 @@ def test_pictures_kept_in_memory_change_no_figure_of_a_run(make_trainer, scores_
     assert runs[0] == runs[1] and len(runs[0]) == 8
     with pytest.raises(ValueError, match=r"keep_images_in_memory .*--streaming"):
         make_trainer(data=pairs.to_iterable_dataset(), lambda_rank=0.0, keep_images_in_memory=True)
+
+
+def test_images_with_fewer_than_two_scored_candidates_count_as_images_and_for_nothing_else(tmp_path):
+    """The mean is over all images; one candidate alone orders nothing, and neither agrees nor disagrees."""
+    args = SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True, lambda_sds=0.0, ranking_temperature=0.1)
+    term = RankingTerm(SimpleNamespace(), args)
+    torch.manual_seed(0)
+    images = F.normalize(torch.randn(4, 5), dim=-1).requires_grad_()
+    candidates = F.normalize(torch.randn(4, 3, 5), dim=-1)
+    nan = math.nan
+    errors = torch.tensor([[0.3, 0.1, 0.2], [0.2, 0.3, nan], [0.4, nan, nan], [nan] * 3])
+    batch = {"candidate_errors": errors, "candidate_confidence": torch.ones(4)}
+    found, figures = term(images, candidates, torch.tensor(7.0), batch, torch.zeros(4, 3, dtype=torch.long))
+    expected, agreed = 0.0, 0
+    for row, count in ((0, 3), (1, 2)):
+        cosines = (images[row] @ candidates[row, :count].T).detach().double().numpy()
+        wanted = np.exp(-errors[row, :count].double().numpy() / 0.1)
+        wanted /= wanted.sum()
+        got = np.exp(7 * cosines)
+        expected += (wanted * np.log(wanted * got.sum() / got)).sum() / 4
+        agreed += cosines.argmax() == wanted.argmax()
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+    assert agreed < 2 and figures["ranking_agreement"].item() == pytest.approx(agreed / 2)
+    found.backward()
+    assert images.grad[:2].abs().sum() > 0 and not images.grad[2:].any()
 
 
 TWO_PROCESSES = """
