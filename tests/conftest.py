@@ -141,6 +141,13 @@ def make_rows(count: int) -> list[dict]:
     return rows
 
 
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A place for prepared datasets that is the test's own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+    datasets.disable_progress_bars()
+
+
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
