@@ -210,6 +210,17 @@ def scores_folder(tmp_path_factory, pairs):
     return str(make_scores(tmp_path_factory.mktemp("scores") / "pairs", items))
 
 
+@pytest.fixture
+def make_trainer(tmp_path, clip_folder, teacher_folder, pairs):
+    """Makes `tiny_trainer`s; ``folder`` is below tmp_path."""
+    from trainers import tiny_trainer  # few tests need one
+
+    def make(folder="run", *, model=clip_folder, teacher=teacher_folder, data=pairs, **options):
+        return tiny_trainer(tmp_path / folder, model, teacher, data, **options)
+
+    return make
+
+
 def hub_env(server: HubServer, **settings: str) -> dict[str, str]:
     """The environment of a subprocess that takes `server` for the Hub and keeps its cache beside the server's root."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import datasets
@@ -13,7 +14,7 @@ from conftest import make_scores
 from launching import launch
 from transformers import CLIPModel
 
-from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.data.images import picture_digest
@@ -26,29 +27,9 @@ BATCH = 4
 
 
 @pytest.fixture
-def make_trainer(tmp_path, clip_folder, pairs, scores_folder):
-    def make(folder="run", *, teacher=None, data=pairs, eval_dataset=None, **options):
-        settings = {
-            "output_dir": str(tmp_path / folder),
-            "use_cpu": True,
-            "per_device_train_batch_size": BATCH,
-            "per_device_eval_batch_size": BATCH,
-            "learning_rate": 1e-2,
-            "max_steps": 2,
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
-            "lambda_sds": 0.0,
-            "lambda_rank": 1.0,
-            "ranking_scores": scores_folder,
-            "trainable": "full",
-        }
-        args = SDSCLIPConfig(**(settings | options))
-        return SDSCLIPTrainer(
-            model=clip_folder, args=args, teacher=teacher, train_dataset=data, eval_dataset=eval_dataset
-        )
-
-    return make
+def make_trainer(make_trainer, scores_folder):
+    terms = {"lambda_sds": 0.0, "lambda_rank": 1.0, "ranking_scores": scores_folder}
+    return partial(make_trainer, teacher=None, trainable="full", **terms)
 
 
 @pytest.fixture
