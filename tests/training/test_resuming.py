@@ -9,6 +9,7 @@ import datasets
 import pytest
 import torch
 from conftest import make_clip, make_processor
+from finetuning import contents
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from trainers import tiny_trainer
@@ -16,10 +17,6 @@ from trainers import tiny_trainer
 from sdsclip_hf import SDSCLIPTrainer
 from sdsclip_hf.commands.finetune import main
 from sdsclip_hf.common.checkpoints import RUN_FILE, damage, last_checkpoint
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
