@@ -36,6 +36,8 @@ from sdsclip_hf.data.scores import FEATURES, SCORES_FILE, content_fingerprint
 
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
+# what one folder shares; a conftest.py there would stand in the way of `from conftest import`
+pytest_plugins = ("doctor_cases", "finetuning", "trainers")
 WORDS = ("a", "photo", "of", "cat", "dog", "on", "red", "blue", "mat", "chair")
 
 
@@ -208,56 +210,6 @@ def scores_folder(tmp_path_factory, pairs):
         errors = [[float(rng.uniform(0, 0.1)) + 0.2 * (place != number) for _ in range(3)] for place in places]
         items.append((picture_digest(image), captions[number], [captions[place] for place in places], errors))
     return str(make_scores(tmp_path_factory.mktemp("scores") / "pairs", items))
-
-
-@pytest.fixture
-def make_trainer(tmp_path, clip_folder, teacher_folder, pairs):
-    """Makes `tiny_trainer`s; ``folder`` is below tmp_path."""
-    from trainers import tiny_trainer  # few tests need one
-
-    def make(folder="run", *, model=clip_folder, teacher=teacher_folder, data=pairs, **options):
-        return tiny_trainer(tmp_path / folder, model, teacher, data, **options)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def parquet(tmp_path_factory, pairs):
-    path = tmp_path_factory.mktemp("parquet") / "pairs.parquet"
-    pairs.to_parquet(path)
-    return str(path)
-
-
-@pytest.fixture
-def words(tmp_path, monkeypatch, clip_folder, teacher_folder, parquet):
-    """A command line of a short run, with options replaced, added or (None) left out; the working folder is empty."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-    def make(**options):
-        defaults = {
-            "model_name_or_path": clip_folder,
-            "teacher_name_or_path": teacher_folder,
-            "dataset_name": parquet,
-            "output_dir": "out",
-            "max_steps": 2,
-            "per_device_train_batch_size": 4,
-            "per_device_eval_batch_size": 4,
-            "learning_rate": 1e-2,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "use_cpu": True,
-            "disable_tqdm": True,
-        }
-        line = []
-        for name, value in (defaults | options).items():
-            if value is not None:
-                line += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-        return line
-
-    return make
 
 
 def hub_env(server: HubServer, **settings: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""SDSCLIPTrainer on the tiny models, and looks at what it does."""
+"""SDSCLIPTrainer on the tiny models, and looks at what it does; conftest.py makes a plugin of it."""
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import TrainerCallback
 
@@ -25,6 +26,16 @@ def tiny_trainer(output_dir: Path, model, teacher, data, **options) -> SDSCLIPTr
     }
     args = SDSCLIPConfig(**(settings | options))
     return SDSCLIPTrainer(model=model, args=args, teacher=teacher, train_dataset=data, **parts)
+
+
+@pytest.fixture
+def make_trainer(tmp_path, clip_folder, teacher_folder, pairs):
+    """Makes `tiny_trainer`s; ``folder`` is below tmp_path."""
+
+    def make(folder="run", *, model=clip_folder, teacher=teacher_folder, data=pairs, **options):
+        return tiny_trainer(tmp_path / folder, model, teacher, data, **options)
+
+    return make
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:
