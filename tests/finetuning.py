@@ -1,7 +1,5 @@
 """What tests of `sdsclip finetune` share; conftest.py makes a plugin of it."""
 
-from pathlib import Path
-
 import pytest
 
 from sdsclip_hf.commands.finetune import main
@@ -15,12 +13,8 @@ def parquet(tmp_path_factory, pairs):
 
 
 @pytest.fixture
-def words(tmp_path, monkeypatch, clip_folder, teacher_folder, parquet):
+def words(work_folder, clip_folder, teacher_folder, parquet):
     """A command line of a short run, with options replaced, added or (None) left out; the working folder is empty."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
     def make(**options):
         defaults = {
@@ -51,8 +45,3 @@ def error_of(line: list[str]) -> str:
         main(line)
     assert isinstance(stop.value.code, str), f"exit code {stop.value.code!r} without a message"
     return stop.value.code
-
-
-def contents(folder: str | Path) -> dict[str, bytes]:
-    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

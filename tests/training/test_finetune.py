@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 from conftest import make_rows
-from finetuning import contents, error_of
+from finetuning import error_of
+from folders import contents
 from forking import run_forked
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor

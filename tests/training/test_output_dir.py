@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from finetuning import contents, error_of
+from finetuning import error_of
+from folders import contents
 
 from sdsclip_hf.commands.finetune import main
 

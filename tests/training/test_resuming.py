@@ -9,7 +9,7 @@ import datasets
 import pytest
 import torch
 from conftest import make_clip, make_processor
-from finetuning import contents
+from folders import contents
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from trainers import tiny_trainer
