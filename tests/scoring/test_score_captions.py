@@ -1,8 +1,7 @@
-"""The command: what it writes, how it goes on, and what it refuses."""
+"""score-captions: what it writes, how it goes on, and what it refuses."""
 
 import io
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import hub_env
@@ -21,18 +19,13 @@ from hub_server import WRITER
 from huggingface_hub import DatasetCard
 from launching import launch
 from PIL import Image
+from scorings import QUICK, rows_of, run
 
 from sdsclip_hf.commands.score_captions import main
 from sdsclip_hf.data.images import picture_digest
 from sdsclip_hf.data.scores import FEATURES, CandidateScores
-from sdsclip_hf.evaluation.scorers import ClipScorer
-from sdsclip_hf.scoring.arguments import ScoringArguments
-from sdsclip_hf.scoring.candidates import plain_words
 from sdsclip_hf.scoring.score_captions import run_ahead, score_captions
-from sdsclip_hf.students.sdsclip_model import load_clip
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
-
-QUICK = {"candidates": ["batch:2"], "num_draws": 5, "chunk_size": 7, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -41,43 +34,11 @@ def teacher(teacher_folder):
 
 
 @pytest.fixture(scope="module")
-def parquet(pairs, tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "pairs.parquet"
-    pairs.add_column("number", list(range(24))).to_parquet(path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def scored(teacher, pairs, tmp_path_factory):
     """A folder of scores with every draw."""
     folder = tmp_path_factory.mktemp("scores")
     score_captions(teacher, pairs, output_dir=folder, stop_confidence=0, **QUICK)
     return folder
-
-
-def run(*words) -> None:
-    main(["--candidates", "batch:2", "--num_draws", "5", "--chunk_size", "7", *map(str, words)])
-
-
-def refuse(capsys, *words) -> str:
-    """What the command says of these words, in one line."""
-    with pytest.raises(SystemExit) as stopped:
-        run(*words)
-    assert str(stopped.value).startswith("error: ") and "\n" not in str(stopped.value)
-    return str(stopped.value)
-
-
-def rows_of(folder) -> list[dict]:
-    return pq.read_table(Path(folder) / "data" / "train-00000-of-00001.parquet").to_pylist()
-
-
-def png(color) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (9, 9), color).save(file, "PNG")
-    return file.getvalue()
-
-
-# What is written
 
 
 def test_the_scores_are_those_of_diffusion_score(scored, teacher, pairs):
@@ -98,8 +59,8 @@ def test_the_true_caption_stands_anywhere(scored):
     assert min(np.bincount(places, minlength=3)) >= 3
 
 
-def test_settings_and_card_tell_how_it_was_made_and_no_path(scored, teacher_folder, capsys, tmp_path, parquet):
-    run("--teacher_name_or_path", teacher_folder, "--dataset_name", parquet, "--output_dir", tmp_path / "s")
+def test_settings_and_card_tell_how_it_was_made_and_no_path(scored, teacher_folder, capsys, tmp_path, numbered):
+    run("--teacher_name_or_path", teacher_folder, "--dataset_name", numbered, "--output_dir", tmp_path / "s")
     settings, card = (json.loads((tmp_path / "s/scores.json").read_text()), (tmp_path / "s/README.md").read_text())
     assert settings["teacher"]["name"] == Path(teacher_folder).name
     assert settings["dataset"] | {"captions": ""} == {
@@ -114,7 +75,7 @@ def test_settings_and_card_tell_how_it_was_made_and_no_path(scored, teacher_fold
     assert "--ranking_scores" in card and "| 24, of which 100.0% with two" in card
     for text in (card, json.dumps(settings)):
         assert str(tmp_path) not in text and str(Path(teacher_folder).parent) not in text
-        assert str(Path(parquet).parent) not in text
+        assert str(Path(numbered).parent) not in text
     out = capsys.readouterr().out
     assert "24 items, 100.0% of them" in out and f"{settings['denoiser_calls']:,} made" in out
     files = ["README.md", "data/train-00000-of-00001.parquet", "scores.json"]
@@ -178,99 +139,6 @@ def test_items_without_candidates_are_kept_and_reported(teacher, pairs, tmp_path
     assert "75.0% with two" in (tmp_path / "README.md").read_text()
 
 
-# Captions and candidates
-
-
-@pytest.fixture
-def several() -> datasets.Dataset:
-    """Eight pictures, the last of them twice, with captions and candidates."""
-    rng = np.random.default_rng(2)
-    rows = []
-    for number in range(9):
-        texts = [
-            f"a red {word} on a blue mat {min(number, 7)}" for word in rng.permutation(["cat", "dog", "chair", "photo"])
-        ]
-        given = ["a chair", "A red chair on a blue dog!", f"a dog {number}", "a red chair on a blue dog", "a cat"]
-        rows.append({"image": {"bytes": png((min(number, 7) * 30, 0, 0))}, "caption": texts, "given": given})
-    features = {"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))}
-    return datasets.Dataset.from_list(rows, features=datasets.Features(features | {"given": features["caption"]}))
-
-
-def test_sources_are_mixed_and_no_true_caption_is_among_them(several, tmp_path, clip_folder):
-    clip = ClipScorer(*load_clip(clip_folder))
-    sources = ["swap:2", "column:3", "nearest:2", "batch:4"]
-    options = {"candidates": sources, "candidates_column": "given", "model_name_or_path": clip_folder}
-    settings = score_captions(None, several, clip, captions_per_image=2, output_dir=tmp_path, **options)
-    assert settings["candidates"] == sources
-    assert settings["nearest_by"]["name"] == Path(clip_folder).name
-    rows = rows_of(tmp_path)
-    assert len(rows) == 18
-    corpus = [row["caption"] for row in rows]
-    for place, row in enumerate(rows):
-        true = {plain_words(text) for text in several[place // 2]["caption"]}
-        if place >= 14:
-            true |= {plain_words(text) for number in (7, 8) for text in several[number]["caption"]}
-        others = [text for text in row["candidates"] if text != row["caption"]]
-        words = [plain_words(text) for text in others]
-        assert len(others) == len(row["candidates"]) - 1 and len(set(words)) == len(words)
-        assert not true & set(words)
-        given = [text for text in others if text in several[place // 2]["given"]]
-        assert sorted(given) == sorted(["a chair", "A red chair on a blue dog!", f"a dog {place // 2}"])
-        swaps = [text for text in others if sorted(text.split()) == sorted(row["caption"].split())]
-        assert len(swaps) == 2
-        assert 2 <= sum(text in corpus for text in others) <= 6
-        assert len(others) <= 2 + 3 + 2 + 4
-
-
-def test_what_is_true_of_a_picture_is_no_candidate_of_it(tmp_path):
-    true = [["a cat", "a dog"], ["a dog", "a cat"], ["a bird"], ["a fish"], ["a tree", "an oak"], ["a bush", "a shrub"]]
-    given = [[], [], [], [], ["a bush", "a SHRUB", "a wolf"], ["A Tree!", "an oak", "a fox"]]
-    rows = [
-        {"image": {"bytes": png((min(number, 4), 0, 0))}, "caption": captions, "given": others}
-        for number, (captions, others) in enumerate(zip(true, given, strict=True))
-    ]
-    data = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
-    options = {"candidates": ["column", "batch:2"], "candidates_column": "given"}
-    for seed in range(5):
-        score_captions(None, data, seed=seed, output_dir=tmp_path / str(seed), **options)
-        found = [set(row["candidates"]) - {row["caption"]} for row in rows_of(tmp_path / str(seed))]
-        assert not {"a cat", "a dog"} & (found[0] | found[1])
-        for place, own in ((4, "a wolf"), (5, "a fox")):  # the same picture twice
-            assert own in found[place] and len(found[place]) == 3
-            assert not {"a tree", "an oak", "a bush", "a shrub"} & {plain_words(text) for text in found[place]}
-
-
-def test_captions_are_drawn_by_seed_and_row(several, tmp_path):
-    def drawn(seed, rows=9, count=2):
-        folder = tmp_path / f"{seed}-{rows}-{count}"
-        data = several.select(range(rows))
-        score_captions(None, data, output_dir=folder, seed=seed, captions_per_image=count, candidates=["batch:1"])
-        return [row["caption"] for row in rows_of(folder)]
-
-    assert drawn(0)[:8] == drawn(0, rows=4)
-    places = [several[number]["caption"].index(text) for number, text in enumerate(drawn(0, count=1))]
-    assert len(set(places)) > 1
-    assert drawn(0) != drawn(1)
-    assert sorted(drawn(0, count=9)) == sorted(text for row in several for text in row["caption"])
-
-
-def test_the_nearest_are_by_the_clip_s_own_embeddings(pairs, tmp_path, clip_folder):
-    clip = ClipScorer(*load_clip(clip_folder))
-    score_captions(None, pairs, clip, candidates=["nearest:1"], model_name_or_path=clip_folder, output_dir=tmp_path)
-    embeds = clip.embed_captions(pairs["caption"][:])
-    similar = (embeds @ embeds.T).fill_diagonal_(-2)
-    for row, best in zip(rows_of(tmp_path), similar.argmax(1).tolist(), strict=True):
-        assert set(row["candidates"]) == {row["caption"], pairs["caption"][best]}
-
-
-def test_nearest_needs_an_embedder(pairs, tmp_path):
-    with pytest.raises(ValueError, match="'nearest' needs an embedder"):
-        score_captions(None, pairs, candidates=["nearest"], model_name_or_path="a", output_dir=tmp_path)
-
-
-# Going on
-
-
 COMMAND = """
 import os, sys
 from sdsclip_hf.commands.score_captions import main
@@ -279,8 +147,8 @@ os._exit(0)
 """
 
 
-def test_a_killed_run_ends_as_one_that_was_not_whatever_the_number_of_processes(teacher_folder, parquet, tmp_path):
-    words = ["--teacher_name_or_path", teacher_folder, "--dataset_name", parquet, "--num_draws", 30]
+def test_a_killed_run_ends_as_one_that_was_not_whatever_the_number_of_processes(teacher_folder, numbered, tmp_path):
+    words = ["--teacher_name_or_path", teacher_folder, "--dataset_name", numbered, "--num_draws", 30]
     words += ["--candidates", "batch:3", "--chunk_size", 1, "--stop_confidence", 0.999, "--output_dir"]
     killed = Forked(COMMAND, *words, tmp_path / "killed")
     parts = tmp_path / "killed" / "parts"
@@ -381,11 +249,11 @@ def test_other_captions_and_another_teacher_are_other_settings(scored, teacher, 
         score_captions(stranger, pairs, output_dir=scored, stop_confidence=0, **QUICK)
 
 
-def test_a_finished_run_given_again_says_so(parquet, tmp_path, capsys):
-    run("--dataset_name", parquet, "--output_dir", tmp_path)
+def test_a_finished_run_given_again_says_so(numbered, tmp_path, capsys):
+    run("--dataset_name", numbered, "--output_dir", tmp_path)
     assert "is finished" not in capsys.readouterr().out
     before = (tmp_path / "scores.json").stat().st_mtime_ns
-    run("--dataset_name", parquet, "--output_dir", tmp_path)
+    run("--dataset_name", numbered, "--output_dir", tmp_path)
     assert f"{tmp_path} is finished" in capsys.readouterr().out
     assert (tmp_path / "scores.json").stat().st_mtime_ns == before
 
@@ -409,9 +277,6 @@ def test_a_folder_of_other_files_is_refused(pairs, tmp_path):
     with pytest.raises(ValueError, match="holds files that are no scores"):
         score_captions(None, pairs, output_dir=tmp_path, **QUICK)
     assert (tmp_path / "README.md").read_text() == "mine"
-
-
-# Bad pictures
 
 
 @pytest.fixture
@@ -439,77 +304,6 @@ def test_unreadable_pictures_are_left_out(teacher, broken, tmp_path, wrong_image
     assert all(len(errors) for row in rows_of(tmp_path) for errors in row["errors"])
 
 
-# Bad input
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--num_draws", 1], "num_draws is 1; it must be at least 2"),
-        (["--captions_per_image", 0], "captions_per_image is 0"),
-        (["--chunk_size", 0], "chunk_size is 0"),
-        (["--batch_size", -1], "batch_size is -1"),
-        (["--seed", -1], "seed is -1; it must be at least 0"),
-        (["--stop_confidence", 1], r"stop_confidence is 1.0; it must be in \[0, 1\)"),
-        (["--timestep_range", 5], r"timestep_range is \[5\]"),
-        (["--candidates", "guess"], "unknown source of candidates 'guess'; choose from column, swap, nearest, batch"),
-        (["--candidates", "swap:1", "swap:2"], "'swap' is named twice"),
-        (["--candidates", "swap:0"], "the count of candidates is '0'"),
-        (["--candidates", "swap:many"], "the count of candidates is 'many'"),
-        (["--candidates", "column"], "'column' needs --candidates_column"),
-        (["--candidates", "nearest"], "'nearest' needs --model_name_or_path"),
-        (["--candidates_column", "given"], "add column to --candidates"),
-        (
-            ["--candidates", "column", "--candidates_column", "given"],
-            "'given' not found; the dataset has 'image', 'ca",
-        ),
-        (["--candidates", "column", "--candidates_column", "image"], "column 'image' holds .* must be a string or a l"),
-        (["--push_to_hub"], "needs --hub_dataset_id"),
-        (["--caption_column", "text"], "caption column 'text' not found.*Pass --caption_column"),
-        (["--image_column", "number"], r"0 is no image, but a int\. Choose an --image_column"),
-        (["--dataset_name", "no/such-data"], "could not load the dataset 'no/such-data'"),
-        (["--teacher_name_or_path", "no/such-teacher"], "could not load the teacher 'no/such-teacher'"),
-        (["--candidates", "batch:24"], "has only 23 others .* not 24"),
-    ],
-)
-def test_what_does_not_fit_is_refused_with_the_remedy(capsys, parquet, tmp_path, words, said):
-    assert re.search(said, refuse(capsys, "--dataset_name", parquet, "--output_dir", tmp_path, *words))
-    assert not (tmp_path / "scores.json").exists()
-
-
-def test_a_range_outside_the_schedule_is_refused_before_anything_is_written(capsys, parquet, tmp_path, teacher_folder):
-    words = ["--dataset_name", parquet, "--teacher_name_or_path", teacher_folder, "--output_dir", tmp_path / "s"]
-    assert "timestep_range 5 to 1000 lies outside" in refuse(capsys, *words, "--timestep_range", 5, 1000)
-    assert not (tmp_path / "s").exists()
-
-
-def test_the_bundled_teacher_and_its_options_are_found(tmp_path):
-    words = ["--teacher_name_or_path", "shapes/teacher", "--teacher_dtype", "bfloat16", "--latent_size", 4]
-    words += ["--settled", "first_choice"]
-    run(*words, "--max_samples", 6, "--timestep_range", 100, 900, "--weighting", "velocity", "--output_dir", tmp_path)
-    told = json.loads((tmp_path / "scores.json").read_text())
-    assert told["teacher"]["name"] == "shapes/teacher" and told["items"] == 6
-    assert told["teacher"]["dtype"] == "bfloat16" and told["teacher"]["latent_shape"] == [4, 4, 4]
-    assert (
-        told["settled"] == "first_choice" and told["timestep_range"] == [100, 900] and told["weighting"] == "velocity"
-    )
-
-
-def test_a_tagger_that_is_not_installed_is_named(capsys, parquet, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "textblob.en.taggers", None)
-    said = refuse(capsys, "--dataset_name", parquet, "--output_dir", tmp_path, "--candidates", "swap")
-    assert 'pip install "sdsclip_hf[candidates]"' in said
-
-
-def test_a_given_candidate_that_is_the_caption_is_an_error_that_names_both(several, tmp_path):
-    given = several["given"][:]
-    given[3].append(several["caption"][3][1].upper())
-    data = several.remove_columns("given").add_column("given", given)
-    options = {"candidates": ["column"], "candidates_column": "given", "output_dir": tmp_path}
-    with pytest.raises(ValueError, match=r"row 3: the candidate 'A RED .*' of column 'given' is the picture's own"):
-        score_captions(None, data, **options)
-
-
 def test_no_candidate_at_all_is_an_error(pairs, tmp_path):
     data = pairs.add_column("none", [[]] * 23 + [[]])
     with pytest.raises(ValueError, match="none of the 24 items has a candidate beside its caption"):
@@ -524,8 +318,8 @@ def test_one_picture_has_no_wrong_one(teacher, several, tmp_path):
         score_captions(None, several, wrong_images=True, **options)
 
 
-def test_a_teacher_without_a_signal_is_warned_of(capsys, tmp_path, parquet, teacher_folder):
-    words = ["--dataset_name", parquet, "--teacher_name_or_path", teacher_folder, "--output_dir", tmp_path]
+def test_a_teacher_without_a_signal_is_warned_of(capsys, tmp_path, numbered, teacher_folder):
+    words = ["--dataset_name", numbered, "--teacher_name_or_path", teacher_folder, "--output_dir", tmp_path]
     run(*words)
     told, said = json.loads((tmp_path / "scores.json").read_text()), capsys.readouterr()
     first = [
@@ -540,8 +334,6 @@ def test_a_teacher_without_a_signal_is_warned_of(capsys, tmp_path, parquet, teac
     assert told["mean_confidence"] == pytest.approx(confidence.mean(), abs=1e-4)
 
 
-# The Hub
-
 FROM_HUB = """
 import sys
 from sdsclip_hf.data.scores import CandidateScores
@@ -553,11 +345,11 @@ main(sys.argv[1:])
 """
 
 
-def test_scores_go_to_the_hub_and_load_from_there_and_a_failed_push_keeps_the_folder(hub, tmp_path, pairs, parquet):
+def test_scores_go_to_the_hub_and_load_from_there_and_a_failed_push_keeps_the_folder(hub, tmp_path, pairs, numbered):
     folder = hub.root / "datasets" / "someone" / "scores"
-    settings = score_captions(None, pairs, output_dir=folder, dataset_name=parquet, **QUICK)
+    settings = score_captions(None, pairs, output_dir=folder, dataset_name=numbered, **QUICK)
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    words = ["--candidates", "batch:2", "--chunk_size", "7", "--seed", "3", "--dataset_name", parquet]
+    words = ["--candidates", "batch:2", "--chunk_size", "7", "--seed", "3", "--dataset_name", numbered]
     words += ["--output_dir", str(folder), "--push_to_hub", "--hub_dataset_id", "org/scores", "--private"]
     fault = hub.fault("commit", status=400, message="The Hub does not like it", times=None)
 
@@ -581,19 +373,3 @@ def test_scores_go_to_the_hub_and_load_from_there_and_a_failed_push_keeps_the_fo
         path.relative_to(folder).as_posix(): content for path, content in files.items()
     }
     assert hub.repository("datasets", "org/scores").private
-
-
-def test_pushing_wants_a_login_before_hours_of_work(capsys, parquet, tmp_path, monkeypatch):
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
-    words = ["--dataset_name", parquet, "--output_dir", tmp_path / "s", "--push_to_hub", "--hub_dataset_id", "a/b"]
-    said = refuse(capsys, *words)
-    assert "hf auth login" in said and not (tmp_path / "s").exists()
-
-
-def test_the_options_have_help(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    printed = capsys.readouterr().out
-    for name in ScoringArguments.__dataclass_fields__:
-        assert f"--{name} " in printed or f"--{name}]" in printed

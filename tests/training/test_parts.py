@@ -1,10 +1,15 @@
 """What a trainer is made of: models, adapters, teacher and columns, and the errors where they do not fit."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from conftest import make_clip, make_processor
 from peft import LoHaConfig, LoraConfig, PromptTuningConfig, get_peft_model
 
+from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+from sdsclip_hf.training.parts import load_teacher, place_teacher
 
 
 def test_peft_configuration_is_taken_whole(make_trainer):
@@ -79,3 +84,43 @@ def test_lora_targets_that_match_nothing_raise_with_the_choices(make_trainer):
 def test_missing_column_raises_with_those_there_are(make_trainer, pairs):
     with pytest.raises(ValueError, match="'text' not found; the dataset has 'image', 'caption'"):
         make_trainer(caption_column="text")
+
+
+def test_a_teacher_in_another_dtype_than_the_options_tell_is_refused(teacher_folder, tmp_path):
+    teacher = DiffusionTeacher.from_pretrained(teacher_folder, dtype="bfloat16")
+    with pytest.raises(ValueError, match="teacher_dtype float32 differs from the given teacher's bfloat16; set"):
+        load_teacher(teacher, SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True))
+    assert load_teacher(teacher, SDSCLIPConfig(output_dir=str(tmp_path), teacher_dtype="bfloat16")) is teacher
+
+
+class Backward(torch.autograd.Function):
+    """Passes values on, and gradients times a factor."""
+
+    @staticmethod
+    def forward(context, values, factor):
+        context.factor = factor
+        return values.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return context.factor * gradient, None
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_a_compiler_that_gets_the_gradient_wrong_is_found_out(teacher_folder, monkeypatch, tmp_path, factor):
+    teacher = DiffusionTeacher.from_pretrained(teacher_folder)
+    forward = teacher.denoiser.forward
+
+    def compiled(noisy, *rest, **options):
+        return forward(Backward.apply(noisy, factor), *rest, **options)
+
+    monkeypatch.setattr(teacher.denoiser, "compile", lambda: setattr(teacher.denoiser, "_compiled_call_impl", compiled))
+    config = SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True, teacher_compile=True, per_device_train_batch_size=2)
+    if factor == 1:
+        place_teacher(teacher, config)
+    else:
+        with pytest.raises(
+            ValueError, match=r"another gradient for this denoiser, 1\.0% away .*--sds_gradient stop_grad"
+        ):
+            place_teacher(teacher, config)
+    place_teacher(teacher, replace(config, sds_gradient="stop_gradient"))  # which asks for no gradient
