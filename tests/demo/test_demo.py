@@ -1,36 +1,24 @@
-"""The demo: what its page computes and says, the folder that becomes a Space, and the commands' errors."""
+"""The demo: what its page computes and says, and the command's errors."""
 
-import ast
-import json
 import math
 import re
 import shutil
-import subprocess
 import sys
-from importlib.metadata import requires
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from conftest import make_clip, make_processor
-from hub_server import READER, HubServer
-from huggingface_hub import HfApi
-from packaging.requirements import Requirement
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor, SiglipConfig, SiglipModel
 
 from sdsclip_hf.commands import demo as command
-from sdsclip_hf.commands import space
-from sdsclip_hf.demo.base_model import find_base
 from sdsclip_hf.demo.page.preference import compare, load
 from sdsclip_hf.demo.page.preference.drawings import draw_examples
 from sdsclip_hf.demo.page.preference.model import ModelError
 from sdsclip_hf.demo.page.preference.rendering import STYLE
 from sdsclip_hf.demo.page.preference.scores import Scores
-from sdsclip_hf.demo.show import PAGE, find_models
-from sdsclip_hf.demo.space import SETTINGS, write_space
+from sdsclip_hf.demo.show import find_models
 from sdsclip_hf.metrics.common.winoground import right_items
 from sdsclip_hf.shapes import model_path
 
@@ -53,9 +41,6 @@ def text_of(html: str) -> str:
 
 def card_of(html: str, heading: str) -> str:
     return text_of(html.split(f'<article aria-label="{heading} model">')[1].split("</article>")[0])
-
-
-# Scores
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -133,9 +118,6 @@ def test_a_model_that_cannot_be_used_is_told_with_its_name(tmp_path, pictures):
         load(str(without_tokenizer))
     shown = compare(pictures[0], None, *CAPTIONS, {"Base": STUDENT, "Tuned": str(tmp_path / "nowhere")})
     assert 'role="alert"' in shown and "nowhere could not be loaded" in text_of(shown)
-
-
-# The page's words
 
 
 def test_one_picture_shows_which_caption_each_model_prefers(pictures):
@@ -233,47 +215,9 @@ def test_examples_are_drawn_in_the_words_of_the_captions(tmp_path):
     assert red[0] > 200 > 100 > red[2] and blue[2] > 200 > 100 > blue[0]
 
 
-# The base model
-
-
-def card(folder: Path, front: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(f"---\n{front}\n---\n\n# a card\n")
-    return folder
-
-
-def test_the_base_of_a_folder_is_its_cards_or_else_its_runs(tmp_path):
-    folder = card(tmp_path, "license: mit")
-    (folder / "run.yaml").write_text("model_name_or_path: shapes/student\nseed: 1\n")
-    assert find_base(str(folder)) == "shapes/student"
-    for front in ("base_model: org/base", "base_model:\n- org/base"):
-        card(folder, front)
-        assert find_base(str(folder)) == "org/base"
-    assert find_models(str(folder)) == {"Base": "org/base", "Tuned": str(folder)}
-    assert find_models(str(folder), "other") == {"Base": "other", "Tuned": str(folder)}
-
-
-@pytest.mark.parametrize(
-    ("front", "message"),
-    [
-        ("license: mit", r"neither README.md \(base_model\) nor run.yaml in .* names the model .*; give it as --base"),
-        ("base_model: []", "give it as --base"),
-        ("a: [", "give it as --base"),
-        ("- a list", "give it as --base"),
-        ("base_model: [org/a, org/b]", r"several base models \(org/a, org/b\); give one of them as --base"),
-    ],
-)
-def test_a_base_that_cannot_be_told_is_an_error_that_names_the_option(tmp_path, front, message):
-    with pytest.raises(ValueError, match=message):
-        find_base(str(card(tmp_path, front)))
-
-
 def test_a_model_is_not_compared_with_itself(tmp_path):
     with pytest.raises(ValueError, match="compared with itself; give another model as --base"):
         find_models("org/name", "org/name")
-
-
-# sdsclip demo
 
 
 def test_the_command_names_the_extra_where_gradio_is_missing(monkeypatch):
@@ -285,169 +229,6 @@ def test_the_command_names_the_extra_where_gradio_is_missing(monkeypatch):
 def test_the_command_asks_for_a_base():
     with pytest.raises(SystemExit, match=r"sdsclip demo: error: .*give it as --base"):
         command.main(["--model", STUDENT])
-
-
-# The Space
-
-
-def test_the_folder_of_a_space_is_whole_and_stands_alone(tmp_path):
-    write_space(tmp_path, "org/tuned", "org/base")
-    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    kept = {path.relative_to(PAGE).as_posix() for path in PAGE.rglob("*") if path.suffix in (".py", ".md", ".txt")}
-    assert files == kept | {SETTINGS, "pixels.py"}
-    assert json.loads((tmp_path / SETTINGS).read_text())["models"] == {"Base": "org/base", "Tuned": "org/tuned"}
-    code = "import sys; sys.modules['sdsclip_hf'] = None; import preference; print(preference.compare)"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    imported = {
-        name.split(".")[0]
-        for path in tmp_path.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
-        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])
-    }
-    assert imported - set(sys.stdlib_module_names) == {
-        "gradio",
-        "numpy",
-        "PIL",
-        "pixels",
-        "preference",
-        "torch",
-        "transformers",
-    }
-
-
-def test_the_card_of_a_space_is_filled_in(tmp_path):
-    write_space(tmp_path, "org/tuned", "org/base")
-    _, front, body = (tmp_path / "README.md").read_text().split("---\n", 2)
-    front = yaml.safe_load(front)
-    assert front["models"] == ["org/tuned", "org/base"]
-    assert (front["sdk"], front["sdk_version"], front["app_file"]) == ("gradio", "6.31.0", "app.py")
-    assert (tmp_path / front["app_file"]).is_file()
-    assert front["title"] and front["emoji"] and front["license"] == "apache-2.0" and front["tags"]
-    assert len(front["short_description"]) <= 60  # the Hub's limit
-    assert {front["colorFrom"], front["colorTo"]} <= {
-        "red",
-        "yellow",
-        "green",
-        "blue",
-        "indigo",
-        "purple",
-        "pink",
-        "gray",
-    }
-    assert "$" not in body and "https://huggingface.co/org/base" in body
-
-
-def test_a_space_requires_what_the_package_does():
-    lines = (PAGE / "requirements.txt").read_text().splitlines()
-    ours = {requirement.name: requirement.specifier for requirement in map(Requirement, requires("sdsclip_hf"))}
-    asked = [Requirement(line) for line in lines if not line.startswith("--")]
-    assert {requirement.name for requirement in asked} == {"numpy", "pillow", "torch", "transformers"}
-    assert all(ours[requirement.name] == requirement.specifier for requirement in asked)
-
-
-@pytest.fixture
-def models(hub_here) -> HubServer:
-    """A Hub with a tuned model, whose card names its base, and the base."""
-    card(hub_here.root / "models" / "org" / "tuned", "base_model: org/base")
-    card(hub_here.root / "models" / "org" / "base", "license: mit")
-    return hub_here
-
-
-def push(*arguments: str) -> None:
-    space.main(["push", "org/demo", *arguments])
-
-
-def test_push_creates_a_space_and_updates_it(models, tmp_path, capsys):
-    push("--model", "org/tuned")
-    folder = tmp_path / "space"
-    folder.mkdir()
-    write_space(folder, "org/tuned", "org/base")
-    expected = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert {**expected, ".gitattributes": models.files("spaces", "org/demo")[".gitattributes"]} == (
-        models.files("spaces", "org/demo")
-    )
-    assert not models.repository("spaces", "org/demo").private
-    told = capsys.readouterr().out
-    assert f"{models.url}/spaces/org/demo compares org/base and org/tuned.\n" in told
-    assert "HF_TOKEN" not in told
-    HfApi().upload_file(path_or_fileobj=b"", path_in_repo="old/a.py", repo_id="org/demo", repo_type="space")
-    before = len(models.history("spaces", "org/demo"))
-    push("--model", "org/tuned", "--base", "org/base")
-    assert "old/a.py" not in models.files("spaces", "org/demo")
-    assert ".gitattributes" in models.files("spaces", "org/demo")
-    assert len(models.history("spaces", "org/demo")) == before + 1
-
-
-def test_push_refuses_what_is_no_demo_unless_forced(models):
-    api = HfApi()
-    api.create_repo("org/demo", repo_type="space", space_sdk="static")
-    api.upload_file(path_or_fileobj=b"mine", path_in_repo="index.html", repo_id="org/demo", repo_type="space")
-    with pytest.raises(SystemExit, match=r"org/demo holds something other than a demo .* index.html .*--force"):
-        push("--model", "org/tuned")
-    assert models.files("spaces", "org/demo")["index.html"] == b"mine"
-    push("--model", "org/tuned", "--force")
-    assert "index.html" not in models.files("spaces", "org/demo")
-    assert SETTINGS in models.files("spaces", "org/demo")
-
-
-def test_push_tells_that_a_private_model_needs_a_token(models, capsys):
-    (models.root / "models" / "org" / "base" / ".private").touch()
-    push("--model", "org/tuned", "--private")
-    assert "org/base can be read with a token only: give the Space one, as a secret named HF_TOKEN" in (
-        capsys.readouterr().out
-    )
-    assert models.repository("spaces", "org/demo").private
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--model", "org/nothing"], r"--model org/nothing: there is no such model .*no folder either.*`sdsclip push`"),
-        (["--model", STUDENT], r"no such model on the Hub, .*\(a folder here\).*`sdsclip push`"),
-        (["--model", "org/base"], "the card of org/base names no base_model.*; give it as --base"),
-        (["--model", "org/tuned", "--base", "shapes/student"], "--base shapes/student is part of this package"),
-        (["--model", "org/tuned", "--base", "org/none"], "--base org/none: there is no such model on the Hub"),
-        (["--model", "org/tuned", "--base", "org/tuned"], "compared with itself"),
-    ],
-)
-def test_push_refuses_models_that_a_space_cannot_load(models, arguments, message):
-    with pytest.raises(SystemExit, match=f"^sdsclip space: error: .*{message}"):
-        push(*arguments)
-    assert models.repository("spaces", "org/demo") is None
-
-
-@pytest.mark.parametrize(
-    ("stage_and_path", "message"),
-    [
-        ({"path": "models/org/tuned$"}, "org/tuned on the Hub: .*status 500.*Try again later"),
-        ({"path": "tuned/resolve/main/README.md"}, "the card of org/tuned, .*, could not be read: .*as --base"),
-        ({"stage": "tree"}, "org/demo on the Hub: .*status 500.*Try again later"),
-    ],
-)
-def test_what_the_hub_does_not_answer_is_an_error_with_a_remedy(models, monkeypatch, stage_and_path, message):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    HfApi().create_repo("org/demo", repo_type="space", space_sdk="gradio")
-    fault = models.fault(**{"stage": None} | stage_and_path, status=500, times=None)
-    with pytest.raises(SystemExit, match=f"^sdsclip space: error: {message}"):
-        push("--model", "org/tuned")
-    assert fault.fired >= 4  # it was tried again
-    assert SETTINGS not in models.files("spaces", "org/demo")
-
-
-def test_push_refuses_a_name_or_token_that_will_not_do(models, monkeypatch, tmp_path):
-    for name in ("demo", "org/de mo"):
-        with pytest.raises(SystemExit, match="give it as NAMESPACE/NAME"):
-            space.main(["push", name, "--model", "org/tuned"])
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setenv("HF_TOKEN", READER)
-    with pytest.raises(SystemExit, match="Use a token that may write to org/demo"):
-        push("--model", "org/tuned")
-    monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(SystemExit, match="type `hf auth login`"):
-        push("--model", "org/tuned")
-    assert models.repository("spaces", "org/demo") is None
 
 
 def test_what_is_shown_has_colours_of_its_own_where_the_page_around_it_has_none():
