@@ -78,13 +78,13 @@ class CaptionedImages:
             if not self.for_evaluation:
                 return None
             blank, _ = self._prepared(BLANK, None)
-            return blank | {"caption": self._draw_caption(row[self.caption_column], number), "readable": False}
+            return blank | self._words(row, number) | {"readable": False}
         if self.for_evaluation:
             picture = picture | {"readable": True}
         if self.scores is None:
-            return picture | {"caption": self._draw_caption(row[self.caption_column], number)}
+            return picture | self._words(row, number)
         item = self.scores.draw(self._items(row, number, digest), self._rng(number), self.num_candidates)
-        example = picture | {"caption": item.caption}
+        example = picture | self._words(row, number) | {"caption": item.caption}
         return example | {"item": item} if self.with_candidates else example
 
     def _picture(self, row: dict, number: int) -> tuple[dict, str | None]:
@@ -125,9 +125,11 @@ class CaptionedImages:
             )
         return list(captions)
 
-    def _draw_caption(self, cell: str | Sequence[str], number: int) -> str:
-        captions = self.captions_of(cell, number)
-        return captions[0] if len(captions) == 1 else captions[int(self._rng(number).integers(len(captions)))]
+    def _words(self, row: dict, number: int) -> dict:
+        """A row's caption as an example holds it, drawn of several, and ``captions``: all of them."""
+        captions = self.captions_of(row[self.caption_column], number)
+        drawn = captions[0] if len(captions) == 1 else captions[int(self._rng(number).integers(len(captions)))]
+        return {"caption": drawn, "captions": captions}
 
     def _name_of_image(self, row: dict, number: int) -> str:
         """The path of a file of its own; else the row, and the name that its bytes are stored under if there is one."""

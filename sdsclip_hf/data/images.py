@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fsspec
 from filelock import FileLock
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sdsclip_hf.data.pixels import to_rgb
 
@@ -46,6 +46,8 @@ def read_image(source: dict | str | os.PathLike | bytes | Image.Image, upright: 
             raise ValueError("there is no picture")
         with Image.open(io.BytesIO(encoded)) as image:
             return to_rgb(image, upright)
+    except UnidentifiedImageError as error:  # whose words tell an object's address
+        raise OSError("it is no picture of a known format, or one that is cut off or damaged") from error
     except Exception as error:  # there is hardly an exception that a decoder does not raise on some broken file
         raise OSError(str(error) or repr(error)) from error
 

@@ -64,9 +64,11 @@ def load_image_captions(
             raise ValueError(f"could not load split {split!r} of the dataset {name_or_path!r}: {error}") from error
         except OSError:
             raise
-        except Exception as error:  # of files that are not what they should be; StopIteration, for instance
-            words = " ".join(str(error).split()) or "no more is told"
-            raise OSError(f"{type(error).__name__}: {words}") from error
+        except Exception as error:  # AttributeError, KeyError, StopIteration and the like
+            raise OSError(
+                "a file of it is damaged, empty or of another form than datasets reads, which says no more than "
+                f"{type(error).__name__}; have it written or downloaded again"
+            ) from error
     if _is_empty(dataset):
         raise ValueError(
             f"the dataset {name_or_path!r} has no rows in split {split!r}; choose another split or source."

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
+from sdsclip_hf.data.duplicates import plain_words
 from sdsclip_hf.data.images import picture_digest, read_image
 from sdsclip_hf.evaluation.scorers import ClipScorer
-from sdsclip_hf.scoring.candidates import Corpus, load_tagger, mix_candidates, plain_words
+from sdsclip_hf.scoring.candidates import Corpus, load_tagger, mix_candidates
 
 
 class CaptionItem(NamedTuple):

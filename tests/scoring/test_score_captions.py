@@ -23,11 +23,11 @@ from launching import launch
 from PIL import Image
 
 from sdsclip_hf.commands.score_captions import main
+from sdsclip_hf.data.duplicates import plain_words
 from sdsclip_hf.data.images import picture_digest
 from sdsclip_hf.data.scores import FEATURES, CandidateScores
 from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.scoring.arguments import ScoringArguments
-from sdsclip_hf.scoring.candidates import plain_words
 from sdsclip_hf.scoring.score_captions import run_ahead, score_captions
 from sdsclip_hf.students.sdsclip_model import load_clip
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
