@@ -36,6 +36,8 @@ from sdsclip_hf.data.scores import FEATURES, SCORES_FILE, content_fingerprint
 
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
+# what one folder shares; a conftest.py there would stand in the way of `from conftest import`
+pytest_plugins = ("doctor_cases", "evaluations", "finetuning", "trainers")
 WORDS = ("a", "photo", "of", "cat", "dog", "on", "red", "blue", "mat", "chair")
 
 
@@ -139,6 +141,21 @@ def make_rows(count: int) -> list[dict]:
         words = rng.choice(WORDS, size=4)
         rows.append({"image": Image.fromarray(pixels), "caption": f"{' '.join(words)} {'abcdefgh'[number % 8]}"})
     return rows
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A place for prepared datasets that is the test's own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets_cache"))  # of other processes
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def work_folder(own_cache, tmp_path, monkeypatch):
+    """An empty folder to be in."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
 
 
 @pytest.fixture(scope="session")

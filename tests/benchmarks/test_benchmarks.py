@@ -25,13 +25,8 @@ from datasets import ClassLabel, List, Value
 from sdsclip_hf.benchmarks import Options, expand, load_benchmark, picture_key, read_picture
 from sdsclip_hf.benchmarks.sugarcrepe import SUBSETS
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 ARO = ["aro_relation", "aro_attribution", "aro_coco_order", "aro_flickr30k_order"]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
-    datasets.disable_progress_bars()
 
 
 def test_unknown_names_and_parts(tmp_path):

@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 
 import benchmark_copies
-import datasets
 import numpy as np
 import pytest
 from benchmark_copies import (
@@ -27,11 +26,7 @@ from PIL import Image
 
 from sdsclip_hf.benchmarks import ImageCell, ImageFile, Options, load_benchmark, picture_key, read_picture
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
-    datasets.disable_progress_bars()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def one_picture(tmp_path: Path, content: bytes, box: dict | None) -> ImageCell:

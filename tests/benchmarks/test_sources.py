@@ -16,6 +16,7 @@ from PIL import Image
 
 from sdsclip_hf.benchmarks import ImageCell, ImageFile, Options, load_benchmark
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 COMMON_FORMS = ("parquet", "file", "disk", "splits_to_disk", "imagefolder", "csv_imagefolder", "zip")
 JSON_FORMS = ("json", "json_and_its_data", "json_file")
 FORMS = [(make, form) for make in COPIES for form in (COMMON_FORMS + JSON_FORMS if make().json_name else COMMON_FORMS)]
@@ -27,12 +28,6 @@ PUBLISHED = {
     "aro_flickr30k_order": 5_000,
     "sugarcrepe:swap_obj": 245,
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
-    datasets.disable_progress_bars()
 
 
 def name_of(value) -> str | None:

@@ -1,10 +1,7 @@
-"""The evaluate command: what it leaves behind, how it goes on after an interruption, and how it refuses."""
+"""The evaluate command: what it leaves behind, of which data, and what it says of them."""
 
 import json
 import shutil
-import subprocess
-import sys
-from functools import partial
 from pathlib import Path
 
 import datasets
@@ -14,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from benchmark_copies import aro_relation, write_json
-from conftest import make_clip, make_processor, make_rows
-from PIL import Image
-from transformers import CLIPModel, CLIPProcessor
+from conftest import make_processor
+from evaluations import CASES, SHAPES, by_name, error_of, run, save_clip, save_picture, scores_of
+from folders import contents
+from transformers import CLIPModel
 
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.commands import evaluate
@@ -24,91 +22,12 @@ from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.resources import versions
 from sdsclip_hf.evaluation import evaluate_models
 from sdsclip_hf.evaluation.results import evaluate_benchmark
-from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
+from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.metrics import path
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-SHAPES = "shapes:validation"
-
-
-def save_clip(folder: Path, seed: int) -> str:
-    torch.manual_seed(seed)
-    make_clip().save_pretrained(folder)
-    make_processor().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def other_clip(tmp_path_factory):
-    return save_clip(tmp_path_factory.mktemp("other") / "clip_b", 11)
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-def run(*words, output="out") -> dict:
-    evaluate.main([*map(str, words), "--output_dir", str(output), "--num_workers", "0"])
-    return read(output)
-
-
-def read(output="out") -> dict:
-    return json.loads(Path(output, "results.json").read_text())
-
-
-def error_of(*words, output="out") -> str:
-    with pytest.raises(SystemExit) as stop:
-        run(*words, output=output)
-    assert isinstance(stop.value.code, str) and stop.value.code.startswith("error: "), stop.value.code
-    return stop.value.code
-
-
-def by_name(rows) -> dict:
-    return {(row["subset"], row["score"]): row for row in rows}
-
-
-def files(folder="out") -> dict[str, bytes]:
-    return {str(one.relative_to(folder)): one.read_bytes() for one in sorted(Path(folder).rglob("*")) if one.is_file()}
-
-
-def scores_of(folder="out", **chosen) -> list[dict]:
-    rows = datasets.Dataset.from_parquet(str(Path(folder, "scores.parquet")), cache_dir="cache")
-    return [row for row in rows if all(row[name] == value for name, value in chosen.items())]
-
-
-# Data in the authors' formats
-
-
-def save_picture(place: Path, number: int) -> str:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    make_rows(number + 1)[number]["image"].save(place)
-    return place.name
-
-
-CASES = {"add_obj": 3, "add_att": 2, "replace_obj": 4, "replace_att": 2, "replace_rel": 3, "swap_obj": 2, "swap_att": 5}
-
-
-@pytest.fixture
-def sugarcrepe(tmp_path):
-    """The seven json files with two to five items each, beside their images."""
-    folder = tmp_path / "data/sugarcrepe"
-    rng = np.random.default_rng(0)
-    for subset, count in CASES.items():
-        items = {}
-        for number in range(count):
-            name = save_picture(folder / f"val2017/{subset}{number}.jpg", int(rng.integers(20)))
-            items[str(number * 3)] = {
-                "filename": name,
-                "caption": f"a red {subset}",
-                "negative_caption": "a dog on mat",
-            }
-        (folder / f"{subset}.json").write_text(json.dumps(items))
-    return folder
+pytestmark = pytest.mark.usefixtures("work_folder")
 
 
 @pytest.fixture
@@ -127,17 +46,6 @@ def aro(tmp_path):
     (folder / "visual_genome_relation.json").write_text(json.dumps(relations))
     (folder / "visual_genome_attribution.json").write_text(json.dumps(attributes))
     return folder
-
-
-@pytest.fixture
-def classes(tmp_path):
-    """An imagefolder of two classes."""
-    for number in range(8):
-        save_picture(tmp_path / f"classes/test/{['red_cat', 'dog'][number % 2]}/{number}.png", number)
-    return tmp_path / "classes"
-
-
-# What it leaves behind
 
 
 def test_run_leaves_results_every_item_s_scores_and_a_plot(clip_folder, capsys):
@@ -159,7 +67,7 @@ def test_run_leaves_results_every_item_s_scores_and_a_plot(clip_folder, capsys):
     assert benchmark["scores"][name] == json.loads(json.dumps(expected))
     height, width, _ = plt.imread("out/scores.png").shape
     assert height > 100 and width > 100
-    assert set(files()) == {"evaluation.json", "results.json", "scores.parquet", "scores.png"}
+    assert set(contents("out")) == {"evaluation.json", "results.json", "scores.parquet", "scores.png"}
     printed = capsys.readouterr().out
     assert f"{SHAPES}: 288 items of sdsclip_hf.shapes" in printed and "difference" not in printed
 
@@ -340,255 +248,6 @@ def test_without_arguments_the_bundled_student_is_scored_on_the_shapes_world():
     assert evaluate.parse_arguments(["--teacher", "shapes/teacher"]).model == []
 
 
-# Going on
-
-
-def chunked(monkeypatch, kind, size, stop_after=None, error=None) -> list[int]:
-    """Make the command's scorer work in chunks of ``size`` and fail after some; returns what each chunk held."""
-    done: list[int] = []
-
-    class Slow(kind):
-        def score_chunks(self, items):
-            for chunk in super().score_chunks(items):
-                if stop_after is not None and len(done) == stop_after:
-                    raise error
-                done.append(len(chunk))
-                yield chunk
-
-    monkeypatch.setattr(evaluate_models, kind.__name__, partial(Slow, chunk_size=size))
-    return done
-
-
-def without_command(results: dict) -> dict:
-    return {name: value for name, value in results.items() if name != "command"}
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("the disk is gone")], ids=["Ctrl-C", "OSError"])
-def test_interrupted_evaluation_goes_on_and_ends_bit_by_bit_the_same(clip_folder, other_clip, monkeypatch, error):
-    words = "--model", clip_folder, other_clip, "--benchmark", SHAPES, "--batch_size", 32
-    with monkeypatch.context() as patch:
-        assert chunked(patch, ClipScorer, 50) == []
-        whole = run(*words, output="whole")
-    with monkeypatch.context() as patch:
-        done = chunked(patch, ClipScorer, 50, 8, error)
-        with pytest.raises(SystemExit):
-            run(*words)
-        assert done == [50, 50, 50, 50, 50, 38, 50, 50]
-    assert len(list(Path("out/parts").rglob("*.parquet"))) == 8
-    assert not Path("out/results.json").exists() and not Path("out/scores.parquet").exists()
-    with monkeypatch.context() as patch:
-        done = chunked(patch, ClipScorer, 50)
-        again = run(*words)
-        assert done == [50, 50, 50, 38]
-    assert without_command(again) == without_command(whole)
-    assert Path("out/scores.parquet").read_bytes() == Path("whole/scores.parquet").read_bytes()
-    assert set(files()) == {"evaluation.json", "results.json", "scores.parquet", "scores.png"}
-
-
-def test_interrupted_teacher_goes_on_and_ends_bit_by_bit_the_same(teacher_folder, monkeypatch):
-    few = load_benchmark(SHAPES)
-    few.items = few.items[:10]
-    monkeypatch.setattr(evaluate_models, "load_benchmark", lambda *_: few)
-    words = "--teacher", teacher_folder, "--benchmark", SHAPES, "--num_draws", 2
-    with monkeypatch.context() as patch:
-        chunked(patch, DiffusionScorer, 4)
-        whole = run(*words, output="whole")
-    with monkeypatch.context() as patch:
-        chunked(patch, DiffusionScorer, 4, 1, KeyboardInterrupt())
-        with pytest.raises(SystemExit, match="interrupted; type the same command again"):
-            run(*words)
-    with monkeypatch.context() as patch:
-        assert chunked(patch, DiffusionScorer, 4) is not None
-        done = chunked(patch, DiffusionScorer, 4)
-        assert without_command(run(*words)) == without_command(whole)
-        assert done == [4, 2]
-    assert Path("out/scores.parquet").read_bytes() == Path("whole/scores.parquet").read_bytes()
-
-
-KILLED = """
-import os, signal, sys
-from functools import partial
-from sdsclip_hf.evaluation import answers
-from sdsclip_hf.commands import evaluate
-from sdsclip_hf.evaluation import evaluate_models
-
-write = answers.pq.write_table
-def killed(table, path):
-    write(table, path)
-    if path.name.startswith("000000100"):
-        path.write_bytes(path.read_bytes()[:100])
-        os.kill(os.getpid(), signal.SIGKILL)
-answers.pq.write_table = killed
-evaluate_models.ClipScorer = partial(evaluate_models.ClipScorer, chunk_size=50)
-evaluate.main(sys.argv[1:])
-"""
-
-
-def test_killed_evaluation_goes_on_behind_its_last_whole_part(clip_folder, monkeypatch):
-    words = "--model", clip_folder, "--benchmark", SHAPES
-    line = [sys.executable, "-c", KILLED, *words, "--output_dir", "out", "--num_workers", "0"]
-    killed = subprocess.run(line, capture_output=True, text=True)
-    assert killed.returncode == -9, killed.stderr
-    assert sorted(part.name for part in Path("out/parts").rglob("0*")) == [
-        "000000000.parquet",
-        "000000050.parquet",
-        "000000100.partial",
-    ]
-    with monkeypatch.context() as patch:
-        done = chunked(patch, ClipScorer, 50)
-        again = run(*words)
-        assert done == [50, 50, 50, 38]
-    with monkeypatch.context() as patch:
-        chunked(patch, ClipScorer, 50)
-        assert without_command(run(*words, output="whole")) == without_command(again)
-    assert Path("out/scores.parquet").read_bytes() == Path("whole/scores.parquet").read_bytes()
-
-
-def test_finished_evaluation_is_told_again_and_not_repeated(clip_folder, other_clip, monkeypatch, capsys):
-    words = "--model", clip_folder, other_clip, "--benchmark", SHAPES, "retrieval:validation=shapes"
-    results = run(*words)
-    before, printed = files(), capsys.readouterr().out
-    for name in ("score_chunks", "embed_images", "embed_captions"):
-        monkeypatch.setattr(ClipScorer, name, lambda *_: pytest.fail("something was scored again"))
-    assert run(*words) == results
-    assert {name: content for name, content in files().items() if name != "scores.png"} == {
-        name: content for name, content in before.items() if name != "scores.png"
-    }
-    told = capsys.readouterr().out
-    assert told.rpartition("It took")[0] == printed.rpartition("It took")[0]
-
-
-def test_parts_left_by_a_stop_after_the_results_do_no_harm(clip_folder, monkeypatch):
-    words = "--model", clip_folder, "--benchmark", SHAPES
-    remove = shutil.rmtree
-
-    def stopped(folder, *options, **named):
-        if Path(folder).name == "parts":
-            raise KeyboardInterrupt
-        remove(folder, *options, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluate_models.shutil, "rmtree", stopped)
-        with pytest.raises(SystemExit, match="interrupted; type the same command again"):
-            run(*words)
-    results = read()
-    assert run(*words) == results
-    assert not Path("out/parts").exists()
-
-
-# Refusals
-
-
-@pytest.fixture
-def begun(clip_folder, monkeypatch):
-    """An evaluation that was stopped after its first chunk."""
-    with monkeypatch.context() as patch:
-        chunked(patch, ClipScorer, 50, 1, KeyboardInterrupt())
-        with pytest.raises(SystemExit, match="interrupted; type the same command again"):
-            run("--model", clip_folder, "--benchmark", SHAPES)
-    return clip_folder
-
-
-@pytest.mark.parametrize("finished", [False, True])
-@pytest.mark.parametrize(
-    "change, named",
-    [
-        (["--dtype", "bfloat16"], "dtype is 'auto', not 'bfloat16'"),
-        (["--seed", "3"], "seed is 0, not 3"),
-        (["--num_draws", "3"], "num_draws is 10, not 3"),
-        (["--image_dir", "there"], "image_dir is None, not 'there'"),
-        (["--benchmark", "shapes:test"], "benchmark shapes:test is None, not "),
-    ],
-    ids=str,
-)
-def test_other_settings_are_refused_and_nothing_is_overwritten(begun, change, named, finished):
-    words = "--model", begun, "--benchmark", SHAPES
-    if finished:
-        run(*words)
-    before = files()
-    message = error_of(*words, *change)
-    assert message.startswith(f"error: out holds another evaluation: its {named}") and "--output_dir" in message
-    assert files() == before
-
-
-def test_fewer_benchmarks_are_refused(clip_folder):
-    run("--model", clip_folder, "--benchmark", SHAPES, "retrieval:validation=shapes")
-    message = error_of("--model", clip_folder, "--benchmark", SHAPES)
-    assert "its benchmark retrieval:validation=shapes is {" in message and "--output_dir" in message
-
-
-def test_changed_copy_of_a_benchmark_is_refused(clip_folder, sugarcrepe):
-    words = "--model", clip_folder, "--benchmark", f"sugarcrepe={sugarcrepe}"
-    run(*words)
-    before = files()
-    file = sugarcrepe / "swap_obj.json"
-    file.write_text(file.read_text().replace("a dog on mat", "a cat on mat"))
-    message = error_of(*words)
-    assert f"its benchmark sugarcrepe={sugarcrepe} is" in message and "--output_dir" in message
-    assert files() == before
-
-
-def test_other_prompts_are_refused_also_if_they_come_from_a_file(clip_folder, classes, tmp_path):
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a {}")
-    words = "--model", clip_folder, "--benchmark", f"classification={classes}", "--templates", prompts
-    run(*words)
-    prompts.write_text("the {}")
-    assert f"its benchmark classification={classes} is" in error_of(*words)
-
-
-@pytest.mark.parametrize("finished", [False, True])
-def test_changed_weights_are_refused(tmp_path, monkeypatch, finished):
-    folder = save_clip(tmp_path / "mine", 1)
-    words = "--model", folder, "--benchmark", SHAPES
-    with monkeypatch.context() as patch:
-        chunked(patch, ClipScorer, 50, None if finished else 1, KeyboardInterrupt())
-        if finished:
-            run(*words)
-        else:
-            with pytest.raises(SystemExit, match="interrupted; type the same command again"):
-                run(*words)
-    before = files()
-    save_clip(tmp_path / "mine", 2)
-    message = error_of(*words)
-    assert f"the weights of {folder} are not those that out was begun with" in message and "--output_dir" in message
-    assert files() == before
-
-
-@pytest.mark.parametrize("kept", ["results.json", "scores.parquet", "scores.png", "parts/mine.txt"])
-def test_folder_of_something_else_is_refused_and_kept(clip_folder, kept):
-    Path("out", kept).parent.mkdir(parents=True)
-    Path("out", kept).write_text('{"before": {}}')
-    message = error_of("--model", clip_folder, "--benchmark", SHAPES)
-    assert "out holds the results of another run" in message and "--output_dir" in message
-    assert files() == {kept: b'{"before": {}}'}
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    """Loading a model fails the test."""
-    monkeypatch.setattr(evaluate_models, "load_dual_encoder", lambda *_, **__: pytest.fail("a model was loaded"))
-    monkeypatch.setattr(DiffusionTeacher, "from_pretrained", lambda *_, **__: pytest.fail("a teacher was loaded"))
-
-
-@pytest.mark.parametrize("ranked", ["classification", "retrieval:validation=shapes"])
-def test_teacher_with_ranks_is_refused_before_anything_is_scored(teacher_folder, classes, no_model, ranked):
-    spec = f"classification={classes}" if ranked == "classification" else ranked
-    message = error_of("--model", "m", "--teacher", teacher_folder, "--benchmark", SHAPES, spec)
-    assert f"{spec} compares every image with every caption" in message and "--model" in message
-    assert not Path("out").exists()
-
-
-def test_model_named_twice_is_refused(clip_folder, no_model):
-    assert f"{clip_folder} name one twice" in error_of("--model", clip_folder, clip_folder, "--benchmark", SHAPES)
-
-
-def test_unknown_benchmark_is_refused_with_the_choices(clip_folder, no_model):
-    message = error_of("--model", clip_folder, "--benchmark", SHAPES, "winogrand")
-    assert "unknown benchmark 'winogrand'; choose from winoground, aro_relation" in message
-    assert not Path("out").exists()
-
-
 def test_model_that_is_nowhere_is_refused_by_its_name():
     message = error_of("--model", "no/such-model", "--benchmark", SHAPES)
     assert "could not load the model 'no/such-model'" in message and "--model" in message
@@ -621,79 +280,6 @@ def test_images_may_lie_elsewhere(clip_folder, sugarcrepe, tmp_path):
     words = "--model", clip_folder, "--benchmark", f"sugarcrepe={sugarcrepe}"
     assert "--image_dir" in error_of(*words)
     assert run(*words, "--image_dir", tmp_path / "pictures")["models"]
-
-
-def test_scores_that_are_nan_are_refused_with_their_item(tmp_path, classes):
-    folder = save_clip(tmp_path / "broken", 1)
-    model = CLIPModel.from_pretrained(folder)
-    torch.nn.init.constant_(model.visual_projection.weight, float("nan"))
-    model.save_pretrained(folder)
-    assert f"{SHAPES}: the scores of item 0 hold NaN" in error_of("--model", folder, "--benchmark", SHAPES)
-    spec = f"classification={classes}"
-    assert f"the embedding of {spec}: item '0' holds NaN" in error_of(
-        "--model", folder, "--benchmark", spec, output="o"
-    )
-    spec = "retrieval:validation=shapes"
-    assert f"the embedding of {spec}: item '0' holds NaN" in error_of(
-        "--model", folder, "--benchmark", spec, output="p"
-    )
-
-
-def test_nan_is_refused_as_soon_as_it_is_met_and_not_kept(clip_folder, monkeypatch):
-    done = chunked(monkeypatch, ClipScorer, 50)
-    score = ClipScorer.score_chunks
-
-    def broken(self, items):
-        for number, chunk in enumerate(score(self, items)):
-            if number == 2:
-                chunk[7] = chunk[7] * np.nan
-            yield chunk
-
-    monkeypatch.setattr(ClipScorer, "score_chunks", broken)
-    assert f"{SHAPES}: the scores of item 107 hold NaN" in error_of("--model", clip_folder, "--benchmark", SHAPES)
-    assert done == [50, 50, 50]
-    assert len(list(Path("out/parts").rglob("*.parquet"))) == 2
-
-
-def test_folder_of_a_run_that_failed_before_it_scored_anything_is_used_again(clip_folder, tmp_path):
-    assert "could not load" in error_of("--model", "no/such-model", "--benchmark", SHAPES)
-    assert Path("out/evaluation.json").exists()
-    folder = save_clip(tmp_path / "broken", 1)
-    model = CLIPModel.from_pretrained(folder)
-    torch.nn.init.constant_(model.visual_projection.weight, float("nan"))
-    model.save_pretrained(folder)
-    assert "hold NaN" in error_of("--model", folder, "--benchmark", SHAPES)
-    save_clip(tmp_path / "broken", 2)
-    assert list(run("--model", folder, "--benchmark", SHAPES)["models"]) == ["broken"]
-    assert "holds another evaluation: its model" in error_of("--model", clip_folder, "--benchmark", SHAPES)
-
-
-def test_long_names_that_end_alike_have_folders_of_their_own():
-    ending = "x" * 200
-    slugs = {evaluate_models._slug(name) for name in (f"a{ending}", f"b{ending}", "a/b", "a_b", "a:b")}
-    assert len(slugs) == 5 and all(len(slug) < 100 and "/" not in slug for slug in slugs)
-
-
-def test_changed_pictures_are_refused(clip_folder, tmp_path):
-    copy = aro_relation()
-    source = write_json(tmp_path / "copy", copy)
-    words = "--model", clip_folder, "--benchmark", f"aro_relation={source}"
-    run(*words)
-    path = next((source / "images").iterdir())
-    Image.new("RGB", (90, 90), "red").save(path)
-    with pytest.raises(SystemExit, match="holds another evaluation"):
-        run(*words)
-
-
-def test_changed_preprocessing_is_refused(clip_folder, tmp_path):
-    shutil.copytree(clip_folder, tmp_path / "clip")
-    words = "--model", tmp_path / "clip", "--benchmark", SHAPES
-    run(*words)
-    processor = CLIPProcessor.from_pretrained(tmp_path / "clip")
-    processor.image_processor.image_mean = [0.1, 0.2, 0.3]
-    processor.save_pretrained(tmp_path / "clip")
-    with pytest.raises(SystemExit, match=r"the weights .* are not those"):
-        run(*words)
 
 
 def test_cut_captions_are_counted(clip_folder, tmp_path):

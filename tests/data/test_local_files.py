@@ -15,14 +15,9 @@ from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.data.local_files import local_source
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 ODD = ["data[1]", "a*b", "what?", "[!x]", "{a,b}", "a b#c%20", "'quoted'"]
 LIKE_IT = ["data1", "a_other_b", "whatx", "y", "a", "a b", "quoted"]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
-    datasets.disable_progress_bars()
 
 
 def table(caption: str, rows: int = 2) -> datasets.Dataset:

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from folders import contents
 from PIL import Image
 
 from sdsclip_hf.data.loading import load_image_captions
@@ -99,15 +100,11 @@ def captions(folder: Path) -> dict[str, list[str]]:
     return {row["file_name"]: row["caption"] for rows in metadata(folder).values() for row in rows}
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_the_archive_and_its_unpacked_folder_give_the_same_dataset(archive, tmp_path):
     folder = write_folder(tmp_path / "node_modules" / "emoji-datasource-google", package_files())
     counts = emoji.convert(archive, tmp_path / "one")
     assert emoji.convert(folder, tmp_path / "two") == counts
-    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert sum(counts.values()) == PICTURES_WRITTEN
 
 
@@ -236,16 +233,16 @@ def test_a_folder_that_holds_something_is_left_as_it_is(archive, tmp_path):
         emoji.convert(archive, output)
     with pytest.raises(ValueError, match="holds no dataset of this program"):
         emoji.convert(archive, output, overwrite=True)
-    assert content(output) == {"mine.txt": b"precious"}
+    assert contents(output) == {"mine.txt": b"precious"}
 
 
 def test_an_empty_folder_is_filled_and_an_earlier_dataset_replaced_when_asked(archive, tmp_path):
     (tmp_path / "out").mkdir()
     emoji.convert(archive, tmp_path / "out", skin_tones=True)
-    before = content(tmp_path / "out")
+    before = contents(tmp_path / "out")
     with pytest.raises(ValueError, match="--overwrite"):
         emoji.convert(archive, tmp_path / "out")
-    assert content(tmp_path / "out") == before
+    assert contents(tmp_path / "out") == before
     emoji.convert(archive, tmp_path / "out", overwrite=True)
     assert len(captions(tmp_path / "out")) == PICTURES_WRITTEN
     assert {path.name for path in tmp_path.iterdir()} == {archive.name, "out"}
@@ -255,7 +252,7 @@ def test_an_empty_folder_is_filled_and_an_earlier_dataset_replaced_when_asked(ar
 def test_a_failure_half_way_leaves_everything_as_it_was(overwrite, archive, tmp_path, monkeypatch):
     if overwrite:
         emoji.convert(archive, tmp_path / "out")
-    before = content(tmp_path)
+    before = contents(tmp_path)
     whole_write = Path.write_text
 
     def fail_at_the_test_part(path, *args, **options):
@@ -266,7 +263,7 @@ def test_a_failure_half_way_leaves_everything_as_it_was(overwrite, archive, tmp_
     monkeypatch.setattr(Path, "write_text", fail_at_the_test_part)
     with pytest.raises(OSError, match="No space left"):
         emoji.convert(archive, tmp_path / "out", overwrite=overwrite)
-    assert content(tmp_path) == before
+    assert contents(tmp_path) == before
     assert {path.name for path in tmp_path.iterdir()} == {archive.name} | ({"out"} if overwrite else set())
 
 

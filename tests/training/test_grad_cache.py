@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from launching import launch
 from transformers import CLIPModel
 
-from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.losses import contrastive_loss
 from sdsclip_hf.training.grad_cache import RandomState
 
@@ -26,26 +25,12 @@ TERMS = {
 
 
 @pytest.fixture
-def make_trainer(tmp_path, clip_folder, teacher_folder, scores_folder, pairs):
-    def make(mini, *, model=clip_folder, data=pairs, **options):
-        settings = {
-            "output_dir": str(tmp_path / "run"),
-            "use_cpu": True,
-            "per_device_train_batch_size": mini,
-            "learning_rate": 1e-2,
-            "max_steps": 2,
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
-            "health_steps": 0,
-            "trainable": "full",
-            "train_logit_scale": True,
-        }
+def make_trainer(make_trainer, scores_folder):
+    def make(mini, **options):
+        settings = {"health_steps": 0, "trainable": "full", "train_logit_scale": True}
         if {"lambda_rank", "hard_negatives"} & set(options):
             settings["ranking_scores"] = scores_folder
-        args = SDSCLIPConfig(**(settings | options))
-        teacher = teacher_folder if args.lambda_sds else None
-        return SDSCLIPTrainer(model=model, args=args, teacher=teacher, train_dataset=data)
+        return make_trainer(per_device_train_batch_size=mini, **(settings | options))
 
     return make
 

@@ -8,16 +8,15 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from conftest import make_clip, make_processor
+from folders import contents
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
+from trainers import tiny_trainer
 
-from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf import SDSCLIPTrainer
 from sdsclip_hf.commands.finetune import main
 from sdsclip_hf.common.checkpoints import RUN_FILE, damage, last_checkpoint
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +24,20 @@ def run(tmp_path_factory, clip_folder, pairs):
     """The folder of a run with a checkpoint after steps 2 and 4, and a maker of trainers like its own."""
     folder = tmp_path_factory.mktemp("run")
 
-    def make(output_dir=folder, data=pairs, peft_config=None, **options) -> SDSCLIPTrainer:
-        settings = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_steps": 4, "trainable": "full"}
-        settings |= {
-            "save_strategy": "steps",
-            "save_steps": 2,
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "lambda_sds": 0.0,
-        }
-        args = SDSCLIPConfig(output_dir=str(output_dir), **(settings | options))
-        return SDSCLIPTrainer(model=clip_folder, args=args, train_dataset=data, peft_config=peft_config)
+    def make(output_dir=folder, data=pairs, **options) -> SDSCLIPTrainer:
+        settings = {"max_steps": 4, "trainable": "full", "save_strategy": "steps", "save_steps": 2, "lambda_sds": 0.0}
+        return tiny_trainer(output_dir, clip_folder, None, data, **(settings | options))
 
     make().train()
     return folder, make
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, clip_folder, teacher_folder, pairs):
+    """The last checkpoint of a run with a teacher."""
+    folder = tmp_path_factory.mktemp("stopped")
+    tiny_trainer(folder, clip_folder, teacher_folder, pairs, save_strategy="steps", save_steps=2).train()
+    return str(folder / "checkpoint-2")
 
 
 # Damage
@@ -79,16 +78,13 @@ def test_damage_to_any_file_is_named_and_the_checkpoint_before_is_taken(run, tmp
         shutil.copytree(folder, copy)
         DAMAGE[kind](copy / "checkpoint-4" / name)
         before = contents(copy)
-        told = (
-            "not a whole checkpoint"
-            if (name, kind) == (RUN_FILE, "missing")
-            else rf"checkpoint-4 is damaged: {name} is"
-        )
+        unsealed = (name, kind) == (RUN_FILE, "missing")
+        told = f"not a whole checkpoint.*no {RUN_FILE}" if unsealed else f"checkpoint-4 is damaged: {name} is"
         with pytest.raises(ValueError, match=f"{told}.*--resume_from_checkpoint"):
             trainer.train(resume_from_checkpoint=str(copy / "checkpoint-4"))
         caplog.clear()
         assert last_checkpoint(copy) == str(copy / "checkpoint-2")
-        assert "not a whole" in told or f"checkpoint-4 is damaged: {name}" in caplog.text
+        assert unsealed or f"checkpoint-4 is damaged: {name}" in caplog.text
         assert contents(copy) == before
 
 
@@ -158,6 +154,52 @@ def test_the_same_data_may_lie_elsewhere(run, pairs, tmp_path):
 
 
 # The options
+
+
+def test_resuming_with_another_base_model_raises_with_both_names(make_trainer, stopped, clip_folder, tmp_path):
+    torch.manual_seed(99)
+    make_clip().save_pretrained(tmp_path / "other")
+    make_processor().save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError) as error:
+        make_trainer(model=str(tmp_path / "other"), max_steps=4).train(resume_from_checkpoint=stopped)
+    assert clip_folder in str(error.value) and str(tmp_path / "other") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "option, value", [("lambda_sds", 2.0), ("trainable", "full"), ("seed", 7), ("timestep_range", [0, 10])]
+)
+def test_resuming_with_other_settings_raises_and_names_them(make_trainer, stopped, option, value):
+    with pytest.raises(ValueError, match=f"other settings: --{option} was .* and is now"):
+        make_trainer(max_steps=4, **{option: value}).train(resume_from_checkpoint=stopped)
+
+
+def test_a_checkpoint_from_before_an_option_existed_had_its_default(make_trainer, stopped, tmp_path):
+    old = str(shutil.copytree(stopped, tmp_path / "old"))
+    seal = Path(old) / RUN_FILE
+    identity = json.loads(seal.read_text())
+    del identity["settings"]["lambda_clip"], identity["number"], identity["seal"], identity["files"], identity["data"]
+    seal.write_text(json.dumps(identity))
+    with pytest.raises(ValueError, match=r"--lambda_clip was 1.0 and is now 0.5"):
+        make_trainer(max_steps=4, lambda_clip=0.5).train(resume_from_checkpoint=old)
+    make_trainer(max_steps=4).train(resume_from_checkpoint=old)
+
+
+def test_resuming_with_another_teacher_raises(make_trainer, stopped, velocity_teacher_folder):
+    with pytest.raises(ValueError, match="teacher"):
+        make_trainer(teacher=velocity_teacher_folder, max_steps=4).train(resume_from_checkpoint=stopped)
+
+
+def test_resuming_with_what_is_only_watched_changed_is_allowed(make_trainer, stopped):
+    trainer = make_trainer(max_steps=4, health_steps=1, gradient_norm_steps=1, logging_steps=2)
+    trainer.train(resume_from_checkpoint=stopped)
+    assert trainer.state.global_step == 4
+
+
+def test_seal_tells_base_model_teacher_and_settings(stopped, clip_folder, teacher_folder):
+    identity = json.loads((Path(stopped) / RUN_FILE).read_text())
+    assert (identity["base_model"], identity["teacher"]) == (clip_folder, teacher_folder)
+    assert identity["settings"]["lambda_sds"] == 1.0
+    assert identity["settings"]["per_device_train_batch_size"] == 4
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,15 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 from launching import launch
 
-from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.training.terms import DistillationTerm
-
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
@@ -25,25 +24,9 @@ def term(teacher, tmp_path):
 
 
 @pytest.fixture
-def make_trainer(tmp_path, clip_folder, teacher, pairs):
-    def make(**options):
-        settings = {
-            "output_dir": str(tmp_path / "run"),
-            "use_cpu": True,
-            "per_device_train_batch_size": 4,
-            "learning_rate": 1e-3,
-            "max_steps": 6,
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
-            "trainable": "full",
-        }
-        args = SDSCLIPConfig(**(settings | options))
-        return SDSCLIPTrainer(
-            model=clip_folder, args=args, teacher=teacher, train_dataset=pairs, eval_dataset=pairs.select(range(8))
-        )
-
-    return make
+def make_trainer(make_trainer, teacher, pairs):
+    options = {"learning_rate": 1e-3, "max_steps": 6, "trainable": "full", "eval_dataset": pairs.select(range(8))}
+    return partial(make_trainer, teacher=teacher, **options)
 
 
 @pytest.fixture

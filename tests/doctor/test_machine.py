@@ -1,0 +1,78 @@
+"""`sdsclip doctor` before a machine: libraries, precision, processes and packages that the options need."""
+
+import re
+
+import pytest
+import torch
+from doctor_cases import failures, local, look, of, the_failure
+
+from sdsclip_hf.doctor import machine
+from sdsclip_hf.doctor.case import read_case
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def test_a_library_out_of_its_bounds_is_one_line_for_each(monkeypatch):
+    real = machine.importlib.metadata.version
+    monkeypatch.setattr(
+        machine.importlib.metadata, "version", lambda name: "0.1" if name in ("peft", "diffusers") else real(name)
+    )
+    failed = [finding for finding in look() if finding.status == "fail"]
+    assert {finding.what for finding in failed} == {"libraries"} and len(failed) == 2
+    assert any("peft 0.1 is installed; the package needs >=" in finding.found for finding in failed)
+    assert all(re.fullmatch(r'pip install "(peft|diffusers)>=[\d.]+"', finding.remedy) for finding in failed)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="of machines without an accelerator")
+@pytest.mark.parametrize("option", ["--bf16", "--fp16"])
+def test_half_precision_without_a_device_that_has_it_is_one_line(option, clip_folder, folder_of_pairs):
+    failed = the_failure(*local(clip_folder, folder_of_pairs, option))
+    assert failed.what == "precision" and failed.found.startswith(option) and f"Leave {option} out" in failed.remedy
+    findings = look(*local(clip_folder, folder_of_pairs, "--bf16", "--use_cpu"))
+    assert not failures(findings) and of(findings, "precision").found.startswith("bf16")
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="of machines without an accelerator")
+def test_a_float16_teacher_on_a_cpu_is_a_warning(folder_of_pairs):
+    argv = ("--model_name_or_path", "shapes/student", "--teacher_name_or_path", "shapes/teacher")
+    findings = look(*argv, "--dataset_name", str(folder_of_pairs), "--teacher_dtype", "float16")
+    assert of(findings, "precision").status == "warn" and "slow" in of(findings, "precision").found
+
+
+def test_processes_against_devices_and_the_contrastive_batch(clip_folder, folder_of_pairs, monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    argv = local(clip_folder, folder_of_pairs, "--contrastive_batch_size", "64", "--per_device_train_batch_size", "8")
+    found = {count: list(machine.check_processes(read_case(argv, count))) for count in (2, 4)}
+    assert [one.status for of_count in found.values() for one in of_count] == ["ok", "warn"]
+    with pytest.raises(Exception, match="no multiple of 24") as raised:
+        list(machine.check_processes(read_case(argv, 3)))
+    assert "Set it to 48" in raised.value.remedy
+    monkeypatch.setattr(machine.torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(type(read_case(argv)), "device", torch.device("cuda"))
+    assert [one.status for one in machine.check_processes(read_case(argv, 1))] == ["warn"]
+    assert [one.status for one in machine.check_processes(read_case(argv, 2))] == ["ok"]
+    with pytest.raises(Exception, match="4 processes on 2 devices"):
+        list(machine.check_processes(read_case(argv, 4)))
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (("--report_to", "wandb"), "--report_to wandb: it is not installed"),
+        (("--report_to", "nowhere"), "there is no such tracker"),
+        (("--optim", "adamw_bnb_8bit"), "--optim adamw_bnb_8bit"),
+        (("--deepspeed", "ds.json"), "--deepspeed needs deepspeed, which is not installed"),
+    ],
+)
+def test_a_package_that_the_options_need_is_one_line(argv, told, clip_folder, folder_of_pairs, monkeypatch):
+    monkeypatch.setattr(machine, "get_available_reporting_integrations", list)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    failed = the_failure(*local(clip_folder, folder_of_pairs, *argv))
+    assert failed.what == "packages" and told in failed.found
+
+
+def test_a_run_to_compare_with_that_cannot_be_is_one_line(clip_folder, folder_of_pairs):
+    failed = the_failure(*local(clip_folder, folder_of_pairs, "--compare", "{plain: {lambda_rnak: 1}}"))
+    assert failed.what == "compare" and "lambda_rnak" in failed.found
+    failed = the_failure(*local(clip_folder, folder_of_pairs, "--compare", "{paper: {lambda_sds: 1}}"))
+    assert failed.what == "teacher"  # which that run alone needs

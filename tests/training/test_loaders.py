@@ -1,0 +1,59 @@
+"""Batches of the training data: always full, shuffled, and shared by workers; errors that tell why there are none."""
+
+import pytest
+import torch
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is something to pin memory for")
+def test_no_loader_pins_memory_where_there_is_no_device_to_copy_to(make_trainer, pairs, recwarn):
+    trainer = make_trainer(eval_dataset=pairs, use_cpu=False)
+    assert trainer.args.dataloader_pin_memory
+    for loader in (trainer.get_train_dataloader(), trainer.get_eval_dataloader()):
+        next(iter(loader))
+    assert not [warning for warning in recwarn if "pin_memory" in str(warning.message)]
+
+
+def test_dataset_smaller_than_a_batch_raises_with_both_numbers(make_trainer, pairs):
+    trainer = make_trainer(data=pairs.select(range(3)))
+    with pytest.raises(ValueError, match=r"3 pairs, fewer than one batch of 4 .*--per_device_train_batch_size"):
+        trainer.train()
+    single = make_trainer(data=pairs.select(range(1)))
+    with pytest.raises(ValueError, match=r"at least two pairs.*the dataset has 1"):
+        single.train()
+
+
+def test_batches_of_a_stream_are_full_although_a_pass_ends_within_one(make_trainer, pairs):
+    sizes = []
+    trainer = make_trainer(data=pairs.select(range(9)).to_iterable_dataset(), max_steps=4)
+    forward = trainer.model.forward
+    trainer.model.forward = lambda **inputs: sizes.append(len(inputs["input_ids"])) or forward(**inputs)
+    trainer.train()
+    assert sizes == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_stream_without_a_full_batch_raises(make_trainer, pairs, warmup):
+    trainer = make_trainer(data=pairs.select(range(3)).to_iterable_dataset(), mapper_warmup_steps=warmup)
+    with pytest.raises(ValueError, match=r"no full batch.*--per_device_train_batch_size"):
+        trainer.train()
+
+
+def test_loader_workers_without_a_shard_are_refused(make_trainer, pairs):
+    trainer = make_trainer(data=pairs.to_iterable_dataset(num_shards=2), dataloader_num_workers=3)
+    with pytest.raises(ValueError, match=r"num_workers is 3, but the stream has 2 shards .* to at most 2, or spread"):
+        trainer.train()
+
+
+def test_accelerate_is_not_to_deal_out_a_stream(make_trainer, pairs):
+    trainer = make_trainer(data=pairs.to_iterable_dataset(), accelerator_config={"dispatch_batches": True})
+    with pytest.raises(ValueError, match="accelerator_config cannot have dispatch_batches"):
+        trainer.train()
+
+
+def test_stream_is_shuffled_unless_told_otherwise(make_trainer, pairs):
+    def order(**options):
+        trainer = make_trainer(data=pairs.to_iterable_dataset(), **options)
+        return next(iter(trainer.get_train_dataloader()))["input_ids"].tolist()
+
+    assert order(shuffle_buffer_size=0) != order(shuffle_buffer_size=24)
+    assert order(shuffle_buffer_size=24) == order(shuffle_buffer_size=24)

@@ -1,0 +1,81 @@
+"""What a trainer is made of: models, adapters, teacher and columns, and the errors where they do not fit."""
+
+import pytest
+from conftest import make_clip, make_processor
+from peft import LoHaConfig, LoraConfig, PromptTuningConfig, get_peft_model
+
+from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+
+
+def test_peft_configuration_is_taken_whole(make_trainer):
+    config = LoraConfig(r=3, target_modules=["fc1"])
+    trainer = make_trainer(trainable="lora", peft_config=config)
+    trained = {name for name, weight in trainer.student.clip.named_parameters() if weight.requires_grad}
+    assert trained and all(".fc1.lora_" in name for name in trained)
+
+
+def test_a_model_with_adapters_inside_and_other_dual_encoders_are_refused(make_trainer):
+    adapted = make_clip()
+    wrapped = get_peft_model(adapted, LoraConfig(target_modules=["fc1"]))
+    for model in (adapted, wrapped):
+        with pytest.raises(ValueError, match=r"adapters inside.*merge_and_unload"):
+            make_trainer(model=model, processing_class=make_processor())
+    make_trainer(model=wrapped.merge_and_unload(), processing_class=make_processor())
+    clip = make_clip()
+    clip.config.model_type = "metaclip_2"
+    with pytest.raises(ValueError, match="'metaclip_2'; only a CLIPModel of type 'clip'"):
+        make_trainer(model=clip, processing_class=make_processor())
+
+
+def test_prompt_learning_is_refused_by_name(make_trainer):
+    with pytest.raises(ValueError, match=r"cannot carry a PromptTuningConfig.*LoraConfig"):
+        make_trainer(
+            trainable="lora", peft_config=PromptTuningConfig(num_virtual_tokens=4, task_type="FEATURE_EXTRACTION")
+        )
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        LoraConfig(target_modules=["q_proj"], r=4, use_dora=True),
+        LoraConfig(target_modules=["q_proj"], r=4, init_lora_weights="orthogonal"),
+        LoHaConfig(target_modules=["q_proj"], r=4),
+    ],
+    ids=["DoRA", "B not zero", "LoHa"],
+)
+def test_adapters_whose_weights_cannot_go_back_in_a_line_are_refused(make_trainer, adapter):
+    with pytest.raises(ValueError, match=r"matrices B start at zero.* leave --wise_ft_alpha out"):
+        make_trainer(wise_ft_alpha=0.5, trainable="lora", peft_config=adapter)
+
+
+def test_missing_teacher_raises_with_the_options(make_trainer):
+    with pytest.raises(ValueError, match=r"no teacher.*--teacher_name_or_path or --lambda_sds 0"):
+        make_trainer(teacher=None)
+
+
+def test_timesteps_outside_the_teacher_s_schedule_raise_with_its_limit(make_trainer, teacher_folder):
+    with pytest.raises(ValueError, match=r"timestep_range 900 to 1000 .*999"):
+        make_trainer(timestep_range=[900, 1000])
+    with pytest.raises(ValueError, match=r"timestep_range 900 to 1000 .*999"):
+        make_trainer(teacher=DiffusionTeacher.from_pretrained(teacher_folder), timestep_range=[900, 1000])
+
+
+def test_latent_size_that_does_not_fit_raises(make_trainer):
+    with pytest.raises(ValueError, match="latent_size 3 x 3 does not fit"):
+        make_trainer(latent_size=3)
+
+
+def test_latent_size_reaches_the_mapper(make_trainer):
+    trainer = make_trainer(latent_size=2)
+    trainer.train()
+    assert trainer.student.mapper.latent_shape == (4, 2, 2)
+
+
+def test_lora_targets_that_match_nothing_raise_with_the_choices(make_trainer):
+    with pytest.raises(ValueError, match=r"match no layer.*q_proj.*--lora_target_modules"):
+        make_trainer(trainable="lora", lora_target_modules=["query"])
+
+
+def test_missing_column_raises_with_those_there_are(make_trainer, pairs):
+    with pytest.raises(ValueError, match="'text' not found; the dataset has 'image', 'caption'"):
+        make_trainer(caption_column="text")
