@@ -7,6 +7,7 @@ from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, 
 
 from sdsclip_hf.common.errors import explain_loading
 from sdsclip_hf.data.local_files import local_source
+from sdsclip_hf.data.places import with_places
 from sdsclip_hf.shapes import load_shapes
 
 
@@ -87,7 +88,8 @@ def _load(name_or_path: str, config_name: str | None, split: str, revision: str 
         except IndexError as error:  # datasets cannot read what it wrote for a dataset without rows
             raise ValueError("it has no rows; choose another split or source.") from error
     source = local_source(name_or_path) or {"path": name_or_path}
-    return datasets.load_dataset(**source, name=config_name, split=split, revision=revision, streaming=streaming)
+    loaded = datasets.load_dataset(**source, name=config_name, split=split, revision=revision, streaming=streaming)
+    return with_places(loaded) if streaming else loaded
 
 
 def _take_split(loaded: datasets.Dataset | datasets.DatasetDict, split: str) -> datasets.Dataset:

@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import pickle
 import tarfile
 import zipfile
 from collections import Counter
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 from sdsclip_hf.data import captioned_images
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.data.collator import ImageCaptionCollator
-from sdsclip_hf.data.images import BadImageError, BadImages, read_image
+from sdsclip_hf.data.images import BAD_IMAGES_FILE, BadImageError, BadImages, read_image, tell_bad_images
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.data.scores import CandidateScores
 from sdsclip_hf.data.streams import PASSED_OVER, EndlessStream, StreamingImageCaptionDataset, as_training_data
@@ -398,23 +399,27 @@ def test_captions_that_are_no_strings_are_an_error_that_names_row_column_and_opt
     source = datasets.Dataset.from_dict(rows)
     dataset = as_training_data(source.to_iterable_dataset() if streaming else source, caption_column="words")
     bad_row = 1 if cells[0] in ("fine", ["fine"]) else 0
-    with pytest.raises(ValueError, match=rf"row {bad_row}: column 'words' holds .*{told}.*--caption_column"):
+    row = "row captioned .*, checksum [0-9a-f]{8}" if streaming else f"row {bad_row}"  # no file tells its place
+    with pytest.raises(ValueError, match=rf"^{row}: column 'words' holds .*{told}.*--caption_column"):
         list(dataset)
+
+
+class Untyped(list):
+    """Rows whose cells hold anything, in the form of a dataset."""
+
+    column_names, features = ["image", "caption"], None
+
+    def with_format(self, _):
+        return self
+
+    def select_columns(self, _):
+        return self
 
 
 @pytest.mark.parametrize("cell", [None, 3, [], ["a dog", None], {"a": 1}], ids=repr)
 def test_odd_captions_are_told_alike_wherever_all_of_them_are_read(cell, scores_folder):
-    class Source(list):  # whatever a dataset may come to hold, in a form without types
-        column_names, features = ["image", "caption"], None
-
-        def with_format(self, _):
-            return self
-
-        def select_columns(self, _):
-            return self
-
     scores = CandidateScores.load(scores_folder)
-    rows = Source({"image": picture(0), "caption": caption} for caption in (scores.caption(0), cell))
+    rows = Untyped({"image": picture(0), "caption": caption} for caption in (scores.caption(0), cell))
     told = r"row 1: column 'caption' holds .*; a caption must be a string or a list of strings.*--caption_column"
     with pytest.raises(ValueError, match=told):
         ImageCaptionDataset(rows)[1]
@@ -483,13 +488,13 @@ def test_one_bad_image_more_than_the_limit_is_an_error_that_names_it_and_the_opt
     file = tmp_path / "bad_images.txt"
     dataset = as_training_data(write_paths_with_bad_ones(tmp_path), bad_images=BadImages(3, file))
     assert [dataset[number]["caption"][-1] for number in range(5)] == list("02255")
-    with pytest.raises(BadImageError, match=r"4 images .*missing\.png.*bad_images\.txt.*--max_bad_images \(now 3\)"):
+    with pytest.raises(BadImageError, match=r"4 images or .*missing\.png.*bad_images\.txt.*--max_bad_images \(now 3\)"):
         dataset[6]
     assert len(lines_of(file)) == 4
 
 
 def test_without_a_limit_the_first_bad_image_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(BadImageError, match=r"1 image could .*truncated\.jpg.*--max_bad_images \(now 0\)"):
+    with pytest.raises(BadImageError, match=r"1 image or caption could .*truncated\.jpg.*--max_bad_images \(now 0\)"):
         as_training_data(write_paths_with_bad_ones(tmp_path))[1]
     with pytest.raises(ValueError, match="path is missing"):
         BadImages(3)
@@ -497,7 +502,7 @@ def test_without_a_limit_the_first_bad_image_is_an_error_that_names_it(tmp_path)
 
 def test_a_dataset_of_bad_images_alone_is_an_error_however_many_may_be_skipped(tmp_path):
     source = datasets.Dataset.from_dict({"image": [b"words", b"words"], "caption": ["a", "b"]})
-    with pytest.raises(BadImageError, match="none of the 2 images"):
+    with pytest.raises(BadImageError, match="none of the 2 rows has a readable image"):
         as_training_data(source, bad_images=BadImages(10, tmp_path / "bad.txt"))[0]
 
 
@@ -570,11 +575,124 @@ def test_a_bad_image_of_a_shuffled_stream_is_named_once_over_epochs_and_workers(
     assert len(bad_images.names()) == 4
 
 
+MISSING = [None, float("nan"), [], ["a cat", None]]
+
+
+def lacking_captions(*cells) -> Untyped:
+    """Rows captioned 0, 1, and so on but for one that holds each of these cells, after every second one."""
+    captions = [cell for number, odd in enumerate(cells) for cell in (str(2 * number), str(2 * number + 1), odd)]
+    return Untyped({"image": picture(1), "caption": caption} for caption in captions)
+
+
+@pytest.mark.parametrize("cell", MISSING, ids=repr)
+def test_a_missing_caption_is_an_error_that_names_it_and_how_to_skip_it(cell):
+    told = r"row 2: column 'caption' holds .*Choose another --caption_column, mend the row, or .*--max_bad_images\."
+    with pytest.raises(ValueError, match=told):
+        ImageCaptionDataset(lacking_captions(cell))[2]
+    with pytest.raises(ValueError, match=r"row 2: column 'caption' holds 3;.*--caption_column, or mend the row\.$"):
+        ImageCaptionDataset(lacking_captions(3), bad_images=BadImages(None, "bad.txt"))[2]
+
+
+def test_rows_without_a_caption_are_skipped_noted_and_counted_like_those_without_a_picture(tmp_path):
+    source, file = lacking_captions(*MISSING), tmp_path / "bad.txt"
+    source[3]["image"] = b"words"  # of the row captioned 2
+    for _ in range(2):
+        dataset = ImageCaptionDataset(source, bad_images=BadImages(5, file))
+        assert [example["caption"] for example in dataset] == list("013334456670")
+    names, reasons = zip(*(line.split("\t") for line in lines_of(file)), strict=True)
+    assert names == ("row 2", "row 3", "row 5", "row 8", "row 11")
+    assert "column 'caption' holds nan, so that a caption is missing" in reasons[2]
+    assert tell_bad_images(tmp_path) is None
+    file.rename(tmp_path / BAD_IMAGES_FILE)
+    assert tell_bad_images(tmp_path).startswith("5 unreadable images or missing captions were skipped; ")
+    with pytest.raises(BadImageError, match=r"2 images or captions could .*row 3 .*--max_bad_images \(now 1\)"):
+        list(ImageCaptionDataset(source, bad_images=BadImages(1, tmp_path / "fewer.txt")))
+    with pytest.raises(BadImageError, match=r"none of the 1 rows has .* a caption; .*--caption_column"):
+        ImageCaptionDataset(Untyped(source[2:3]), bad_images=BadImages(9, file))[0]
+
+
 def test_a_name_with_line_breaks_and_tabs_stays_one_line_and_one_image(tmp_path):
     bad_images = BadImages(5, tmp_path / "bad.txt")
     for _ in range(2):
         bad_images.record("two\nlines\tand a\u2028tab.png", OSError("no\n\tpicture"))
     assert lines_of(tmp_path / "bad.txt") == ["two lines and a tab.png\tno picture"]
+
+
+def write_tables(folder: Path) -> str:
+    """Two parquet files of three rows; the second holds a broken picture, and a row without a caption."""
+    folder.mkdir()
+    cells = [encoded(picture(number)) if number != 3 else b"words" for number in range(ROWS)]
+    rows = table().cast_column("image", datasets.Image(decode=False)).to_list()
+    for row, cell in zip(rows, cells, strict=True):
+        row["image"]["bytes"] = cell
+    rows[5]["caption"] = None
+    for name, part in (("train", rows[:3]), ("test", rows[3:])):
+        datasets.Dataset.from_list(part, features=FEATURES).to_parquet(folder / f"{name}.parquet")
+    return str(folder)
+
+
+def write_lines(folder: Path) -> str:
+    write_imagefolder(folder / "pictures", "metadata.jsonl")
+    (folder / "table").mkdir()
+    lines = [{"image": str(folder / "pictures" / "train" / f"{n}.png"), "caption": f"caption {n}"} for n in range(ROWS)]
+    lines[4]["caption"] = None
+    (folder / "table" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(folder / "table")
+
+
+def write_imagefolder_that_lacks_a_caption(folder: Path) -> str:
+    write_imagefolder(folder, "metadata.csv")
+    file = folder / "train" / "metadata.csv"
+    file.write_text(file.read_text().replace("caption 4", ""))
+    return str(folder)
+
+
+def write_tars(folder: Path) -> str:
+    """As [`write_webdataset`], where the second tar holds a broken picture and a sample without a caption."""
+    write_webdataset(folder)
+    members = {"0003.png": b"words", "0003.txt": b"caption 3", "0004.png": encoded(picture(4))}
+    members |= {"0005.png": encoded(picture(5)), "0005.txt": b"caption 5"}
+    write_tar(folder / "00001.tar", members)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("write", "columns", "split", "bad"),
+    [
+        (write_tables, {}, "train+test", ["row 0 of {}/test.parquet", "row 2 of {}/test.parquet"]),
+        (write_lines, {}, "train", ["row 4 of {}/train.jsonl"]),
+        (write_imagefolder_that_lacks_a_caption, {}, "train", ["{}/train/4.png"]),
+        (
+            write_tars,
+            {"image_column": "png", "caption_column": "txt"},
+            "train",
+            ["sample 0003 of {}/00001.tar (0003.png)", "sample 0004 of {}/00001.tar"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_row_of_a_shuffled_stream_is_named_by_its_place(write, columns, split, bad, workers, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    name = write(tmp_path / "source")
+    stream = load_image_captions(name, split=split, streaming=True).shuffle(seed=1, buffer_size=4)
+    bad_images = BadImages(2, tmp_path / "bad.txt")
+    dataset = as_training_data(stream, bad_images=bad_images, **columns)
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        found = list(DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=list))
+        assert len(found) == ROWS - len(bad)
+    names = [place.format(name) for place in bad]
+    assert sorted(bad_images.names()) == names
+    with pytest.raises(ValueError, match="--max_bad_images") as raised:
+        list(as_training_data(stream, **columns))
+    assert any(f"{place}: column" in str(raised.value) or f"{place} (" in str(raised.value) for place in names)
+
+
+def test_what_tells_the_place_is_no_column_of_the_user(tmp_path):
+    stream = load_image_captions(write_parquet_file(tmp_path / "source"), streaming=True)
+    with pytest.raises(ValueError, match=r"'text' not found; the dataset has 'image', 'caption'\. Pass"):
+        as_training_data(stream, caption_column="text")
+    assert content(as_training_data(pickle.loads(pickle.dumps(stream)).skip(2))) == EVERYTHING[2:]
 
 
 @pytest.mark.parametrize("write", [write_parquet_folder, write_parquet_file, write_webdataset])
