@@ -627,7 +627,7 @@ def write_tables(folder: Path) -> str:
         row["image"]["bytes"] = cell
     rows[5]["caption"] = None
     for name, part in (("train", rows[:3]), ("test", rows[3:])):
-        datasets.Dataset.from_list(part, features=FEATURES).to_parquet(folder / f"{name}.parquet")
+        datasets.Dataset.from_list(part, features=FEATURES).to_parquet(folder / f"{name}.parquet", batch_size=2)
     return str(folder)
 
 
