@@ -648,11 +648,17 @@ def write_imagefolder_that_lacks_a_caption(folder: Path) -> str:
 
 
 def write_tars(folder: Path) -> str:
-    """As [`write_webdataset`], where the second tar holds a broken picture and a sample without a caption."""
+    """As [`write_webdataset`], where the first tar holds a sample without a caption, and the second a broken picture."""
     write_webdataset(folder)
-    members = {"0003.png": b"words", "0003.txt": b"caption 3", "0004.png": encoded(picture(4))}
-    members |= {"0005.png": encoded(picture(5)), "0005.txt": b"caption 5"}
-    write_tar(folder / "00001.tar", members)
+    members = {"0000.png": encoded(picture(0)), "0000.txt": b"caption 0", "0001.png": encoded(picture(1))}
+    write_tar(folder / "00000.tar", members | {"0002.png": encoded(picture(2)), "0002.txt": b"caption 2"})
+    members = {
+        "0003.png": b"words",
+        "0003.txt": b"caption 3",
+        "0004.png": encoded(picture(4)),
+        "0004.txt": b"caption 4",
+    }
+    write_tar(folder / "00001.tar", members | {"0005.png": encoded(picture(5)), "0005.txt": b"caption 5"})
     return str(folder)
 
 
@@ -666,7 +672,7 @@ def write_tars(folder: Path) -> str:
             write_tars,
             {"image_column": "png", "caption_column": "txt"},
             "train",
-            ["sample 0003 of {}/00001.tar (0003.png)", "sample 0004 of {}/00001.tar"],
+            ["sample 0001 of {}/00000.tar", "sample 0003 of {}/00001.tar (0003.png)"],
         ),
     ],
 )
@@ -686,6 +692,17 @@ def test_a_row_of_a_shuffled_stream_is_named_by_its_place(write, columns, split,
     with pytest.raises(ValueError, match="--max_bad_images") as raised:
         list(as_training_data(stream, **columns))
     assert any(f"{place}: column" in str(raised.value) or f"{place} (" in str(raised.value) for place in names)
+
+
+def test_prepared_tars_name_rows_by_number_and_what_is_no_webdataset_stays_none(tmp_path):
+    bad_images = BadImages(2, tmp_path / "bad.txt")
+    source = load_image_captions(write_tars(tmp_path / "source"))
+    dataset = as_training_data(source, image_column="png", caption_column="txt", bad_images=bad_images)
+    assert [example["caption"][-1] for example in dataset] == list("022445")
+    assert bad_images.names() == ["row 1", "row 3 (0003.png)"]
+    write_tar(tmp_path / "mixed.tar", {"a.png": encoded(picture(1)), "b.txt": b"a cat"})
+    with pytest.raises(ValueError, match=r"mixed\.tar.*should be in WebDataset format"):
+        load_image_captions(str(tmp_path / "mixed.tar"))
 
 
 def test_what_tells_the_place_is_no_column_of_the_user(tmp_path):
