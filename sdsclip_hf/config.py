@@ -257,7 +257,9 @@ class SDSCLIPConfig(TrainingArguments):
         "passes are made; each loader worker keeps its own.",
     )
     max_bad_images: int = knob(
-        0, "Unreadable images that may be skipped; bad_images.txt in the output folder names them."
+        0,
+        "Rows that may be skipped because their image cannot be read or a caption is missing; bad_images.txt in the output "
+        "folder names them.",
     )
 
     # The Hub, beside TrainingArguments' own push_to_hub, hub_model_id, hub_strategy, hub_private_repo, hub_revision, ...

@@ -36,7 +36,7 @@ STALE = (*OTHER_WEIGHTS, *WEIGHTS, *PROCESSOR, *BESIDE, "adapter/*")  # of an ea
 def model_files(folder: Path, model_name: str, revision: str | None = None) -> dict[str, Path | bytes]:
     """What of a run's folder belongs on the Hub: path there -> file, or its content where that is changed on the way.
 
-    Checkpoints, logs and notes of unreadable images stay. The card gets the model's name, and the branch if it is not
+    Checkpoints, logs and notes of bad images stay. The card gets the model's name, and the branch if it is not
     main; the adapter's configuration loses the local path of its base model.
 
     Raises:

@@ -28,8 +28,8 @@ class ImageCaptionCollator:
 
     Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (B, L), padded
     to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads;
-    ``caption_empty`` (B,); in evaluation ``readable`` (B,), false where a blank picture stands for one that could not be
-    read; with a teacher
+    ``caption_empty`` (B,); in evaluation ``readable`` (B,), false where a blank stands for a picture that could not be
+    read or a caption that is missing; with a teacher
     ``teacher_input_ids`` (B, T) or ``teacher_prompts`` (B, T, D); and with candidates ``candidate_input_ids`` and
     ``candidate_attention_mask`` (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K),
     the teacher's d(x, c_k), NaN where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).

@@ -256,7 +256,7 @@ class CandidateScores:
         """Check before a long run that each row's captions hold one that was scored; a quick check, by no picture.
 
         Args:
-            captions: those of each row.
+            captions: those of each row; none of one that is left out.
             unless: tells whether a row, by its number, needs none.
 
         Raises:
@@ -264,7 +264,7 @@ class CandidateScores:
         """
         scored = set(self.data["caption"])
         for number, texts in enumerate(captions):
-            if not scored.intersection(texts) and not unless(number):
+            if texts and not scored.intersection(texts) and not unless(number):
                 raise ValueError(
                     f"the scores {self.name!r} miss row {number} of the dataset, captioned {texts[0]!r:.100}. Give scores "
                     "that were made from this dataset (sdsclip score-captions), or leave --ranking_scores out."

@@ -4,6 +4,7 @@ import math
 from functools import partial
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
