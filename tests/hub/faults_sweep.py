@@ -259,6 +259,7 @@ def tried(server: HubServer, trial: Trial, name: str) -> list[str]:
         told = error
     fired = sum(fault.fired for fault in server.faults)
     server.faults.clear()
+    server.late.clear()
     there = server.repository(kind, name)
     history = server.history(kind, name, branch) if there and branch in there.branches else []
     held = server.files(kind, name, branch) if history else {}
