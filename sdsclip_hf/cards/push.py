@@ -10,7 +10,8 @@ from huggingface_hub import CommitInfo
 
 from sdsclip_hf.cards.model_card import CARD_FILE, EVAL_RESULTS, MODEL_NAME
 from sdsclip_hf.data.scores import portable_name
-from sdsclip_hf.hub.commits import HubError, check_holds_clip, check_login, check_repo_id, claim_repo, push_files
+from sdsclip_hf.hub.attempts import HubError
+from sdsclip_hf.hub.commits import check_holds_clip, check_login, check_repo_id, claim_repo, push_files
 from sdsclip_hf.students.sdsclip_model import MAPPER_FILE
 
 ADAPTER_CONFIG = "adapter/adapter_config.json"
@@ -143,7 +144,8 @@ def push_model(
         words = ["sdsclip", "push", str(folder), repo_id, *["--private"] * bool(private), *["--force"] * force]
         command = shlex.join(words + (["--revision", revision] if revision else []))
         raise HubError(
-            f"{error} The commit “{message}” is missing on the Hub as a whole ({names} and the rest); all of it is in "
-            f"{folder}. To push it, logged in: {command}",
+            f"{error} The commit “{message}” {'may be missing' if error.unseen else 'is missing'} on the Hub as a whole "
+            f"({names} and the rest); all of it is in {folder}. To push it, logged in: {command}",
             error.passing,
+            error.unseen,
         ) from error

@@ -19,7 +19,8 @@ from hub_runs import FINISHED, lay_base
 from hub_server import READER, STRANGER, WRITER, HubServer
 from huggingface_hub import ModelCard
 
-from sdsclip_hf.cards.push import model_files
+from sdsclip_hf.cards.push import model_files, push_model
+from sdsclip_hf.hub.attempts import HubError
 from sdsclip_hf.shapes import model_path
 
 TRAINABLE = ("layernorm", "lora", "full")
@@ -445,6 +446,19 @@ def test_tokens_that_cannot_be_sent_and_abbreviated_options_are_refused(hub, tmp
     assert "a line break" in told["line break"] and "hub_token of 'x' cannot be set" in told["compared"]
     assert "unknown options --hub_tok; see --help" in told["abbreviated"]
     assert not any(WRITER in text for text in told.values())
+
+
+@pytest.mark.parametrize(("made", "state"), [(True, "may be missing"), (False, "is missing")])
+def test_a_push_whose_end_nobody_saw_is_not_told_as_failed(hub_here, monkeypatch, made, state):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub_here.fault("commit", status=504, times=None, applied=made)
+    if made:
+        hub_here.fault("info", status=503, after=1, times=None)
+    with pytest.raises(
+        HubError, match=f"The commit “later” {state} on the Hub as a whole .* in: sdsclip push"
+    ) as caught:
+        push_model(model_path("student"), "org/new", message="later")
+    assert caught.value.unseen == made and len(hub_here.history("models", "org/new")) == 1 + made
 
 
 def test_a_token_in_a_file_is_not_pushed(hub, tmp_path):

@@ -583,7 +583,7 @@ def test_scores_go_to_the_hub_and_load_from_there_and_a_failed_push_keeps_the_fo
     assert f"{settings['fingerprint']} 24 24" in done.stdout
     assert f"{folder} is finished" in done.stdout
     error = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and error.startswith("error: could not put the scores on the Hub") and fault.fired == 1
+    assert done.returncode == 1 and error.startswith("error: could not put the scores on the Hub") and fault.fired == 2
     assert f"They are whole in {folder}: give the same command again to push them." in error
     assert WRITER not in done.stdout + done.stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
