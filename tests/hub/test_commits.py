@@ -4,13 +4,13 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from faults_sweep import BODIES, FILES, HTML, LIES, Trial, grid, sweep, swept
 from hub_answers import Request
 from hub_repositories import File
 from hub_repositories import HubError as Refused
 from hub_server import READER, STRANGER, WRITER, HubServer
 from huggingface_hub import CommitInfo
 from huggingface_hub.hf_api import BlobLfsInfo, RepoSibling
+from sweeps.hub import BODIES, FILES, HTML, LIES, Trial, grid, sweep, swept
 
 from sdsclip_hf.hub.attempts import HubError, insist
 from sdsclip_hf.hub.commits import check_holds_clip, check_repo_id, is_hub_id, push_files, push_folder
@@ -54,10 +54,10 @@ def test_one_answer_that_could_be_another_ends_no_push(tmp_path, stage):
 
 def test_the_sweep_sees_what_goes_wrong(tmp_path, monkeypatch):
     trial, url = Trial("commit", "status 503", times=1), "https://huggingface.co/org/n0/commit/abc"
-    monkeypatch.setattr("faults_sweep.push_files", lambda *_, **__: CommitInfo(url, "", "", "abc"))
+    monkeypatch.setattr("sweeps.hub.push_files", lambda *_, **__: CommitInfo(url, "", "", "abc"))
     assert [wrong.rpartition(": ")[2] for wrong in swept([trial], tmp_path)] == ["told as made, and not whole"]
     monkeypatch.setattr("sdsclip_hf.hub.one_commit.OneCommit.settle", lambda *_: None)
-    monkeypatch.setattr("faults_sweep.push_files", push_files)
+    monkeypatch.setattr("sweeps.hub.push_files", push_files)
     assert (
         "told as failed, and whole" in swept([Trial("commit", "status 403", None, applied=True, spared=1)], tmp_path)[0]
     )

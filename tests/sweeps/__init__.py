@@ -4,7 +4,7 @@ A trial takes random numbers and an empty folder, and tells in a word or two how
 one that the package should have told in its own words.
 """
 
-from sweeps import captions, checkpoints, data_files, duplicates, names, options, pictures, rows, scores
+from sweeps import captions, checkpoints, data_files, duplicates, hub, names, options, pictures, rows, scores
 
 TRIALS = {
     "pictures": pictures.trial,
@@ -16,4 +16,5 @@ TRIALS = {
     "checkpoints": checkpoints.trial,
     "scores": scores.trial,
     "options": options.trial,
+    "pushes to a Hub that errs": hub.trial,
 }

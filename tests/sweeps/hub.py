@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 from hub_repositories import File
 from hub_server import WRITER, HubServer
 from huggingface_hub import CommitInfo, constants
@@ -223,6 +224,13 @@ def erring_hub(folder: Path) -> Iterator[HubServer]:
 def sweep(seed: int, inputs: int, folder: Path) -> list[str]:
     """What goes wrong in so many pushes, chosen by the seed; nothing should."""
     return swept(chosen(seed, inputs), folder)
+
+
+def trial(rng: np.random.Generator, folder: Path) -> str:
+    """One push to a Hub that errs."""
+    wrong = sweep(int(rng.integers(2**31)), 1, folder)
+    assert not wrong, "\n".join(wrong)
+    return "held whole, or told as failed"
 
 
 def swept(trials: list[Trial], folder: Path) -> list[str]:
