@@ -37,17 +37,6 @@ WITHOUT_EFFECT = {  # options of TrainingArguments for models of words, with the
     **{"label_smoothing_factor": 0, "label_names": None, "include_for_metrics": [], "batch_eval_metrics": False},
     **{"neftune_noise_alpha": None, "include_num_input_tokens_seen": "no", "use_liger_kernel": False},
 }
-# Of TrainingArguments. A checkpoint holds what follows from the first, so that Trainer would not take others; what is to
-# follow from the second is decided anew.
-KEPT_BY_RESUMED = (
-    *("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last"),
-    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay"),
-    *("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon"),
-)
-OBEYED_BY_RESUMED = (
-    *("max_steps", "num_train_epochs", "max_grad_norm", "bf16", "fp16", "tf32", "ignore_data_skip"),
-    *("world_size", "gradient_checkpointing", "torch_compile"),
-)
 
 
 @dataclass
@@ -95,6 +84,11 @@ class SDSCLIPConfig(TrainingArguments):
     )
     local_negatives: bool = knob(
         False, "Take negatives from the own process alone; default: from all processes, which is one large batch."
+    )
+    mask_duplicates: bool = knob(
+        True,
+        "Leave out of the contrastive loss what is no negative: rows of a batch that share a picture or a caption, and hard "
+        "negatives that are a caption of the image. Off, as in CLIP, every other row is a negative.",
     )
 
     # The other terms.
@@ -263,7 +257,9 @@ class SDSCLIPConfig(TrainingArguments):
         "passes are made; each loader worker keeps its own.",
     )
     max_bad_images: int = knob(
-        0, "Unreadable images that may be skipped; bad_images.txt in the output folder names them."
+        0,
+        "Rows that may be skipped because their image cannot be read or a caption is missing; bad_images.txt in the output "
+        "folder names them.",
     )
 
     # The Hub, beside TrainingArguments' own push_to_hub, hub_model_id, hub_strategy, hub_private_repo, hub_revision, ...
@@ -288,7 +284,15 @@ class SDSCLIPConfig(TrainingArguments):
     def __post_init__(self):
         if not torch.accelerator.is_available():  # else the processes of a launch would not know of one another
             os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except OSError as error:  # of an option that names a file: accelerator_config, fsdp_config, deepspeed
+            name = next((entry.name for entry in fields(self) if getattr(self, entry.name) == error.filename), None)
+            if error.filename is None or name is None:
+                raise
+            raise ValueError(
+                f"{name} is {error.filename!r}: {error.strerror}. Set --{name} to a file that exists."
+            ) from error
         loading = cast(AcceleratorConfig, self.accelerator_config)
         if loading.dispatch_batches is None:  # accelerate would read a stream on one process for all
             loading.dispatch_batches = False
@@ -309,11 +313,10 @@ class SDSCLIPConfig(TrainingArguments):
             "contrastive_chunk_size",
             "mapper_scale",
             "snr_gamma",
-            "mapper_warmup_learning_rate",
             "lora_r",
             "lora_alpha",
-            "latent_size",
         )
+        above_zero += ("mapper_warmup_learning_rate", "latent_size")
         of_ranking = ("ranking_candidates", "ranking_temperature", "ranking_temperature_share", "ranking_logit_scale")
         for name in above_zero + of_ranking:
             value = getattr(self, name)
@@ -408,38 +411,6 @@ class SDSCLIPConfig(TrainingArguments):
             raise ValueError(
                 "gradient_norm_steps needs the whole batch in memory, which contrastive_batch_size avoids; leave one out."
             )
-
-    def own_defaults(self) -> dict:
-        """The options that TrainingArguments has not, with their defaults."""
-        inherited = {entry.name for entry in fields(TrainingArguments)}
-        return {entry.name: entry.default for entry in fields(self) if entry.name not in inherited}
-
-    def method_settings(self) -> dict:
-        """What defines a run beside TrainingArguments' own: a resumed run must agree on it."""
-        unimportant = {
-            "hub_license",
-            "hub_force",
-            "ranking_scores",  # they may move: their fingerprint is compared
-            "ranking_scores_revision",
-            "shard_teacher",
-            "benchmarks",
-            "health_steps",
-            "gradient_norm_steps",
-            "max_bad_images",
-            "keep_images_in_memory",
-            "teacher_gradient_checkpointing",
-            "teacher_compile",
-            "teacher_channels_last",
-            "teacher_pack_weights",
-            "prompt_cache_dir",
-            "wise_ft_alpha",
-        }
-        own = [name for name in self.own_defaults() if name not in unimportant]
-        return {name: getattr(self, name) for name in [*own, *KEPT_BY_RESUMED]}
-
-    def obeyed_settings(self) -> dict:
-        """TrainingArguments' own that decide the result, and that a resumed run may change from where it goes on."""
-        return {name: getattr(self, name) for name in OBEYED_BY_RESUMED}
 
 
 def _require(holds: bool, name: str, value, rule: str) -> None:

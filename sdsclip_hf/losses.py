@@ -32,6 +32,7 @@ def contrastive_loss(
     offset: int = 0,
     negative_embeds: Tensor | None = None,
     chunk_size: int | None = None,
+    known: "KnownPairs | None" = None,
 ) -> Tensor:
     """CLIP's symmetric cross-entropy over cosine similarities (Radford et al. 2021, arXiv 2103.00020, figure 3).
 
@@ -45,6 +46,7 @@ def contrastive_loss(
         negative_embeds: captions that belong to no image, (M, D), further wrong answers for every image: the hard
             negatives of NegCLIP (Yuksekgonul et al. 2023, arXiv 2210.01936).
         chunk_size: rows whose similarities are held at once, and computed again in the backward pass; default: all, (b, B).
+        known: which further answers are right as well, and therefore no negatives; default: none.
 
     Returns:
         Scalar: the mean over this process's rows. With gathered embeddings, the mean over processes is the loss of the
@@ -80,22 +82,90 @@ def contrastive_loss(
         )
     answers = all_text_embeds if negative_embeds is None else torch.cat([all_text_embeds, negative_embeds])
     labels = torch.arange(offset, offset + len(image_embeds), device=image_embeds.device)
-    of_images = _cross_entropy(image_embeds, answers, logit_scale, labels, chunk_size)  # over (b, B + M) similarities
-    of_texts = _cross_entropy(text_embeds, all_image_embeds, logit_scale, labels, chunk_size)  # over (b, B)
+    true_of_images, true_of_texts = (None, None) if known is None else (known.true_of_images, known.true_of_texts)
+    # Over (b, B + M) similarities, and over (b, B).
+    of_images = _cross_entropy(image_embeds, answers, logit_scale, labels, chunk_size, true_of_images)
+    of_texts = _cross_entropy(text_embeds, all_image_embeds, logit_scale, labels, chunk_size, true_of_texts)
     return (of_images + of_texts) / 2
 
 
-def _cross_entropy(queries: Tensor, answers: Tensor, scale: Tensor, labels: Tensor, chunk_size: int | None) -> Tensor:
-    """The mean over the rows of ``scale * queries @ answers.T``, of which ``chunk_size`` are in memory at once."""
+def _cross_entropy(
+    queries: Tensor,
+    answers: Tensor,
+    scale: Tensor,
+    labels: Tensor,
+    chunk_size: int | None,
+    true_of: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
+    """The mean over the rows of ``scale * queries @ answers.T``, of which ``chunk_size`` are in memory at once.
+
+    What ``true_of`` tells to be right beside the labels is left out.
+    """
+
+    def of_rows(rows: Tensor, right: Tensor, answers: Tensor, scale: Tensor, reduction: str) -> Tensor:
+        logits = scale * rows @ answers.T
+        if true_of is not None:
+            logits = logits.masked_fill(true_of(right), -torch.inf)
+        return F.cross_entropy(logits, right, reduction=reduction)
+
     if chunk_size is None or chunk_size >= len(queries):
-        return F.cross_entropy(scale * queries @ answers.T, labels)
-
-    def total(rows: Tensor, right: Tensor, answers: Tensor, scale: Tensor) -> Tensor:
-        return F.cross_entropy(scale * rows @ answers.T, right, reduction="sum")
-
+        return of_rows(queries, labels, answers, scale, "mean")
     chunks = zip(queries.split(chunk_size), labels.split(chunk_size), strict=True)
-    parts = [checkpoint(total, rows, right, answers, scale, use_reentrant=False) for rows, right in chunks]
+    parts = [checkpoint(of_rows, rows, right, answers, scale, "sum", use_reentrant=False) for rows, right in chunks]
     return torch.stack(parts).sum() / len(queries)
+
+
+class KnownPairs:
+    """Which captions of a batch are known to be true of which images, beside each row's own.
+
+    A caption is true of an image if any row of the batch has them both: rows that share a picture or a caption are no
+    negatives of one another, nor is a candidate that some row of the same picture has as its caption.
+
+    Args:
+        pictures: a number for each row's picture, equal where pictures are, (B,), of any size.
+        captions: the same for the captions that are true of it, (B, C), the one in the batch first; filled up with 0.
+        negatives: the same for the further wrong answers, (M,); default: none.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf import contrastive_loss
+    from sdsclip_hf.losses import KnownPairs
+
+    embeds = torch.eye(2)[[0, 0, 1]]  # the first picture comes twice, with its caption
+    known = KnownPairs(pictures=torch.tensor([7, 7, 8]), captions=torch.tensor([[1], [1], [2]]))
+    print(f"{contrastive_loss(embeds, embeds, torch.tensor(100.0)):.4f}")  # 0.4621
+    print(f"{contrastive_loss(embeds, embeds, torch.tensor(100.0), known=known):.4f}")  # 0.0000
+    ```
+    """
+
+    def __init__(self, pictures: Tensor, captions: Tensor, negatives: Tensor | None = None):
+        negatives = captions.new_empty(0) if negatives is None else negatives
+        texts = torch.cat([captions.flatten(), negatives]).unique(return_inverse=True)[1]  # 0, 1, ...
+        self.pictures = pictures.unique(return_inverse=True)[1]
+        self.captions = texts[: captions.numel()].view_as(captions)
+        self.answers = torch.cat([self.captions[:, 0], texts[captions.numel() :]])  # (B + M,)
+
+    def true_of_images(self, rows: Tensor) -> Tensor:
+        """Which captions and negatives are true of the images of ``rows`` (b,) beside their own, (b, B + M)."""
+        query, row = (self.pictures[rows][:, None] == self.pictures).nonzero(as_tuple=True)
+        true = self.answers.new_zeros((len(rows), max(self.captions.max(), self.answers.max()) + 1), dtype=torch.bool)
+        true[query[:, None], self.captions[row]] = True
+        return true[:, self.answers].scatter(1, rows[:, None], False)
+
+    def true_of_texts(self, rows: Tensor) -> Tensor:
+        """Of which images the captions of ``rows`` (b,) are true beside their own, (b, B)."""
+        queries = self.captions[rows, :1]  # (b, 1)
+        has = torch.stack([queries == column for column in self.captions.T]).any(0)  # (b, B)
+        query, row = has.nonzero(as_tuple=True)
+        true = queries.new_zeros((len(rows), self.pictures.max() + 1), dtype=torch.bool)
+        true[query, self.pictures[row]] = True
+        return true[:, self.pictures].scatter(1, rows[:, None], False)
+
+    def share(self, rows: Tensor) -> Tensor:
+        """The share of ``rows`` (b,) to whose image or caption another answer is right as well, scalar."""
+        return (self.true_of_images(rows).any(1) | self.true_of_texts(rows).any(1)).float().mean()
 
 
 def noise_weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, snr_gamma: float = 5.0) -> Tensor:

@@ -5,10 +5,12 @@ since threads do not outlive a fork.
 """
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -19,6 +21,7 @@ import torch
 import transformers.utils.hub
 from accelerate.state import AcceleratorState, GradientState
 from huggingface_hub import constants
+from tqdm.std import TqdmDefaultWriteLock, tqdm
 
 
 class Forked:
@@ -99,6 +102,9 @@ def _log_here() -> None:
 
 def _as_if_imported_now(env: dict[str, str]) -> None:
     torch.set_num_threads(1)
+    # Forks share one of tqdm's locks, and a thread of this process may hold the other: none that is killed lets go of it.
+    TqdmDefaultWriteLock.th_lock, TqdmDefaultWriteLock.mp_lock = threading.RLock(), multiprocessing.RLock()
+    tqdm.set_lock(TqdmDefaultWriteLock())
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     signal.signal(signal.SIGINT, signal.default_int_handler)

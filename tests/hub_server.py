@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from hub_accounts import ACCEPTED, ACCOUNTS, READER, STRANGER, WRITER
 from hub_answers import STAGES, Answer, Request, Upload, found
 from hub_faults import Fault
-from hub_repositories import Commit, HubError, Repositories, Repository
+from hub_repositories import Commit, Repositories, Repository
 
 __all__ = ["ACCEPTED", "READER", "STAGES", "STRANGER", "WRITER", "Fault", "HubServer"]
 
@@ -40,6 +40,7 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.stages: list[str] = []
         self.faults: list[Fault] = []
+        self.late: dict[str, tuple[Request, dict[str, str]]] = {}  # by stage: what is carried out behind its answer
         self.uploads: dict[str, Upload] = {}
         self.lock = threading.RLock()
 
@@ -106,6 +107,7 @@ class HubHandler(BaseHTTPRequestHandler):
         if len(body) < size:
             return  # the client went away
         request = Request(self.server, self.command, url.path, parse_qs(url.query), self.headers, body)
+        self.carry_out_late(stage)
         if fault is None:
             self.send(self.answered(request, stage, parts))
         else:
@@ -117,16 +119,24 @@ class HubHandler(BaseHTTPRequestHandler):
         with self.server.lock:
             return request.answer(stage, parts)
 
+    def carry_out_late(self, stage: str) -> None:
+        with self.server.lock:
+            if stage in self.server.late:
+                request, parts = self.server.late.pop(stage)
+                request.answer(stage, parts)
+
     def fail(self, fault: Fault, request: Request, stage: str, parts: dict[str, str]) -> None:
         if not fault.applied:
             fault.wait()
+        if fault.late:
+            self.server.late[stage] = request, parts
         answer = self.answered(request, stage, parts) if fault.carried_out else None
         if fault.applied:
             fault.wait()
         if fault.cut == "silence":
             return
         if fault.status is not None:
-            answer = Answer.of_error(HubError(fault.status, fault.code, fault.text(), fault.headers))
+            answer = fault.answer()
         self.send(answer, cut=fault.cut == "answer")
 
     def send(self, answer: Answer, cut: bool = False) -> None:

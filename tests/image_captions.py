@@ -19,6 +19,18 @@ def picture(number: int) -> Image.Image:
     return Image.new("RGB", (12, 10), (40 * number, 7, 0))
 
 
+class Untyped(list):
+    """Rows whose cells hold anything, in the form of a dataset."""
+
+    column_names, features = ["image", "caption"], None
+
+    def with_format(self, _):
+        return self
+
+    def select_columns(self, _):
+        return self
+
+
 def table(count: int = ROWS) -> datasets.Dataset:
     rows = [{"image": picture(number), "caption": f"caption {number}"} for number in range(count)]
     return datasets.Dataset.from_list(rows, features=FEATURES)
@@ -62,12 +74,16 @@ def write_webdataset(folder: Path, extension: str = "png") -> str:
         for number in range(3 * shard, 3 * shard + 3):
             members[f"{number:04d}.{extension}"] = encoded(picture(number), "JPEG" if extension == "jpg" else "PNG")
             members[f"{number:04d}.txt"] = f"caption {number}".encode()
-        with tarfile.open(folder / f"{shard:05d}.tar", "w") as archive:
-            for name, data in members.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
+        write_tar(folder / f"{shard:05d}.tar", members)
     return str(folder)
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
 
 
 def many_captions(rows: int = 20, captions: int = 3) -> datasets.Dataset:

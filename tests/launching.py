@@ -27,15 +27,7 @@ def launch(
         expected: the exit code that all must have; None: any.
         env: further variables.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {"OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT, "PYTHONUNBUFFERED": 1}
-    started = []
-    for rank in range(processes):
-        own = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        started.append(Forked(code + ENDING, *words, env=os.environ | own | env))
+    started = [Forked(code + ENDING, *words, env=os.environ | own | env) for own in processes_env(processes)]
     try:
         done = [process.finish(timeout) for process in started]
     finally:
@@ -45,6 +37,19 @@ def launch(
     for process, text in zip(done, printed, strict=True):
         assert expected in (None, process.returncode), text[-3000:]
     return printed
+
+
+def processes_env(processes: int) -> list[dict[str, str]]:
+    """The variables by which each process of a run finds the others."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT, "PYTHONUNBUFFERED": 1}
+    return [
+        {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        for rank in range(processes)
+    ]
 
 
 def accelerate_launch(

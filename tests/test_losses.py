@@ -8,11 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_clip
+from plain_contrastive import masked_by_loops
 
 from sdsclip_hf.losses import (
     GRADIENTS,
     READINGS,
     WEIGHTINGS,
+    KnownPairs,
     add_noise,
     contrastive_loss,
     distillation_loss,
@@ -101,6 +103,79 @@ def test_one_local_pair_with_gathered_negatives_is_allowed():
 def test_contrastive_loss_of_unequal_sides_raises_with_both_shapes():
     with pytest.raises(ValueError, match=r"\(3, 4\).*\(2, 4\)"):
         contrastive_loss(unit(3, 4), unit(2, 4), torch.tensor(1.0))
+
+
+@pytest.fixture
+def rows_that_share():
+    """Pictures, their captions (the first is in the batch) and further captions: a batch of 8, and 5 negatives.
+
+    Rows 0 and 3 share a picture, 3 and 6 a caption, so that 0's is true of 6's picture by row 3's other captions alone.
+    """
+    pictures = ["A", "B", "C", "A", "D", "E", "F", "G"]
+    captions = ["a", "b", "c ab", "d a", "e", "f c", "d g", "h"]
+    return pictures, [words.split() for words in captions], ["a", "g", "x", "d", "x"]
+
+
+def numbers(*words):
+    return torch.tensor([int.from_bytes(word.encode(), "big") + 2**40 for word in words], dtype=torch.int64)
+
+
+def known_pairs(pictures, captions, negatives=None) -> KnownPairs:
+    width = max(map(len, captions))
+    keys = torch.stack([F.pad(numbers(*words), (0, width - len(words))) for words in captions])
+    return KnownPairs(numbers(*pictures), keys, None if negatives is None else numbers(*negatives))
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_what_any_row_tells_to_be_true_is_no_negative(rows_that_share, parts, chunk):
+    pictures, captions, others = rows_that_share
+    known = known_pairs(pictures, captions, others)
+    leaves = [unit(8, 6).requires_grad_(), unit(8, 6).requires_grad_(), unit(5, 6).requires_grad_()]
+    scale = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+    images, texts, negatives = leaves
+    expected = masked_by_loops(images, texts, negatives, scale, pictures, captions, others)
+    size = 8 // parts
+    found = [
+        contrastive_loss(
+            *(images[i : i + size], texts[i : i + size], scale, images, texts, i, negatives),
+            chunk_size=chunk,
+            known=known,
+        )
+        for i in range(0, 8, size)
+    ]
+    found = sum(found) / parts
+    assert found.item() == pytest.approx(expected.item())
+    for one, other in zip(
+        torch.autograd.grad(found, [*leaves, scale]), torch.autograd.grad(expected, [*leaves, scale]), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    unmasked = contrastive_loss(images, texts, scale, negative_embeds=negatives)
+    assert abs(unmasked.item() - expected.item()) > 1e-3
+
+
+def test_rows_that_another_answer_is_right_for_are_counted(rows_that_share):
+    pictures, captions, others = rows_that_share
+    everyone = torch.arange(8)
+    # 0 and 3 by their picture, 6 by its caption; 5 has "c" of 2 as another caption, and of 6 "g" is a negative.
+    assert known_pairs(pictures, captions, others).share(everyone).item() == pytest.approx(5 / 8)
+    assert known_pairs(pictures, captions).share(torch.tensor([1, 4, 7])).item() == 0
+    assert known_pairs("AB", [["a"], ["b"]], "x").share(torch.arange(2)).item() == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_batch_of_duplicates_has_the_loss_of_the_loops(seed):
+    rng = np.random.default_rng(seed)
+    rows, extra = int(rng.integers(2, 9)), int(rng.integers(0, 4))
+    pictures = rng.choice(list("ABCDE"), rows).tolist()
+    captions = [rng.choice(list("abcdef"), int(rng.integers(1, 4)), replace=False).tolist() for _ in range(rows)]
+    others = rng.choice(list("abcdefgh"), extra).tolist()
+    images, texts, negatives = unit(rows, 5), unit(rows, 5), unit(extra, 5)
+    scale = torch.tensor(3.0, dtype=torch.float64)
+    expected = masked_by_loops(images, texts, negatives, scale, pictures, captions, others)
+    known = known_pairs(pictures, captions, others)
+    found = contrastive_loss(images, texts, scale, negative_embeds=negatives, known=known)
+    assert found.item() == pytest.approx(float(expected), abs=1e-12)
 
 
 class Denoiser(torch.nn.Module):

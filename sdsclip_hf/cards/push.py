@@ -10,7 +10,8 @@ from huggingface_hub import CommitInfo
 
 from sdsclip_hf.cards.model_card import CARD_FILE, EVAL_RESULTS, MODEL_NAME
 from sdsclip_hf.data.scores import portable_name
-from sdsclip_hf.hub.commits import HubError, check_holds_clip, check_login, check_repo_id, claim_repo, push_files
+from sdsclip_hf.hub.attempts import HubError
+from sdsclip_hf.hub.commits import check_holds_clip, check_login, check_repo_id, claim_repo, push_files
 from sdsclip_hf.students.sdsclip_model import MAPPER_FILE
 
 ADAPTER_CONFIG = "adapter/adapter_config.json"
@@ -36,7 +37,7 @@ STALE = (*OTHER_WEIGHTS, *WEIGHTS, *PROCESSOR, *BESIDE, "adapter/*")  # of an ea
 def model_files(folder: Path, model_name: str, revision: str | None = None) -> dict[str, Path | bytes]:
     """What of a run's folder belongs on the Hub: path there -> file, or its content where that is changed on the way.
 
-    Checkpoints, logs and notes of unreadable images stay. The card gets the model's name, and the branch if it is not
+    Checkpoints, logs and notes of bad images stay. The card gets the model's name, and the branch if it is not
     main; the adapter's configuration loses the local path of its base model.
 
     Raises:
@@ -143,7 +144,8 @@ def push_model(
         words = ["sdsclip", "push", str(folder), repo_id, *["--private"] * bool(private), *["--force"] * force]
         command = shlex.join(words + (["--revision", revision] if revision else []))
         raise HubError(
-            f"{error} The commit “{message}” is missing on the Hub as a whole ({names} and the rest); all of it is in "
-            f"{folder}. To push it, logged in: {command}",
+            f"{error} The commit “{message}” {'may be missing' if error.unseen else 'is missing'} on the Hub as a whole "
+            f"({names} and the rest); all of it is in {folder}. To push it, logged in: {command}",
             error.passing,
+            error.unseen,
         ) from error

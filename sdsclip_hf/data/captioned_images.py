@@ -1,9 +1,10 @@
-"""Rows of pictures and captions by number: columns checked, one caption drawn, unreadable pictures passed over."""
+"""Rows of pictures and captions by number: columns checked, one caption drawn, rows that lack either passed over."""
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
 import datasets
@@ -13,28 +14,30 @@ from PIL import Image
 from transformers import BaseImageProcessor
 
 from sdsclip_hf.data.images import BadImageError, BadImages, picture_digest, read_image
+from sdsclip_hf.data.places import PLACE, PLACES
 from sdsclip_hf.data.scores import CandidateScores
 
 CHECKED_PICTURES = 64
-BLANK = Image.new("RGB", (32, 32))
+BLANK, WORDLESS = Image.new("RGB", (32, 32)), ""
 
 
 class CaptionedImages:
-    """What map-style and streaming datasets share: columns checked, one caption drawn, bad images passed over.
+    """What map-style and streaming datasets share: columns checked, one caption drawn, bad rows passed over.
 
     A row with several captions gives one of them at a time, drawn anew each epoch by (seed, epoch, row), so that a
-    resumed run sees the same. In training an unreadable image is replaced by the next readable one; in evaluation it
-    stands as a blank one that is marked, since a pair that stands twice in a batch would be its own negative.
+    resumed run sees the same. In training a row whose image cannot be read or whose caption is missing is replaced by
+    the next good one; in evaluation it stands as a blank one that is marked, since a pair that stands twice in a batch
+    would be its own negative. Missing is what is None or NaN, a list without captions, or with a missing one.
 
     Args:
         source: the dataset.
         image_column, caption_column: where images and captions stand; a caption cell is a string or a list of strings.
         seed: of the caption draws.
-        bad_images: where unreadable images are noted; default: the first one is an error.
+        bad_images: where unreadable images and missing captions are noted; default: the first one is an error.
         scores: scored candidates of each image; its caption is then one of those that were scored.
         with_candidates: whether the examples hold the candidates, too, as ``item``.
         num_candidates: how many of them are drawn beside the image's own caption; default: all.
-        for_evaluation: whether examples tell, as ``readable``, if their picture could be read.
+        for_evaluation: whether examples tell, as ``readable``, if they have a picture and a caption.
 
     Raises:
         ValueError: a column is missing, or ``scores`` miss an image.
@@ -58,7 +61,8 @@ class CaptionedImages:
         self.bad_images = bad_images or BadImages(0)
         self.scores, self.with_candidates, self.num_candidates = scores, with_candidates, num_candidates
         self.for_evaluation = for_evaluation
-        self.source = _undecoded(source, image_column, caption_column)
+        self._columns = _columns(source, image_column, caption_column)
+        self.source = _undecoded(source.with_format(None).select_columns(self._columns), image_column)
 
     @property
     def epoch(self) -> int:
@@ -70,22 +74,31 @@ class CaptionedImages:
         self._epoch.fill_(epoch)
 
     def _example(self, row: dict, number: int) -> dict | None:
-        """One picture and one caption, or None when the picture cannot be read and a pair is to take its place."""
+        """One picture and one caption, or None when the row lacks either and another pair is to take its place."""
+        captions = self.captions_of(row, number)
+        if not captions:
+            self.note_missing_caption(row, number)
+            return self._stand_in({"caption": WORDLESS, "captions": []})
         try:
             picture, digest = self._picture(row, number)
         except OSError as error:
             self.bad_images.record(self._name_of_image(row, number), error)
-            if not self.for_evaluation:
-                return None
-            blank, _ = self._prepared(BLANK, None)
-            return blank | {"caption": self._draw_caption(row[self.caption_column], number), "readable": False}
+            return self._stand_in(self._words(captions, number))
         if self.for_evaluation:
             picture = picture | {"readable": True}
+        words = self._words(captions, number)
         if self.scores is None:
-            return picture | {"caption": self._draw_caption(row[self.caption_column], number)}
+            return picture | words
         item = self.scores.draw(self._items(row, number, digest), self._rng(number), self.num_candidates)
-        example = picture | {"caption": item.caption}
+        example = picture | words | {"caption": item.caption}
         return example | {"item": item} if self.with_candidates else example
+
+    def _stand_in(self, words: dict) -> dict | None:
+        """What stands for a bad row, where something has to."""
+        if not self.for_evaluation:
+            return None
+        blank, _ = self._prepared(BLANK, None)
+        return blank | words | {"readable": False}
 
     def _picture(self, row: dict, number: int) -> tuple[dict, str | None]:
         """A row's picture as an example holds it, and its digest where scores are looked up by it."""
@@ -98,53 +111,73 @@ class CaptionedImages:
 
     def _items(self, row: dict, number: int, picture: str) -> list[int]:
         """The scored items of a row: those of its picture, of which other rows may have some, with its captions."""
-        cell = row[self.caption_column]
-        captions, of_picture = self.captions_of(cell, number), self.scores.numbers_of(picture)
+        captions, of_picture = self.captions_of(row, number), self.scores.numbers_of(picture)
         items = [item for item in of_picture if self.scores.caption(item) in captions]
         if not items:
             raise ValueError(
-                f"row {number}: the scores {self.scores.name!r} hold {self.scores.caption(of_picture[0])!r:.100} for its "
-                f"picture, which is none of its captions {cell!r:.200}. Give scores that were made from this dataset."
+                f"{self._tell_row(row, number)}: the scores {self.scores.name!r} hold "
+                f"{self.scores.caption(of_picture[0])!r:.100} for its picture, which is none of its captions "
+                f"{row[self.caption_column]!r:.200}. Give scores that were made from this dataset."
             )
         return items
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, number])
 
-    def captions_of(self, cell: str | Sequence[str], number: int) -> list[str]:
-        """The captions of a row, by its cell.
+    def captions_of(self, row: dict, number: int) -> list[str]:
+        """The captions of a row; none where one is missing and such rows may be skipped.
 
         Raises:
-            ValueError: it holds none, or what is no string.
+            ValueError: one is missing, and none may be; or there is what is no string.
         """
+        cell = row[self.caption_column]
         captions = [cell] if isinstance(cell, str) else cell
-        if not isinstance(captions, (list, tuple)) or not captions or not all(isinstance(c, str) for c in captions):
-            raise ValueError(
-                f"row {number}: column {self.caption_column!r} holds {cell!r:.200}; a caption must be a string or a "
-                "list of strings. Choose another --caption_column, or mend the row."
-            )
-        return list(captions)
+        if isinstance(captions, (list, tuple)) and captions and all(isinstance(text, str) for text in captions):
+            return list(captions)
+        missing = _is_missing(cell)
+        if missing and self.bad_images.limit != 0:
+            return []
+        remedy = ", mend the row, or let it be skipped by --max_bad_images." if missing else ", or mend the row."
+        raise ValueError(
+            f"{self._tell_row(row, number)}: column {self.caption_column!r} holds {cell!r:.200}; a caption must be a "
+            f"string or a list of strings. Choose another --caption_column{remedy}"
+        )
 
-    def _draw_caption(self, cell: str | Sequence[str], number: int) -> str:
-        captions = self.captions_of(cell, number)
-        return captions[0] if len(captions) == 1 else captions[int(self._rng(number).integers(len(captions)))]
+    def note_missing_caption(self, row: dict, number: int) -> None:
+        """Note that a row has none.
+
+        Raises:
+            BadImageError: that is one too many.
+        """
+        reason = f"column {self.caption_column!r} holds {row[self.caption_column]!r:.100}, so that a caption is missing"
+        self.bad_images.record(self._tell_row(row, number), ValueError(reason))
+
+    def _words(self, captions: list[str], number: int) -> dict:
+        """A row's caption as an example holds it, drawn of several, and ``captions``: all of them."""
+        drawn = captions[0] if len(captions) == 1 else captions[int(self._rng(number).integers(len(captions)))]
+        return {"caption": drawn, "captions": captions}
 
     def _name_of_image(self, row: dict, number: int) -> str:
         """The path of a file of its own; else the row, and the name that its bytes are stored under if there is one."""
-        cell = row[self.image_column]
-        if isinstance(cell, (str, os.PathLike)):
-            return str(cell)
-        path, stored = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (None, cell)
-        if path and stored is None:
+        if (path := self._path_of_image(row)) is not None:
             return path
-        return self._tell_row(row, number) + (f" ({path})" if path else "")
+        cell = row[self.image_column]
+        stored_as = cell.get("path") if isinstance(cell, dict) else None
+        return self._tell_row(row, number) + (f" ({stored_as})" if stored_as else "")
+
+    def _path_of_image(self, row: dict) -> str | None:
+        """Where a row's picture stands in a file of its own; None where it does not."""
+        cell = row[self.image_column]
+        if isinstance(cell, dict):
+            cell = cell.get("path") if cell.get("bytes") is None else None
+        return str(cell) if isinstance(cell, (str, os.PathLike)) and str(cell) else None
 
     def _tell_row(self, row: dict, number: int) -> str:
         return f"row {number}"
 
 
 class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
-    """Rows by number: a picture and one of its captions, drawn anew each epoch; an unreadable picture is passed over.
+    """Rows by number: a picture and one of its captions, drawn anew each epoch; rows that lack either are passed over.
 
     A row is a dict of ``image``, a picture in RGB, and ``caption``. The arguments before ``image_processor`` are those of
     [`CaptionedImages`].
@@ -154,11 +187,11 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         image_column: where the pictures stand.
         caption_column: where the captions stand; a cell is a string or a list of strings.
         seed: of the caption draws.
-        bad_images: where unreadable pictures are noted; default: the first one is an error.
+        bad_images: where unreadable pictures and missing captions are noted; default: the first one is an error.
         scores: scored candidates of each picture; its caption is then one of those that were scored.
         with_candidates: whether rows hold the candidates, too, as ``item``.
         num_candidates: how many of them are drawn beside the own caption; default: all.
-        for_evaluation: whether rows tell, as ``readable``, if their picture could be read; see [`CaptionedImages`].
+        for_evaluation: whether rows tell, as ``readable``, if they have a picture and a caption; see [`CaptionedImages`].
         image_processor: if given, it prepares each picture once; what it makes is kept in memory, for later datasets of
             the same rows in this process, too, and examples hold ``pixel_values`` (3, H, W) in place of ``image``.
 
@@ -206,13 +239,13 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         return len(self.source)
 
     def captions(self) -> list[str]:
-        """All captions, each once, in the order of the rows."""
-        return list(dict.fromkeys(text for captions in self._all_captions() for text in captions))
+        """All captions, each once, in the order of the rows; with what stands for a missing one where there is one."""
+        return list(dict.fromkeys(text for captions in self._all_captions() for text in captions or [WORDLESS]))
 
     def _all_captions(self) -> Iterator[list[str]]:
-        """Those of each row."""
+        """Those of each row; none where one is missing and such rows may be skipped."""
         cells = self.source.select_columns([self.caption_column])
-        return (self.captions_of(cell[self.caption_column], number) for number, cell in enumerate(cells))
+        return (self.captions_of(row, number) for number, row in enumerate(cells))
 
     def identity(self) -> dict[str, int | str]:
         """What tells these data from others: ``rows``, and digests of all ``captions`` and of a sample of ``pictures``."""
@@ -236,9 +269,11 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
             return
         self.scores.check_captions(self._all_captions(), unless=self._is_unreadable)
         for number in self._sample():
-            cell = self.source[number][self.image_column]
+            row = self.source[number]
+            if not self.captions_of(row, number):
+                continue
             try:
-                self.scores.numbers_of(picture_digest(cell))
+                self.scores.numbers_of(picture_digest(row[self.image_column]))
             except OSError:  # an unreadable one is dealt with when its turn comes
                 continue
 
@@ -259,8 +294,8 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
             if example is not None:
                 return example
         raise BadImageError(
-            f"none of the {len(self)} images could be read; {self.bad_images.path} tells the reasons. Mend the files, or "
-            "choose another --image_column."
+            f"none of the {len(self)} rows has a readable image and a caption; {self.bad_images.path} tells the reasons. "
+            "Mend them, or choose another --image_column or --caption_column."
         )
 
 
@@ -270,16 +305,32 @@ def _kept_images(fingerprint: str, image_column: str, image_processor: str) -> d
     return {}
 
 
-def _undecoded(source, image_column: str, caption_column: str):
+def _columns(source, image_column: str, caption_column: str) -> list[str]:
+    """The columns that are read: the two that are named, and those that tell a row's place."""
     columns = source.column_names or list(next(iter(source), {}))  # a stream may not know its columns beforehand
     for what, column, option in (
         ("image", image_column, "--image_column"),
         ("caption", caption_column, "--caption_column"),
     ):
         if column not in columns:
-            have = ", ".join(repr(name) for name in columns)
+            have = ", ".join(repr(name) for name in columns if name != PLACE)
             raise ValueError(f"{what} column {column!r} not found; the dataset has {have}. Pass {option}.")
-    source = source.with_format(None).select_columns([image_column, caption_column])
+    places = [name for name in PLACES if name in columns] if isinstance(source, datasets.IterableDataset) else []
+    return list(dict.fromkeys([image_column, caption_column, *places]))
+
+
+def _is_missing(cell) -> bool:
+    """Whether a caption cell holds none: nothing, the NaN that stands for it in tables, or a list with none in it."""
+    if isinstance(cell, (list, tuple)):
+        return all(isinstance(text, str) or _is_nothing(text) for text in cell)
+    return _is_nothing(cell)
+
+
+def _is_nothing(value) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _undecoded(source, image_column: str):
     if isinstance((source.features or {}).get(image_column), datasets.Image):
         source = source.cast_column(image_column, datasets.Image(decode=False))
     return source

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPProcessor
 
+from sdsclip_hf.data.duplicates import caption_key, picture_keys, token_key
 from sdsclip_hf.data.scores import RankedItem
 
 
@@ -19,17 +21,21 @@ class ImageCaptionCollator:
         teacher_tokenize: a teacher's [`DiffusionTeacher.tokenize`]; None when no term needs prompts.
         max_candidates: K, how many candidates a picture has at most; 0 when no term needs them.
         prompts: the teacher's prompts of captions, (N, L, D), where they are at hand; default: its tokens are given.
+        with_keys: whether to tell by what numbers equal pictures and captions are known.
 
-    An example holds ``image`` or, preprocessed, ``pixel_values``, and ``caption``, with candidates ``item``, too.
+    An example holds ``image`` or, preprocessed, ``pixel_values``, and ``caption``, with candidates ``item``, too; and
+    perhaps ``captions``, all that are true of the image.
 
     Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (B, L), padded
     to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads;
-    ``caption_empty`` (B,); in evaluation ``readable`` (B,), false where a blank picture stands for one that could not be
-    read; with a teacher
+    ``caption_empty`` (B,); in evaluation ``readable`` (B,), false where a blank stands for a picture that could not be
+    read or a caption that is missing; with a teacher
     ``teacher_input_ids`` (B, T) or ``teacher_prompts`` (B, T, D); and with candidates ``candidate_input_ids`` and
     ``candidate_attention_mask`` (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K),
     the teacher's d(x, c_k), NaN where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).
-    Nothing for rows passed over.
+    Keys, int64, are equal where pictures or the words of captions are: ``picture_keys`` (B,), ``caption_keys`` (B, C) of
+    the caption and the others of its image, and ``candidate_keys`` (B, K); 0 where there is none. Nothing for rows passed
+    over.
 
     Example:
 
@@ -50,6 +56,7 @@ class ImageCaptionCollator:
     teacher_tokenize: Callable[[Sequence[str]], Tensor] | None = None
     max_candidates: int = 0
     prompts: Callable[[Sequence[str]], Tensor] | None = None
+    with_keys: bool = True
 
     def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
         if not any(examples):
@@ -74,10 +81,25 @@ class ImageCaptionCollator:
             batch["teacher_prompts"] = self.prompts(captions)
         elif self.teacher_tokenize is not None:
             batch["teacher_input_ids"] = self.teacher_tokenize(captions)
+        keys = self._text_keys(texts, tokens.input_ids, tokens.attention_mask) if self.with_keys else None
+        if keys is not None:
+            batch["picture_keys"] = picture_keys(batch["pixel_values"])
+            batch["caption_keys"] = _of_images(examples, keys[: len(captions)])
         if items:
-            of_candidates = tokens.input_ids[len(captions) :], tokens.attention_mask[len(captions) :]
-            batch |= self._candidates(items, *of_candidates)
+            of_candidates = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+            of_candidates |= {} if keys is None else {"keys": keys}
+            batch |= self._candidates(items, {name: flat[len(captions) :] for name, flat in of_candidates.items()})
         return batch
+
+    def _text_keys(self, texts: list[str], input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """A number for each text, (N,): for its words, or of one that fills the text tower for what is left of it."""
+        full = attention_mask.sum(1) >= self.processor.tokenizer.model_max_length
+        return torch.tensor(
+            [
+                token_key(ids.tolist()) if is_full else caption_key(text)
+                for text, ids, is_full in zip(texts, input_ids, full.tolist(), strict=True)
+            ]
+        )
 
     def _cut(self, captions: list[str], lengths: Tensor) -> Tensor:
         """Which captions lost tokens, (B,): of those that fill the text tower."""
@@ -95,8 +117,8 @@ class ImageCaptionCollator:
             [example["image"] for example in examples], return_tensors="pt"
         ).pixel_values
 
-    def _candidates(self, items: list[RankedItem], input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """The items' candidates, one after another in ``input_ids``, as a row of K an image."""
+    def _candidates(self, items: list[RankedItem], told: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The items' candidates, and what is ``told`` of them one after another, as a row of K an image."""
         shape = len(items), self.max_candidates
         exists, errors = torch.zeros(shape, dtype=torch.bool), torch.full(shape, torch.nan)
         for number, item in enumerate(items):
@@ -105,7 +127,13 @@ class ImageCaptionCollator:
         is_own = torch.zeros(shape, dtype=torch.bool)
         is_own[exists] = torch.tensor([text == item.caption for item in items for text in item.candidates])
         batch = {"candidate_errors": errors, "candidate_is_own": is_own}
-        for name, flat in (("candidate_input_ids", input_ids), ("candidate_attention_mask", attention_mask)):
-            batch[name] = flat.new_zeros((*shape, flat.shape[1]))
-            batch[name][exists] = flat
+        for name, flat in told.items():
+            batch[f"candidate_{name}"] = flat.new_zeros((*shape, *flat.shape[1:]))
+            batch[f"candidate_{name}"][exists] = flat
         return batch | {"candidate_confidence": torch.tensor([item.confidence for item in items])}
+
+
+def _of_images(examples: list[dict], keys: Tensor) -> Tensor:
+    """Of each image the keys of the caption in the batch and of all others, (B, C)."""
+    rows = [[key, *map(caption_key, row.get("captions", ()))] for key, row in zip(keys.tolist(), examples, strict=True)]
+    return pad_sequence([torch.tensor(list(dict.fromkeys(row))) for row in rows], batch_first=True)

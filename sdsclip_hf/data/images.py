@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fsspec
 from filelock import FileLock
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sdsclip_hf.data.pixels import to_rgb
 
@@ -18,7 +18,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n"
 
 
 class BadImageError(ValueError):
-    """More images than allowed could not be read."""
+    """More images than allowed could not be read, or more captions were missing."""
 
 
 def read_image(source: dict | str | os.PathLike | bytes | Image.Image, upright: bool = True) -> Image.Image:
@@ -46,6 +46,8 @@ def read_image(source: dict | str | os.PathLike | bytes | Image.Image, upright: 
             raise ValueError("there is no picture")
         with Image.open(io.BytesIO(encoded)) as image:
             return to_rgb(image, upright)
+    except UnidentifiedImageError as error:  # whose words tell an object's address
+        raise OSError("it is no picture of a known format, or one that is cut off or damaged") from error
     except Exception as error:  # there is hardly an exception that a decoder does not raise on some broken file
         raise OSError(str(error) or repr(error)) from error
 
@@ -85,31 +87,41 @@ def _encoded_bytes(source) -> bytes | None:
     return source if isinstance(source, bytes) else None
 
 
+def tell_bad_images(folder: Path) -> str | None:
+    """How many images and captions were skipped by what wrote ``folder``, in words; None where it skipped none."""
+    path = folder / BAD_IMAGES_FILE
+    count = len(BadImages(None, path).names())
+    if count == 0:
+        return None
+    images, captions, were = ("images", "captions", "were") if count > 1 else ("image", "caption", "was")
+    return f"{count} unreadable {images} or missing {captions} {were} skipped; {path} names each."
+
+
 class BadImages:
-    """The unreadable images of a run, counted and named in one file.
+    """The unreadable images and missing captions of a run, counted together and named in one file.
 
     The file is what counts, so that loader workers, ranks and resumed runs agree.
 
     Args:
-        limit: how many different images may be skipped; None: any number.
+        limit: how many different images and captions may be skipped; None: any number.
         path: the file that names them, one a line with the reason. None is for a limit of 0 only.
     """
 
     def __init__(self, limit: int | None, path: str | Path | None = None):
         if limit != 0 and path is None:
             raise ValueError(
-                f"{limit or 'any'} unreadable images may be skipped, but path is missing; name a file to note them."
+                f"{limit or 'any'} bad images may be skipped, but path is missing; name a file to note them."
             )
         self.limit, self.path = limit, None if path is None else Path(path)
 
     def names(self) -> list[str]:
-        """The images skipped so far."""
+        """What was skipped so far: an image by its path or its row, a caption by its row."""
         if self.path is None or not self.path.exists():
             return []
         return [line.split("\t", 1)[0] for line in self.path.read_text(encoding="utf-8").splitlines()]
 
     def record(self, name: str, reason: Exception) -> None:
-        """Note one more unreadable image.
+        """Note one more unreadable image or missing caption.
 
         Raises:
             BadImageError: there are now more than ``limit``.
@@ -117,9 +129,10 @@ class BadImages:
         name = re.sub(r"\s", " ", name)  # one line each, and the first tab ends the name
         count = 1 if self.path is None else self._note(name, reason)
         if self.limit is not None and count > self.limit:
+            s = "s" * (count > 1)
             named = "" if self.path is None else f"; {self.path} names all of them"
             raise BadImageError(
-                f"{count} image{'s' * (count > 1)} could not be read, the last one {name} ({reason}){named}. "
+                f"{count} image{s} or caption{s} could not be read, the last one {name} ({reason}){named}. "
                 f"Mend or remove them, or raise --max_bad_images (now {self.limit})."
             )
 

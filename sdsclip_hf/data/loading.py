@@ -7,6 +7,8 @@ from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, 
 
 from sdsclip_hf.common.errors import explain_loading
 from sdsclip_hf.data.local_files import local_source
+from sdsclip_hf.data.places import with_places
+from sdsclip_hf.data.tars import uneven_columns
 from sdsclip_hf.shapes import load_shapes
 
 
@@ -64,9 +66,11 @@ def load_image_captions(
             raise ValueError(f"could not load split {split!r} of the dataset {name_or_path!r}: {error}") from error
         except OSError:
             raise
-        except Exception as error:  # of files that are not what they should be; StopIteration, for instance
-            words = " ".join(str(error).split()) or "no more is told"
-            raise OSError(f"{type(error).__name__}: {words}") from error
+        except Exception as error:  # AttributeError, KeyError, StopIteration and the like
+            raise OSError(
+                "a file of it is damaged, empty or of another form than datasets reads, which says no more than "
+                f"{type(error).__name__}; have it written or downloaded again"
+            ) from error
     if _is_empty(dataset):
         raise ValueError(
             f"the dataset {name_or_path!r} has no rows in split {split!r}; choose another split or source."
@@ -87,7 +91,17 @@ def _load(name_or_path: str, config_name: str | None, split: str, revision: str 
         except IndexError as error:  # datasets cannot read what it wrote for a dataset without rows
             raise ValueError("it has no rows; choose another split or source.") from error
     source = local_source(name_or_path) or {"path": name_or_path}
-    return datasets.load_dataset(**source, name=config_name, split=split, revision=revision, streaming=streaming)
+    source |= {"name": config_name, "revision": revision}
+    try:
+        loaded = datasets.load_dataset(**source, split=split, streaming=streaming)
+    except ValueError as error:
+        if "WebDataset" not in str(error):
+            raise
+        columns = uneven_columns(datasets.load_dataset_builder(**source))
+        if columns is None:
+            raise
+        loaded = datasets.load_dataset(**source, features=columns, split=split, streaming=streaming)
+    return with_places(loaded) if streaming else loaded
 
 
 def _take_split(loaded: datasets.Dataset | datasets.DatasetDict, split: str) -> datasets.Dataset:

@@ -56,7 +56,7 @@ def score_settings(name_or_path: str | Path, revision: str | None = None) -> dic
     """What the ``scores.json`` of a folder of scores, or of its copy on the Hub, holds.
 
     Raises:
-        OSError: there is none.
+        OSError: there is none, or it is damaged.
     """
     name = expand(shapes.resolve(name_or_path))
     with explain_loading("the scores", name, "--ranking_scores"):
@@ -65,7 +65,7 @@ def score_settings(name_or_path: str | Path, revision: str | None = None) -> dic
             path = Path(hf_hub_download(name, SCORES_FILE, repo_type="dataset", revision=revision))
         elif not path.is_file():
             raise OSError(f"it has no {SCORES_FILE}; is its scoring finished?")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _check_readable(path, _read_settings)
 
 
 class CandidateScores:
@@ -256,7 +256,7 @@ class CandidateScores:
         """Check before a long run that each row's captions hold one that was scored; a quick check, by no picture.
 
         Args:
-            captions: those of each row.
+            captions: those of each row; none of one that is left out.
             unless: tells whether a row, by its number, needs none.
 
         Raises:
@@ -264,7 +264,7 @@ class CandidateScores:
         """
         scored = set(self.data["caption"])
         for number, texts in enumerate(captions):
-            if not scored.intersection(texts) and not unless(number):
+            if texts and not scored.intersection(texts) and not unless(number):
                 raise ValueError(
                     f"the scores {self.name!r} miss row {number} of the dataset, captioned {texts[0]!r:.100}. Give scores "
                     "that were made from this dataset (sdsclip score-captions), or leave --ranking_scores out."
@@ -273,6 +273,13 @@ class CandidateScores:
     def temperature(self, share: float) -> float:
         """tau that fits the spread of d, see [`ranking_temperature`]."""
         return ranking_temperature(torch.from_numpy(self.mean_errors[self.ranked]), share)
+
+
+def _read_settings(path: Path) -> dict:
+    settings = json.loads(path.read_bytes())
+    if not isinstance(settings, dict) or not isinstance(settings.get("fingerprint"), str):
+        raise ValueError("it tells no fingerprint")
+    return settings
 
 
 def _check_readable(path: Path, read: Callable[[Path], Any]) -> Any:

@@ -10,6 +10,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 
 from sdsclip_hf.data.captioned_images import CaptionedImages, ImageCaptionDataset
+from sdsclip_hf.data.places import place_of
 
 PASSED_OVER: dict = {}  # stands for a row that a resumed run has seen already
 
@@ -39,7 +40,7 @@ class StreamingImageCaptionDataset(CaptionedImages, torch.utils.data.IterableDat
         """The same with an epoch of its own; a dataset's is shared by loader workers, which end a pass each at its time."""
         dataset = copy.copy(self)
         dataset._epoch = torch.zeros((), dtype=torch.int64)
-        dataset.source = self.source.select_columns([self.image_column, self.caption_column])
+        dataset.source = self.source.select_columns(self._columns)
         return dataset
 
     @property
@@ -52,7 +53,9 @@ class StreamingImageCaptionDataset(CaptionedImages, torch.utils.data.IterableDat
         self.source.set_epoch(epoch)
 
     def _tell_row(self, row: dict, number: int) -> str:
-        # Shuffling and the number of workers change a row's number, but not its content.
+        # Shuffling and the number of workers change a row's number, but neither its place nor its content.
+        if (place := place_of(row) or self._path_of_image(row)) is not None:
+            return place
         caption = str(row[self.caption_column])[:60]
         return f"row captioned {caption!r}, checksum {zlib.crc32(repr(row).encode()):08x}"
 
@@ -62,7 +65,7 @@ class StreamingImageCaptionDataset(CaptionedImages, torch.utils.data.IterableDat
     def examples(self, passed_over: int = 0) -> Iterator[dict]:
         """One pass. ``PASSED_OVER`` comes in place of the first ``passed_over`` examples.
 
-        The pictures of those are not decoded, unless unreadable ones may be skipped: which these are, decoding tells.
+        The pictures of those are not decoded, unless bad rows may be skipped: which these are, decoding tells.
         """
         for number, row in zip(count(self.rank, self.world_size), self.source, strict=False):
             undecoded = passed_over > 0 and not self.bad_images.limit

@@ -7,7 +7,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from sdsclip_hf.common.errors import expand
-from sdsclip_hf.hub.commits import HubError, insist
+from sdsclip_hf.hub.attempts import HubError, insist
 
 CARD, OPTIONS = "README.md", "run.yaml"
 
@@ -44,7 +44,7 @@ def _of_folder(folder: Path) -> list[str]:
 def _of_hub(model: str) -> list[str]:
     def look() -> list[str]:
         try:
-            return _of_card(Path(hf_hub_download(model, CARD)).read_text(encoding="utf-8"))
+            return _of_card(Path(hf_hub_download(model, CARD)).read_text(encoding="utf-8", errors="replace"))
         except RemoteEntryNotFoundError:
             return []
 

@@ -15,7 +15,8 @@ from sdsclip_hf.common.errors import expand
 from sdsclip_hf.data import pixels
 from sdsclip_hf.demo.base_model import find_base
 from sdsclip_hf.demo.show import PAGE
-from sdsclip_hf.hub.commits import check_login, check_repo_id, insist, push_folder
+from sdsclip_hf.hub.attempts import insist
+from sdsclip_hf.hub.commits import check_login, check_repo_id, push_folder
 from sdsclip_hf.hub.spaces import STALE, check_space
 
 SETTINGS = "sdsclip_demo.json"

@@ -11,6 +11,7 @@ from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks import parse, places
 from sdsclip_hf.common.errors import explain_loading
 from sdsclip_hf.data.local_files import BUILDERS, local_source
+from sdsclip_hf.data.tars import uneven_columns
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble, size
 from sdsclip_hf.doctor.hub_access import Hub, Place, check_name
@@ -112,9 +113,10 @@ def _of_builder(case: Case, place: Place, scratch: Path) -> Contents:
     data, path = case.data, place.folder
     source = (path and local_source(str(path))) or {"path": data.dataset_name}
     revision = None if path else place.commit
-    builder = datasets.load_dataset_builder(
-        **source, name=data.dataset_config_name, revision=revision, cache_dir=str(scratch)
-    )
+    source |= {"name": data.dataset_config_name, "revision": revision, "cache_dir": str(scratch)}
+    builder = datasets.load_dataset_builder(**source)
+    if (columns := uneven_columns(builder)) is not None:
+        builder = datasets.load_dataset_builder(**source, features=columns)
     files = builder.config.data_files or {}
     infos = builder.info.splits or {}
     rows = {str(name): infos[name].num_examples if name in infos else None for name in files or infos}

@@ -1,40 +1,19 @@
-"""Pushing to the Hub: one commit, tried again with growing waits, and an error that says what to do."""
+"""Pushing to the Hub: one commit that is seen to be there, or an error that says what to do."""
 
 import json
-import logging
-import time
-from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub import CommitInfo, HfApi, RepoUrl, get_token
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-logger = logging.getLogger(__name__)
+from sdsclip_hf.hub.attempts import insist
+from sdsclip_hf.hub.heads import GIT_FILE, Wanted, matches
+from sdsclip_hf.hub.one_commit import OneCommit
 
-WAITS = (1.0, 5.0, 20.0)  # seconds before each further attempt; inside one, the client repeats some requests itself
-REFUSED = (401, 403, 404)  # what a further attempt seldom mends; one is made, since the Hub errs now and then
-WRONG = (400, 402, 413, 422)  # what no further attempt mends
-LONGEST_WAIT = 60.0  # seconds that the Hub may ask for
 TEXTS = (".md", ".json", ".yaml", ".txt", ".py")  # files that could hold what somebody typed
-GIT_FILE = ".gitattributes"  # the Hub's own, without which large files are not found
 HARMLESS = {GIT_FILE, "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"}
-
-Returned = TypeVar("Returned")
-
-
-class HubError(OSError):
-    """The Hub could not be reached or refused; the message tells the reason and the remedy.
-
-    Attributes:
-        passing: whether it may mend itself, as a busy Hub does, and a missing right does not.
-    """
-
-    def __init__(self, message: str, passing: bool = False):
-        super().__init__(message)
-        self.passing = passing
 
 
 def check_login(token: str | None = None) -> None:
@@ -145,7 +124,8 @@ def push_files(
 ) -> CommitInfo:
     """Put files into a repository, in one commit; it is created where there is none.
 
-    An attempt that fails is made again, after 1, 5 and 20 seconds; nothing is on the Hub until one has succeeded.
+    An attempt that fails is made again, after 1, 5 and 20 seconds, one that the Hub refuses once. Each looks first at what
+    the branch holds, so that no commit is made twice, and none is told as made before it has been seen there.
 
     Args:
         files: path in the repository -> content, or the file that holds it.
@@ -164,24 +144,22 @@ def push_files(
 
     Raises:
         ValueError: there is no token, it stands in one of the files, or the name cannot be one.
-        HubError: it could not be reached, or refused.
+        HubError: it could not be reached, or refused; ``unseen`` where the commit may be there all the same.
     """
     check_login(token)
     check_repo_id(repo_id)
     _check_tells_no_secret(files, token or get_token())
     api = HfApi(token=token)
-    where = {"repo_type": repo_type, "revision": revision}
-    patterns = list(delete_patterns)
-
-    def attempt() -> CommitInfo:
-        name = _open(api, repo_id, repo_type, private, revision, space_sdk)
-        there = api.list_repo_files(name, **where) if patterns else []
-        stale = [path for path in there if path not in {*files, GIT_FILE} and _matches(path, patterns)]
-        operations = [CommitOperationDelete(path) for path in stale]
-        operations += [CommitOperationAdd(path, content) for path, content in files.items()]
-        return api.create_commit(name, operations, commit_message=message, **where)
-
-    return insist(attempt, repo_id)
+    commit = OneCommit(
+        api=api,
+        repo_id=repo_id,
+        repo_type=repo_type,
+        branch=revision or "main",
+        message=message,
+        wanted=Wanted(files, list(delete_patterns)),
+        open=lambda: _open(api, repo_id, repo_type, private, revision, space_sdk),
+    )
+    return insist(commit.attempt, repo_id, settle=commit.settle)
 
 
 def push_folder(
@@ -197,7 +175,7 @@ def push_folder(
         name: path
         for name, path in found.items()
         if not any(part.startswith(".") or part == "__pycache__" for part in Path(name).parts)
-        and (patterns is None or _matches(name, patterns))
+        and (patterns is None or matches(name, patterns))
     }
     return push_files(chosen, repo_id, **options)
 
@@ -211,10 +189,6 @@ def _check_tells_no_secret(files: Mapping[str, Path | bytes], token: str) -> Non
             )
 
 
-def _matches(path: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(path, pattern) and ("/" in pattern or "/" not in path) for pattern in patterns)
-
-
 def _open(
     api: HfApi, repo_id: str, repo_type: str, private: bool | None, revision: str | None, space_sdk: str | None
 ) -> str:
@@ -223,88 +197,3 @@ def _open(
     if revision and revision != "main":
         api.create_branch(url.repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
     return url.repo_id
-
-
-def insist(attempt: Callable[[], Returned], repo_id: str, needs_network: bool = False) -> Returned:
-    """What ``attempt`` returns, once it does not fail.
-
-    Args:
-        attempt: makes requests to the Hub.
-        repo_id: what it is about, for errors.
-        needs_network: whether to give up at once where no connection comes about; otherwise that is tried again, too.
-
-    Raises:
-        HubError: it failed for good.
-    """
-    refusals = 0
-    for wait in (*WAITS, None):
-        try:
-            return attempt()
-        except Exception as raised:  # the client passes those of its network library on, whichever it is
-            error = _cause(raised)
-            status, reason = _status(error), _first_line(error)
-            refusals += status in REFUSED
-            hopeless = status in WRONG or refusals > 1 or not _is_of_the_hub(error)
-            hopeless = hopeless or (needs_network and _no_network(error))
-            if hopeless or wait is None:
-                passing = not hopeless and status not in REFUSED
-                raise HubError(f"{repo_id} on the Hub: {reason} {_remedy(error, repo_id)}", passing) from raised
-            wait = max(wait, _asked_wait(error))
-            logger.warning("%s on the Hub: %s Trying again in %.0f s.", repo_id, reason, wait)
-            time.sleep(wait)
-    raise AssertionError  # the last attempt returns or raises
-
-
-def _cause(error: Exception) -> Exception:
-    """What the Hub answered, where the client has put an error of its own around it."""
-    inner = error
-    while inner is not None and _status(inner) is None:
-        inner = inner.__cause__
-    return inner or error
-
-
-def _is_of_the_hub(error: Exception) -> bool:
-    """Whether the Hub or the network failed, and not what was to be pushed."""
-    local = (ValueError, FileNotFoundError, PermissionError, OfflineModeIsEnabled)
-    return isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError)) or not isinstance(error, local)
-
-
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _first_line(error: Exception) -> str:
-    line = (getattr(error, "server_message", None) or str(error)).strip() or repr(error)
-    line = line.splitlines()[0].rstrip(". ")
-    status = _status(error)
-    return f"{line}{f' (status {status})' if status and str(status) not in line else ''}."
-
-
-def _asked_wait(error: Exception) -> float:
-    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    return min(float(asked), LONGEST_WAIT) if asked.isdigit() else 0.0
-
-
-def _no_network(error: Exception) -> bool:
-    """Whether no connection came about at all."""
-    return bool({kind.__name__ for kind in type(error).__mro__} & {"ConnectError", "OfflineModeIsEnabled"})
-
-
-def _remedy(error: Exception, repo_id: str) -> str:
-    status = _status(error)
-    if status == 401:
-        return "Log in with `hf auth login`, or set HF_TOKEN to a valid token with write rights."
-    if status == 404:
-        return f"Check the name, that the branch exists, and that the token may see {repo_id}."
-    if status == 403:
-        return (
-            f"Use a token that may write to {repo_id} (its role on https://huggingface.co/settings/tokens must be write), "
-            "or a name in a namespace of your own."
-        )
-    if status == 429:
-        return "The Hub limits how often one may ask; try again later."
-    if _no_network(error):
-        return "Check the network connection, and that HF_HUB_OFFLINE is not set."
-    if status in WRONG or not _is_of_the_hub(error):
-        return "Mend what is pushed."
-    return "Try again later."

@@ -3,7 +3,8 @@
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from sdsclip_hf.hub.commits import check_repo_id, insist
+from sdsclip_hf.hub.attempts import insist
+from sdsclip_hf.hub.commits import check_repo_id
 
 EMPTY = {".gitattributes", "README.md"}  # what the Hub itself puts into a new Space
 STALE = ("*", "*/*")  # all of it, at the top and below

@@ -42,7 +42,9 @@ class ScoringArguments:
     image_column: str = knob("image", "Column of the dataset that holds the images.")
     caption_column: str = knob("caption", "Column that holds a caption, or a list of them.")
     max_bad_images: int = knob(
-        0, "Unreadable images that may be left out; bad_images.txt in the output folder names them."
+        0,
+        "Rows that may be left out because their image cannot be read or a caption is missing; bad_images.txt in the output "
+        "folder names them.",
     )
 
     candidates: list[str] = knob(

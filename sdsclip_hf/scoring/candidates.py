@@ -1,7 +1,6 @@
 """Look-alike captions for an image: words swapped by rule, the nearest other captions of a corpus, or any others."""
 
 import re
-import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from sdsclip_hf.data.duplicates import plain_words
 from sdsclip_hf.metrics.aro_relation.symmetric_relations import SYMMETRIC
 
 Tagger = Callable[[str], list[tuple[str, str]]]
@@ -18,7 +18,6 @@ SYMMETRIC_LINKS = {*SYMMETRIC, "and", "or", "both", "along with", "together with
 # What "of" follows although the caption tells of no such thing: "a picture of a cat", "a cat left of a dog".
 NO_THINGS = {"picture", "photo", "photograph", "image", "drawing", "painting", "sketch", "view", "shot", "close-up"}
 NO_THINGS |= {"left", "right", "top", "bottom", "front", "back", "side", "middle", "inside", "outside", "kind", "sort"}
-PAUSES = re.compile(r"(?<=[^\s.,;:!?])[.,;:!?]+(?=\s|$)")
 PUNCTUATION = ".,;:!?\"'`()[]“”‘’"  # what swapped captions leave out; signs and emojis stay
 NEAREST_BLOCK, NEAREST_MARGIN = 256, 64
 
@@ -106,16 +105,6 @@ def _agree(words: Sequence[str]) -> Iterator[str]:
     """ "a" before a consonant and "an" before a vowel."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         yield ("an" if following[:1] in tuple("aeiou") else "a") if word in ("a", "an") else word
-
-
-def plain_words(caption: str) -> str:
-    """A caption without case, the punctuation that ends a word (. , ; : ! ?) and the difference between "a" and "an".
-
-    All else counts, in any script: signs, vowel marks, emojis. Captions whose plain words are equal say the same.
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", caption).casefold())
-    words = PAUSES.sub(" ", folded).split()
-    return " ".join("a" if word == "an" else word for word in words)
 
 
 class Corpus:

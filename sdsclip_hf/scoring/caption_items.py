@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
+from sdsclip_hf.data.duplicates import plain_words
 from sdsclip_hf.data.images import picture_digest, read_image
 from sdsclip_hf.evaluation.scorers import ClipScorer
-from sdsclip_hf.scoring.candidates import Corpus, load_tagger, mix_candidates, plain_words
+from sdsclip_hf.scoring.candidates import Corpus, load_tagger, mix_candidates
 
 
 class CaptionItem(NamedTuple):
@@ -35,7 +36,7 @@ class CaptionedRows(ImageCaptionDataset):
 
     @cached_property
     def captions(self) -> list[list[str]]:
-        """Each row's true captions, every one once.
+        """Each row's true captions, every one once; none where one is missing and such rows may be left out.
 
         Raises:
             ValueError: a cell holds neither a string nor a list of strings.
@@ -47,7 +48,10 @@ class CaptionedRows(ImageCaptionDataset):
         return self._read(read_image, number)
 
     def digest(self, number: int) -> str | None:
-        """The [`picture_digest`] of a row, or None where it cannot be read; that is noted."""
+        """The [`picture_digest`] of a row, or None where it cannot be read or has no caption; that is noted."""
+        if not self.captions[number]:
+            self.note_missing_caption(self.source[number], number)
+            return None
         return self._read(picture_digest, number)
 
     def _read(self, reader, number: int):
@@ -71,7 +75,7 @@ def caption_items(
     wrong_images: bool = False,
     seed: int = 0,
 ) -> list[CaptionItem]:
-    """The items of a dataset, in the order of its rows; those of unreadable pictures are left out.
+    """The items of a dataset, in the order of its rows; those of unreadable pictures and missing captions are left out.
 
     Args:
         rows: the dataset.
@@ -117,7 +121,7 @@ def given_candidates(dataset: datasets.Dataset, column: str, captions: Sequence[
     Args:
         dataset: N rows.
         column: holds a caption or a list of them.
-        captions: each row's true captions, (N).
+        captions: each row's true captions, (N); a row without any is given no candidates.
 
     Raises:
         ValueError: there is no such column, it holds something else, or a candidate is a true caption.
@@ -127,7 +131,7 @@ def given_candidates(dataset: datasets.Dataset, column: str, captions: Sequence[
         raise ValueError(f"candidates column {column!r} not found; the dataset has {have}. Pass --candidates_column.")
     found = []
     for number, (cell, true) in enumerate(zip(dataset[column], captions, strict=True)):
-        texts = [cell] if isinstance(cell, str) else cell
+        texts = [] if not true else [cell] if isinstance(cell, str) else cell
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
             raise ValueError(
                 f"row {number}: column {column!r} holds {cell!r:.200}; candidates must be a string or a list of strings. "

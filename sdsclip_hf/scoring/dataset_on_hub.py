@@ -5,7 +5,8 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from sdsclip_hf.data.scores import SCORES_FILE
-from sdsclip_hf.hub.commits import HubError, push_folder
+from sdsclip_hf.hub.attempts import HubError
+from sdsclip_hf.hub.commits import push_folder
 from sdsclip_hf.scoring.folder import CARD_FILE, DATA
 
 
@@ -28,7 +29,8 @@ def push_scores(folder: Path, dataset_id: str, private: bool) -> CommitInfo:
         )
     except HubError as error:
         raise HubError(
-            f"could not put the scores on the Hub. {error} They are whole in {folder}: give the same command again to push "
-            "them.",
+            f"{'the scores may be missing on the Hub' if error.unseen else 'could not put the scores on the Hub'}. {error} "
+            f"They are whole in {folder}: give the same command again to push them.",
             error.passing,
+            error.unseen,
         ) from error

@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 
+from sdsclip_hf.data.images import tell_bad_images
 from sdsclip_hf.data.scores import LITTLE
 from sdsclip_hf.scoring.folder import SURE
 
 
 def print_report(scores: dict, folder: Path) -> None:
-    """How many items there are, what stopping early saved, and whether the teacher's order carries a signal.
+    """How many items there are, what was skipped, what stopping early saved, and whether the order carries a signal.
 
     Args:
         scores: what ``scores.json`` holds.
@@ -17,6 +18,8 @@ def print_report(scores: dict, folder: Path) -> None:
     print(
         f"{scores['items']:,} items, {scores['ranked_share']:.1%} of them with two or more candidates, are in {folder}."
     )
+    if (skipped := tell_bad_images(folder)) is not None:
+        print(skipped)
     if scores["teacher"] is not None:
         calls, saved = scores["denoiser_calls"], scores["denoiser_calls_saved"]
         print(f"Denoiser calls: {calls:,} made, {saved:,} ({saved / (calls + saved):.0%}) saved by stopping early.")

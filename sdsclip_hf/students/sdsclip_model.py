@@ -20,6 +20,7 @@ from sdsclip_hf.common.errors import expand, explain_loading
 from sdsclip_hf.common.tokenizers import check_words, max_length
 from sdsclip_hf.config import LORA_LAYERS, TRAINABLE
 from sdsclip_hf.students.latent_mapper import LatentMapper
+from sdsclip_hf.students.processor_files import save_processor
 
 MAX_LOGIT_SCALE = math.log(100)
 MAPPER_FILE = "latent_mapper.safetensors"
@@ -275,7 +276,7 @@ class SDSCLIPModel(nn.Module):
         (folder / MAPPER_FILE).unlink(missing_ok=True)
         self.merged_clip().save_pretrained(folder)
         if processor is not None:
-            processor.save_pretrained(folder)
+            save_processor(processor, folder)
         if self.mapper is not None:
             self.mapper.save(folder / MAPPER_FILE)
         if self.has_adapter:

@@ -10,6 +10,7 @@ from torch import Tensor
 from sdsclip_hf.common.checkpoints import last_checkpoint, remove_old, seal, unseal
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.training.hub_trainer import HubTrainer
+from sdsclip_hf.training.resumed_options import kept_options, obeyed_options
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -82,8 +83,8 @@ class CheckpointTrainer(HubTrainer):
             "teacher_fingerprint": self.teacher_fingerprint,
             "scores_fingerprint": None if self.scores is None else self.scores.fingerprint,
             "data": self._data_identity,
-            "settings": self.args.method_settings() | {"peft_config": self.peft_settings},
-            "obeyed": self.args.obeyed_settings(),
+            "settings": kept_options(self.args) | {"peft_config": self.peft_settings},
+            "obeyed": obeyed_options(self.args),
         }
 
     @cached_property

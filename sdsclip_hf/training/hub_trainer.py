@@ -17,7 +17,8 @@ from transformers.trainer_utils import HubStrategy
 
 from sdsclip_hf.cards.model_card import RunFacts, find_licence, write_card
 from sdsclip_hf.cards.push import push_model
-from sdsclip_hf.hub.commits import HubError, check_holds_clip, claim_repo
+from sdsclip_hf.hub.attempts import HubError
+from sdsclip_hf.hub.commits import check_holds_clip, claim_repo
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 from sdsclip_hf.training.record import as_yaml
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sdsclip_hf import shapes
 from sdsclip_hf.config import SDSCLIPConfig
-from sdsclip_hf.data.images import BAD_IMAGES_FILE
+from sdsclip_hf.data.images import tell_bad_images
 from sdsclip_hf.evaluation import plots
 from sdsclip_hf.evaluation.tables import main_table, markdown
 from sdsclip_hf.training.arguments import DataArguments, ModelArguments
@@ -81,11 +81,8 @@ def _notes(results: dict, folder: Path) -> list[str]:
         notes.append(f"{results['captions_cut']} captions were longer than the text tower reads, and were cut.")
     if results["captions_empty"]:
         notes.append(f"{results['captions_empty']} captions were empty. Mend the rows, or leave them out.")
-    bad = folder / BAD_IMAGES_FILE
-    if bad.exists():
-        count = len(bad.read_text(encoding="utf-8").splitlines())
-        notes.append(f"{count} unreadable images were skipped; {bad} names them.")
-    return notes
+    skipped = tell_bad_images(folder)
+    return notes if skipped is None else [*notes, skipped]
 
 
 def _as_markdown(results: dict, runs: dict, folder: Path) -> str:

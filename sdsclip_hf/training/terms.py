@@ -256,6 +256,7 @@ class Pairs(NamedTuple):
         identities: a number for each distinct candidate, (B, K).
         is_negative: which candidates are wrong by their labels, (B, K): not those that the tokenizer cuts to the own
             caption's tokens.
+        picture_keys, caption_keys, candidate_keys: those of [`ImageCaptionCollator`]; None where the batch has none.
     """
 
     images: Tensor
@@ -264,12 +265,16 @@ class Pairs(NamedTuple):
     candidates: Tensor | None = None
     identities: Tensor | None = None
     is_negative: Tensor | None = None
+    picture_keys: Tensor | None = None
+    caption_keys: Tensor | None = None
+    candidate_keys: Tensor | None = None
 
 
 def pair_up(output: SDSCLIPOutput, texts: Texts, batch: dict[str, Tensor]) -> Pairs:
     """What the student has made of a batch, with each distinct text put where it belongs."""
     images, embeds = output.image_embeds.float(), output.text_embeds.float()
-    pairs = Pairs(images, embeds[texts.captions], output.logit_scale)
+    keys = {name: batch.get(name) for name in ("picture_keys", "caption_keys", "candidate_keys")}
+    pairs = Pairs(images, embeds[texts.captions], output.logit_scale, **keys)
     if texts.candidates is None:
         return pairs
     exists = batch["candidate_attention_mask"].any(-1)

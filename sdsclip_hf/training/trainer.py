@@ -6,7 +6,6 @@ from pathlib import Path
 
 import datasets
 import torch
-import torch.distributed.nn
 from peft import PeftConfig
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -14,15 +13,16 @@ from transformers import CLIPModel, CLIPProcessor, set_seed
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import check_same_run, fingerprint, last_checkpoint
-from sdsclip_hf.common.processes import check_agreement, gather_ragged
+from sdsclip_hf.common.processes import check_agreement
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.data.collator import ImageCaptionCollator
-from sdsclip_hf.losses import contrastive_loss, gradient_norms
+from sdsclip_hf.losses import gradient_norms
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput, check_clip, check_processor, load_clip
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.training.callbacks import ClampLogitScale, TellEpoch
 from sdsclip_hf.training.checkpoint_trainer import CheckpointTrainer
+from sdsclip_hf.training.contrastive import ContrastiveTerm
 from sdsclip_hf.training.grad_cache import GradCache
 from sdsclip_hf.training.loaders import PairLoaders
 from sdsclip_hf.training.mapper_warmup import MapperWarmup
@@ -37,6 +37,7 @@ from sdsclip_hf.training.parts import (
     peft_settings,
     place_teacher,
 )
+from sdsclip_hf.training.resumed_options import earlier_defaults
 from sdsclip_hf.training.sharding import is_sharded, prepare_student, whole_weights
 from sdsclip_hf.training.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up, prompts_of
 from sdsclip_hf.training.validation import Validation
@@ -142,7 +143,13 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
                     teacher.text_encoder = None  # frees its memory
         kwargs.setdefault(
             "data_collator",
-            ImageCaptionCollator(processing_class, teacher and teacher.prompt_tokenizer, max_candidates, prompts),
+            ImageCaptionCollator(
+                processing_class,
+                teacher and teacher.prompt_tokenizer,
+                max_candidates,
+                prompts,
+                with_keys=args.mask_duplicates,
+            ),
         )
         super().__init__(
             model=student,
@@ -158,6 +165,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         self.term_weights = {"contrastive": args.lambda_clip} | {
             name: weight for name, weight in weights.items() if weight
         }
+        self.contrastive = ContrastiveTerm(args, self.accelerator)
         self.ranking = RankingTerm(self.scores, args) if args.lambda_rank else None
         self.model_accepts_loss_kwargs = False  # a contrastive loss is a mean over its batch
         self.can_return_loss = True
@@ -251,28 +259,10 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         return output, pair_up(output, texts, batch)
 
     def contrastive_term(self, pairs: Pairs) -> Tensor:
-        """L_CLIP, scalar, with the negatives of all processes, and where asked for the candidates as further ones."""
-        images, captions, scale, chunk = (
-            pairs.images,
-            pairs.captions,
-            pairs.logit_scale,
-            self.args.contrastive_chunk_size,
-        )
-        with_candidates = self.args.hard_negatives and pairs.candidates is not None
-        candidates, is_negative = (pairs.candidates, pairs.is_negative) if with_candidates else (None, None)
-        if self.args.world_size == 1 or self.args.local_negatives:
-            negatives = candidates[is_negative] if with_candidates else None
-            return contrastive_loss(images, captions, scale, negative_embeds=negatives, chunk_size=chunk)
-        negatives = None
-        if with_candidates:
-            negatives = _gather_with_gradient(candidates)[self.accelerator.gather(is_negative)]
-        if not self.model.training:  # pairs may have been left out, on one process more than on another
-            all_images, offset = gather_ragged(self.accelerator, images)
-            all_captions, _ = gather_ragged(self.accelerator, captions)
-            return contrastive_loss(images, captions, scale, all_images, all_captions, offset, negatives, chunk)
-        all_images, all_captions = _gather_with_gradient(images), _gather_with_gradient(captions)
-        offset = self.args.process_index * len(images)
-        return contrastive_loss(images, captions, scale, all_images, all_captions, offset, negatives, chunk)
+        """L_CLIP, scalar; see [`ContrastiveTerm`]."""
+        term, figures = self.contrastive(pairs, even=self.model.training)
+        self.note(figures)
+        return term
 
     def other_terms(
         self, output: SDSCLIPOutput, pairs: Pairs, batch: dict[str, Tensor], place: tuple[int, int] | None = None
@@ -345,7 +335,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         self._batches_done = 0
         if resume_from_checkpoint:
-            changed = check_same_run(Path(resume_from_checkpoint), self._identity(), self.args.own_defaults())
+            changed = check_same_run(Path(resume_from_checkpoint), self._identity(), earlier_defaults())
             summary = "\n".join([*changed, summary])
             self._batches_done = self.batches_to_skip(Path(resume_from_checkpoint))
         if self.is_world_process_zero():
@@ -377,8 +367,3 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_mapper]
                 optimizer.add_param_group({"params": moved, "lr": rate, "weight_decay": group["weight_decay"]})
         return optimizer
-
-
-def _gather_with_gradient(embeds: Tensor) -> Tensor:
-    """The rows of all processes, (B, ...); the gradient reaches each process's own."""
-    return torch.cat(torch.distributed.nn.all_gather(embeds.contiguous()))

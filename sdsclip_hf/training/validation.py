@@ -1,4 +1,4 @@
-"""The trainer's side of evaluation: the loss of the pairs whose picture can be read, and scores on benchmarks."""
+"""The trainer's side of evaluation: the loss of the pairs that have both picture and caption, and benchmarks."""
 
 import logging
 
@@ -67,8 +67,9 @@ class Validation(Trainer):
             return {}
         if self.is_world_process_zero():
             logger.warning(
-                f"{left_out:.0f} of {rows + left_out:.0f} evaluation pairs were left out: their pictures cannot be read "
-                f"({BAD_IMAGES_FILE} in the output folder names them), or they had no other pair beside them in a batch."
+                f"{left_out:.0f} of {rows + left_out:.0f} evaluation pairs were left out: their pictures cannot be read or "
+                f"their captions are missing ({BAD_IMAGES_FILE} in the output folder names them), or they had no other pair "
+                "beside them in a batch."
             )
         return {"loss": total / rows if rows else float("nan"), "left_out": left_out}
 

@@ -8,7 +8,8 @@ from conftest import hub_env
 from hub_runs import CLI, ask_errors, run, titles
 from hub_server import WRITER, HubServer
 
-from sdsclip_hf.cards.push import model_files
+from sdsclip_hf.cards.push import model_files, push_model
+from sdsclip_hf.hub.attempts import HubError
 from sdsclip_hf.shapes import model_path
 
 
@@ -20,6 +21,19 @@ def test_a_hub_that_is_gone_at_the_end_is_tried_again(tmp_path):
     result = run(CLI, "push", str(folder), "org/new", env=hub_env(gone, HF_TOKEN=WRITER), code_expected=1)
     assert result.stderr.count("Trying again in") == 3 and "Check the network connection" in result.stderr
     assert f"To push it, logged in: sdsclip push {folder} org/new" in result.stderr
+
+
+@pytest.mark.parametrize(("made", "state"), [(True, "may be missing"), (False, "is missing")])
+def test_a_push_whose_end_nobody_saw_is_not_told_as_failed(hub_here, monkeypatch, made, state):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub_here.fault("commit", status=504, times=None, applied=made)
+    if made:
+        hub_here.fault("info", status=503, after=1, times=None)
+    with pytest.raises(
+        HubError, match=f"The commit “later” {state} on the Hub as a whole .* in: sdsclip push"
+    ) as caught:
+        push_model(model_path("student"), "org/new", message="later")
+    assert caught.value.unseen == made and len(hub_here.history("models", "org/new")) == 1 + made
 
 
 def test_a_token_in_a_file_is_not_pushed(hub, tmp_path):

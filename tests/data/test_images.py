@@ -47,13 +47,13 @@ def test_one_bad_image_more_than_the_limit_is_an_error_that_names_it_and_the_opt
     file = tmp_path / "bad_images.txt"
     dataset = as_training_data(write_paths_with_bad_ones(tmp_path), bad_images=BadImages(3, file))
     assert [dataset[number]["caption"][-1] for number in range(5)] == list("02255")
-    with pytest.raises(BadImageError, match=r"4 images .*missing\.png.*bad_images\.txt.*--max_bad_images \(now 3\)"):
+    with pytest.raises(BadImageError, match=r"4 images or .*missing\.png.*bad_images\.txt.*--max_bad_images \(now 3\)"):
         dataset[6]
     assert len(lines_of(file)) == 4
 
 
 def test_without_a_limit_the_first_bad_image_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(BadImageError, match=r"1 image could .*truncated\.jpg.*--max_bad_images \(now 0\)"):
+    with pytest.raises(BadImageError, match=r"1 image or caption could .*truncated\.jpg.*--max_bad_images \(now 0\)"):
         as_training_data(write_paths_with_bad_ones(tmp_path))[1]
     with pytest.raises(ValueError, match="path is missing"):
         BadImages(3)
@@ -61,7 +61,7 @@ def test_without_a_limit_the_first_bad_image_is_an_error_that_names_it(tmp_path)
 
 def test_a_dataset_of_bad_images_alone_is_an_error_however_many_may_be_skipped(tmp_path):
     source = datasets.Dataset.from_dict({"image": [b"words", b"words"], "caption": ["a", "b"]})
-    with pytest.raises(BadImageError, match="none of the 2 images"):
+    with pytest.raises(BadImageError, match="none of the 2 rows has a readable image"):
         as_training_data(source, bad_images=BadImages(10, tmp_path / "bad.txt"))[0]
 
 

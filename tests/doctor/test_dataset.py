@@ -72,7 +72,7 @@ def test_columns_are_read_from_every_kind_of_local_data(kind, pairs, clip_folder
         for number, row in enumerate(pairs.select(range(8))):
             row["image"].save(tmp_path / f"{number}.png")
             (tmp_path / f"{number}.txt").write_text(row["caption"])
-            in_tar += [f"{number}.png", f"{number}.txt"]
+            in_tar += [f"{number}.png", f"{number}.txt"][: 1 if number == 2 else 2]  # one has no caption
         subprocess.run(["tar", "-cf", str(folder / "train-0.tar"), "-C", str(tmp_path), *in_tar], check=True)
     before = tree(tmp_path)
     argv = local(clip_folder, name, "--image_column", columns[0], "--caption_column")

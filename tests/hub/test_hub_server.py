@@ -904,7 +904,36 @@ def test_late_answers(hub, api, name):
     assert api.model_info(name, timeout=0.4).id == name
 
 
-@pytest.mark.parametrize("wrong", [{"stage": "comit", "status": 500}, {"stage": "commit"}, {"cut": "all"}])
+def test_answers_of_any_form(hub, api, name):
+    hub.fault("info", body=b"caf\xe9", headers={"Content-Type": "text/plain"})
+    status, headers, content = ask(f"{hub.url}/api/models/{name}", "GET", None)
+    assert (status, headers["Content-Type"], content) == (200, "text/plain", b"caf\xe9")
+    hub.fault("info", status=301, headers={"Location": f"/api/models/{name}/refs"})
+    status, _, content = ask(f"{hub.url}/api/models/{name}", "GET", None)
+    assert status == 200 and "branches" in json.loads(content)
+    hub.fault("info", status=204)
+    assert ask(f"{hub.url}/api/models/{name}", "GET", None)[::2] == (204, b"")
+
+
+def test_what_is_carried_out_behind_its_answer(hub, api, name):
+    hub.fault("tag", status=504, late=True)
+    with pytest.raises(HfHubHTTPError, match="504"):
+        api.create_tag(name, tag="v1")
+    assert not hub.repository("models", name).tags
+    api.create_tag(name, tag="v2")
+    assert list(hub.repository("models", name).tags) == ["v1", "v2"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stage": "comit", "status": 500},
+        {"stage": "commit"},
+        {"cut": "all"},
+        {"cut": "answer", "body": b""},
+        {"status": 500, "late": True, "applied": True},
+    ],
+)
 def test_wrong_faults(hub, wrong):
     with pytest.raises(ValueError):
         hub.fault(**wrong)

@@ -6,8 +6,8 @@ import datasets
 import pytest
 from scorings import png, rows_of
 
+from sdsclip_hf.data.duplicates import plain_words
 from sdsclip_hf.evaluation.scorers import ClipScorer
-from sdsclip_hf.scoring.candidates import plain_words
 from sdsclip_hf.scoring.score_captions import score_captions
 from sdsclip_hf.students.sdsclip_model import load_clip
 

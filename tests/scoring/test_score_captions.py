@@ -24,6 +24,7 @@ from scorings import QUICK, rows_of, run
 from sdsclip_hf.commands.score_captions import main
 from sdsclip_hf.data.images import picture_digest
 from sdsclip_hf.data.scores import FEATURES, CandidateScores
+from sdsclip_hf.scoring.report import print_report
 from sdsclip_hf.scoring.score_captions import run_ahead, score_captions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
@@ -281,27 +282,39 @@ def test_a_folder_of_other_files_is_refused(pairs, tmp_path):
 
 @pytest.fixture
 def broken(several) -> datasets.Dataset:
-    """The third picture is no picture, and the fifth shows it only when its pixels are read."""
+    """The third picture is no picture, the fifth shows it only when its pixels are read; the seventh has no caption."""
     rows = several.cast_column("image", datasets.Image(decode=False)).to_list()[:8]
     file = io.BytesIO()
     Image.effect_noise((64, 64), 60).convert("RGB").save(file, "JPEG")
     rows[2]["image"], rows[4]["image"] = {"bytes": b"\x89PNG\r\n broken"}, {"bytes": file.getvalue()[:200]}
+    rows[6]["caption"] = rows[6]["given"] = None
     return datasets.Dataset.from_list(rows, features=several.features)
 
 
 def test_an_unreadable_picture_is_an_error_that_names_it(teacher, broken, tmp_path):
-    with pytest.raises(ValueError, match=r"1 image could not be read, the last one row 2 .*--max_bad_images"):
-        score_captions(teacher, broken, output_dir=tmp_path, **QUICK)
+    with pytest.raises(
+        ValueError, match=r"1 image or caption could not be read, the last one row 2 .*--max_bad_images"
+    ):
+        score_captions(teacher, broken.select(range(6)), output_dir=tmp_path, **QUICK)
+
+
+def test_a_missing_caption_is_an_error_that_names_it_before_anything_is_written(teacher, broken, tmp_path):
+    with pytest.raises(ValueError, match=r"row 6: column 'caption' holds None; .*--max_bad_images"):
+        score_captions(teacher, broken, output_dir=tmp_path / "scores", **QUICK)
+    assert not (tmp_path / "scores").exists()
 
 
 @pytest.mark.parametrize("wrong_images", [False, True])
-def test_unreadable_pictures_are_left_out(teacher, broken, tmp_path, wrong_images):
-    options = QUICK | {"max_bad_images": 2, "wrong_images": wrong_images, "output_dir": tmp_path}
+def test_unreadable_pictures_and_missing_captions_are_left_out(teacher, broken, tmp_path, wrong_images, capsys):
+    options = QUICK | {"max_bad_images": 3, "wrong_images": wrong_images, "output_dir": tmp_path}
+    options |= {"candidates": ["batch:2", "column:1"], "candidates_column": "given"}
     settings = score_captions(teacher, broken, **options)
-    assert settings["items"] == 6 and settings["dataset"]["rows"] == 8
+    assert settings["items"] == 5 and settings["dataset"]["rows"] == 8
     named = (tmp_path / "bad_images.txt").read_text().splitlines()
-    assert [line.split("\t")[0] for line in named] == ["row 2", "row 4"]
+    assert [line.split("\t")[0] for line in named] == ["row 2", "row 6", "row 4"]
     assert all(len(errors) for row in rows_of(tmp_path) for errors in row["errors"])
+    print_report(settings, tmp_path)
+    assert "\n3 unreadable images or missing captions were skipped; " in capsys.readouterr().out
 
 
 def test_no_candidate_at_all_is_an_error(pairs, tmp_path):
@@ -362,7 +375,7 @@ def test_scores_go_to_the_hub_and_load_from_there_and_a_failed_push_keeps_the_fo
     assert f"{settings['fingerprint']} 24 24" in done.stdout
     assert f"{folder} is finished" in done.stdout
     error = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and error.startswith("error: could not put the scores on the Hub") and fault.fired == 1
+    assert done.returncode == 1 and error.startswith("error: could not put the scores on the Hub") and fault.fired == 2
     assert f"They are whole in {folder}: give the same command again to push them." in error
     assert WRITER not in done.stdout + done.stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files

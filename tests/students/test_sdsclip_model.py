@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_clip, make_tokenizer
+from conftest import make_clip, make_processor, make_tokenizer
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
+from tokenizers.models import WordLevel
 from torch import nn
 from transformers import CLIPModel, CLIPProcessor
 
@@ -357,8 +358,24 @@ def test_exported_processor_and_mapper_load(exported, pairs, clip_folder):
     row = pairs[0]
     for name, tensor in base(text=row["caption"], images=row["image"], return_tensors="pt").items():
         assert torch.equal(loaded(text=row["caption"], images=row["image"], return_tensors="pt")[name], tensor)
+    assert loaded.image_processor.to_dict() == base.image_processor.to_dict()
+    assert loaded.tokenizer.backend_tokenizer.to_str() == base.tokenizer.backend_tokenizer.to_str()
     embeds = unit_embeds(2, 12)
     torch.testing.assert_close(LatentMapper.load(folder / MAPPER_FILE)(embeds), student.mapper(embeds))
+
+
+def test_the_processor_s_files_are_those_that_old_transformers_read(tmp_path):
+    (tmp_path / "processor_config.json").write_text("{}")  # of an earlier export
+    processor = make_processor()
+    make_student().export(tmp_path, processor)
+    assert not (tmp_path / "processor_config.json").exists()
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["crop_size"] == {"height": 16, "width": 16}
+    merges = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["merges"]
+    assert "ca t</w>" in merges and (tmp_path / "merges.txt").read_text().splitlines()[1:] == merges
+    assert json.loads((tmp_path / "vocab.json").read_text()) == processor.tokenizer.get_vocab()
+    processor.tokenizer.backend_tokenizer.model = WordLevel({"cat": 0}, unk_token="cat")
+    make_student().export(tmp_path / "words", processor)  # which have no merges, and no such files
+    assert not (tmp_path / "words" / "merges.txt").exists()
 
 
 def test_adapter_is_exported_for_lora_alone_and_gives_the_merged_outputs(exported, clip_folder, batch):

@@ -114,9 +114,15 @@ def test_run_without_teacher_needs_none(words):
     assert CLIPModel.from_pretrained("out")
 
 
-def test_stream_trains(words):
-    main(words(streaming=True, max_train_samples=20))
-    assert json.loads(Path("out/results.json").read_text())["steps"] == 2
+def test_stream_trains_and_tells_at_the_end_what_it_skipped(words, pairs, capsys):
+    rows = pairs.select(range(9)).cast_column("image", datasets.Image(decode=False)).to_list()
+    rows[3]["caption"] = None
+    datasets.Dataset.from_list(rows, features=pairs.features).to_parquet("rows.parquet")
+    main(words(dataset_name="rows.parquet", streaming=True, max_train_samples=9, max_bad_images=1, max_steps=3))
+    assert json.loads(Path("out/results.json").read_text())["steps"] == 3
+    assert Path("out/bad_images.txt").read_text().startswith(f"row 3 of {Path('rows.parquet').resolve()}\t")
+    told = "1 unreadable image or missing caption was skipped; out/bad_images.txt names each."
+    assert told in capsys.readouterr().out
 
 
 KILLED = """

@@ -35,11 +35,11 @@ def make_trainer(make_trainer, scores_folder):
     return make
 
 
-def one_step(trainer, rows=12) -> tuple[float, dict[str, torch.Tensor]]:
+def one_step(trainer, rows=range(12)) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss and the gradients of the first rows of the data."""
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
-    batch = trainer.data_collator([trainer.train_dataset[number] for number in range(rows)])
+    batch = trainer.data_collator([trainer.train_dataset[number] for number in rows])
     trainer.student.zero_grad()
     loss = trainer.training_step(trainer.model, batch)
     gradients = {name: p.grad.clone() for name, p in trainer.student.named_parameters() if p.grad is not None}
@@ -63,6 +63,16 @@ def test_gradient_is_that_of_the_whole_batch(make_trainer, options, mini):
     assert (expected["clip.logit_scale"].abs() > 0) == (options.get("lambda_clip") != 0)
 
 
+@pytest.mark.parametrize("options", [{"lambda_sds": 0.0}, {"lambda_sds": 0.0, "hard_negatives": True}], ids=str)
+def test_duplicates_in_other_mini_batches_are_no_negatives(make_trainer, options):
+    rows = [0, 1, 2, 3, 0, 5, 6, 1, 8, 9, 2, 0]
+    loss, expected = one_step(make_trainer(12, **options), rows)
+    cached_loss, found = one_step(make_trainer(4, contrastive_batch_size=12, **options), rows)
+    assert cached_loss == pytest.approx(loss, rel=1e-5)
+    assert_same(found, expected, 2e-5)
+    assert one_step(make_trainer(12, mask_duplicates=False, **options), rows)[0] > loss + 0.01
+
+
 @pytest.mark.parametrize("trainable", ["layernorm", "lora"])
 def test_gradient_of_what_trains_alone(make_trainer, trainable):
     options = {"trainable": trainable, "lambda_sds": 0.5}
@@ -75,7 +85,7 @@ def test_gradient_is_another_than_that_of_accumulated_small_batches(make_trainer
     """The comparison above could not fail if negatives did not matter."""
     _, whole = one_step(make_trainer(12, lambda_sds=0.0))
     trainer = make_trainer(4, lambda_sds=0.0)
-    _, small = one_step(trainer, rows=4)
+    _, small = one_step(trainer, rows=range(4))
     name = "clip.visual_projection.weight"
     assert (whole[name] - small[name]).norm() > 0.1 * whole[name].norm()
 

@@ -176,7 +176,7 @@ def test_what_is_pushed_is_what_belongs_there(pushed):
         "run.yaml",
         "latent_mapper.safetensors",
     }
-    common |= {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    common |= {"preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"}
     adapter = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
     for name in TRAINABLE:
         for sha in titles(pushed["hub"], f"org/{name}").values():

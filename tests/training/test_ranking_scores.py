@@ -121,7 +121,7 @@ def test_rows_that_share_a_picture_take_the_items_of_their_own_captions(make_tra
             assert trainer.train_dataset[number]["caption"] == rows[number]["caption"]
 
 
-def test_a_picture_that_was_left_out_of_the_scores_as_unreadable_is_passed_over(
+def test_a_picture_or_a_caption_that_was_left_out_of_the_scores_is_passed_over(
     make_trainer, pairs, scores_folder, tmp_path
 ):
     cells = [
@@ -130,10 +130,11 @@ def test_a_picture_that_was_left_out_of_the_scores_as_unreadable_is_passed_over(
     ]
     cells[5]["bytes"] = cells[5]["bytes"][:60]
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
-    broken = datasets.Dataset.from_dict({"image": cells, "caption": pairs["caption"]}, features=features)
+    captions = [text if number != 7 else None for number, text in enumerate(pairs["caption"])]
+    broken = datasets.Dataset.from_dict({"image": cells, "caption": captions}, features=features)
     items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
-    kept = [item for item in items if item[1] != pairs["caption"][5]]
+    kept = [item for item in items if item[1] not in (pairs["caption"][5], pairs["caption"][7])]
     folder = str(make_scores(tmp_path / "fewer", kept))
-    make_trainer(data=broken, ranking_scores=folder, max_bad_images=1, max_steps=8).train()
+    make_trainer(data=broken, ranking_scores=folder, max_bad_images=2, max_steps=8).train()
     with pytest.raises(ValueError, match="miss row 5"):
         make_trainer("other", ranking_scores=folder)

@@ -4,6 +4,7 @@ import math
 from functools import partial
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -306,7 +307,12 @@ if trainer.is_world_process_zero():
     ids=str,
 )
 def test_two_processes_end_with_the_weights_of_one(tmp_path, clip_folder, scores_folder, pairs, options):
-    pairs.select(range(8)).save_to_disk(tmp_path / "data")  # one batch, whose rows are dealt out differently
+    # One batch, whose rows are dealt out differently. The last shares its picture and a caption with the first, and others'
+    # candidates are its captions.
+    rows = [pairs[number] for number in (0, 1, 2, 3, 4, 5, 6, 0)]
+    captions = [[row["caption"], *["a dog", "another"][: number % 3]] for number, row in enumerate(rows)]
+    data = datasets.Dataset.from_dict({"image": [row["image"] for row in rows], "caption": captions})
+    data.save_to_disk(tmp_path / "data")
     states = []
     for world in (1, 2):
         out = tmp_path / f"{world}.pt"

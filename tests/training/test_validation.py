@@ -1,4 +1,4 @@
-"""Evaluation: terms, benchmark scores, and a loss in which unreadable pictures and lone pairs never were there."""
+"""Evaluation: terms, benchmark scores, and a loss as if pairs without picture, caption or other pair were not there."""
 
 import json
 import math
@@ -19,17 +19,18 @@ from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.shapes import model_path
 from sdsclip_hf.training.validation import logger
 
-BROKEN = [1, 4, 11]  # of twelve pairs, one in each four
+BROKEN, CAPTIONLESS = [1, 4, 11], 4  # of twelve pairs, one in each four
 
 
 @pytest.fixture(scope="module")
 def broken(pairs) -> datasets.Dataset:
-    """Twelve pairs, of which three pictures are cut off."""
-    rows = [
-        {"image": {"bytes": row["image"]["bytes"][:40] if number in BROKEN else row["image"]["bytes"], "path": None}}
-        | {"caption": row["caption"]}
-        for number, row in enumerate(pairs.select(range(12)).cast_column("image", datasets.Image(decode=False)))
-    ]
+    """Twelve pairs, of which two pictures are cut off and a caption is missing."""
+    rows = pairs.select(range(12)).cast_column("image", datasets.Image(decode=False)).to_list()
+    for number in BROKEN:
+        if number == CAPTIONLESS:
+            rows[number]["caption"] = None
+        else:
+            rows[number]["image"]["bytes"] = rows[number]["image"]["bytes"][:40]
     return datasets.Dataset.from_list(rows, features=pairs.features)
 
 
@@ -55,16 +56,21 @@ def evaluate(make_trainer, monkeypatch):
         ({"lambda_cosine": 1.0, "lambda_sds": 0.0}, False),
         ({"lambda_cosine": 1.0, "lambda_sds": 0.0}, True),
         ({"keep_images_in_memory": True}, False),
+        ({"prompt_cache_dir": "prompts"}, False),
     ],
     ids=str,
 )
-def test_an_unreadable_picture_leaves_the_loss_of_the_others(evaluate, broken, tmp_path, options, streaming):
+def test_what_lacks_a_picture_or_a_caption_leaves_the_loss_of_the_others(
+    evaluate, broken, tmp_path, options, streaming, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     whole = broken.select([number for number in range(12) if number not in BROKEN])
     expected = evaluate(whole, 3, **options)  # the same pairs stand in each batch
     found = evaluate(broken.to_iterable_dataset() if streaming else broken, 4, **options)
     assert found.pop("eval_left_out") == 3
     assert found == pytest.approx(expected, rel=1e-6)
-    assert len((tmp_path / "run" / BAD_IMAGES_FILE).read_text().splitlines()) == 3
+    lines = (tmp_path / "run" / BAD_IMAGES_FILE).read_text().splitlines()
+    assert len(lines) == 3 and sum("column 'caption' holds None" in line for line in lines) == 1
     (message,) = evaluate.told
     assert "3 of 12 evaluation pairs were left out" in message and BAD_IMAGES_FILE in message
 

@@ -1,0 +1,65 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["sdsclip_hf[test]"]  # or from git: ["sdsclip_hf[test] @ git+https://github.com/OWNER/sdsclip_hf"]
+# ///
+"""Try hundreds of random inputs and kills, and print the table of docs/tried.md.
+
+python tools/campaign.py --seed 0
+python tools/campaign.py --seed 0 --only rows --first 17 --inputs 1 --kills 0    # one of them again
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from sweeps import TRIALS, kills
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (0)")
+    parser.add_argument("--inputs", type=int, default=500, help="inputs, over all kinds (500)")
+    parser.add_argument("--kills", type=int, default=200, help="runs that are killed, over all forms (200)")
+    parser.add_argument("--only", help="one kind or form alone")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first of each kind (0)")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    forms = {f"kills: {form}": kills.of(form) for form in kills.FORMS}
+    rows = []
+    for count, trials in ((options.inputs, TRIALS), (options.kills, forms)):
+        for number, (name, trial) in enumerate(trials.items()):
+            share = count if options.only else (number + 1) * count // len(trials) - number * count // len(trials)
+            if share and options.only in (None, name, name.removeprefix("kills: ")):
+                rows.append(tried(name, trial, options.seed, range(options.first, options.first + share)))
+    print(f"\n| kind | tried | how they went | faults |\n|---|---|---|---|\n{chr(10).join(rows)}")
+    sys.exit(any(not row.endswith("| 0 |") for row in rows))
+
+
+def tried(name: str, trial: Callable, seed: int, numbers: range) -> str:
+    """Try the inputs of one kind; the row of the table."""
+    outcomes, faults, began = Counter(), 0, time.monotonic()
+    for number in numbers:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                outcomes[trial(np.random.default_rng([seed, *name.encode(), number]), Path(folder))] += 1
+            except (Exception, SystemExit) as error:
+                faults += 1
+                print(f"{name}, number {number}: {type(error).__name__}: {error}", file=sys.stderr)
+    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    print(
+        f"{name}: {len(numbers)} tried, {faults} faults, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True
+    )
+    return f"| {name} | {len(numbers)} | {told or '-'} | {faults} |"
+
+
+if __name__ == "__main__":
+    main()
