@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from sdsclip_hf.common.writing import size
 from sdsclip_hf.doctor.case import Case
-from sdsclip_hf.doctor.findings import Finding, Trouble, size
+from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub
 from sdsclip_hf.planning.plan import num_steps
 from sdsclip_hf.planning.rehearsal import OPTIMIZER, STUDENT, StepCost, rehearse
