@@ -21,6 +21,7 @@ from transformers.trainer_utils import HubStrategy
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.resources import git_revision, model_cards_dir, versions
+from sdsclip_hf.common.writing import write_text
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.scores import portable_name
 from sdsclip_hf.evaluation.results import Results, labels
@@ -101,12 +102,12 @@ class RunFacts:
 
 def write_card(folder: Path, facts: RunFacts) -> None:
     """Write ``README.md``, and ``.eval_results/`` for the benchmarks that the Hub knows, into an export."""
-    (folder / CARD_FILE).write_text(str(model_card(facts, folder)), encoding="utf-8")
+    write_text(folder / CARD_FILE, str(model_card(facts, folder)))
     shutil.rmtree(folder / EVAL_RESULTS, ignore_errors=True)
     for name, content in eval_results_files(facts).items():
         path = folder / EVAL_RESULTS / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        write_text(path, content)
 
 
 def model_card(facts: RunFacts, folder: Path | None = None) -> ModelCard:

@@ -8,6 +8,8 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 
+from sdsclip_hf.common.writing import GO_ON, NoRoomError, full_disk
+
 logger = logging.getLogger(__name__)
 
 EXPECTED = (ValueError, OSError, ImportError, FloatingPointError)
@@ -31,11 +33,13 @@ def one_line_errors(command: str = "", interrupted: str = "interrupted") -> Call
                 main(argv)
             except KeyboardInterrupt:
                 sys.exit(interrupted)
-            except EXPECTED as error:
+            except Exception as error:
                 logger.debug("the traceback of the error below", exc_info=True)
-                sys.exit(f"{before}error: {own_words(error)}")
-            except Exception as error:  # a fault of this program, or a library's that nothing here knows of
-                sys.exit(f"{before}error: {_fault(error)}")
+                if full_disk(error) and not isinstance(error, NoRoomError):  # in a cache, for instance
+                    sys.exit(f"{before}error: {' '.join(own_words(error).split()).rstrip('.')}. {GO_ON}")
+                if isinstance(error, EXPECTED):
+                    sys.exit(f"{before}error: {own_words(error)}")
+                sys.exit(f"{before}error: {_fault(error)}")  # this program's, or a library's that nothing here knows of
 
         return run
 
@@ -53,10 +57,17 @@ def own_words(error: BaseException) -> str:
 
 
 def _fault(error: Exception) -> RuntimeError:
-    with tempfile.NamedTemporaryFile("w", prefix="sdsclip-", suffix=".log", delete=False, encoding="utf-8") as file:
-        file.write("".join(traceback.format_exception(error)))
     words = " ".join(own_words(error).split())[:200]
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="sdsclip-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
+        ) as file:
+            file.write(text)
+        log = f"{file.name}, which holds the traceback"
+    except OSError:  # the disk is full, for instance
+        log = f"this traceback:\n{text}"
     return RuntimeError(
         f"{type(error).__name__}: {words or 'no more is told'}. This should have been told in plainer words; please report "
-        f"it with what `sdsclip env` prints and {file.name}, which holds the traceback."
+        f"it with what `sdsclip env` prints and {log}."
     )

@@ -3,15 +3,18 @@
 import hashlib
 import json
 import logging
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from sdsclip_hf.common.writing import OWNED, is_left, own_name, owned, remove, sweep, telling_full_disk, write_json
+
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "sdsclip_run.json"
+RUN_FILE, UNFINISHED = "sdsclip_run.json", "unfinished"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -43,6 +46,37 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     for folder, what in wrong.items():
         logger.warning(f"{folder} is damaged: {what}. The newest whole checkpoint is {found}.")
     return found
+
+
+@contextmanager
+def new_checkpoint(checkpoint: Path, needs: int) -> Iterator[None]:
+    """An empty folder for a checkpoint, which is to be sealed at the end; where writing fails, it goes.
+
+    Args:
+        checkpoint: its folder. What stands there goes.
+        needs: bytes that will be written.
+
+    Raises:
+        NoRoomError: the disk is full.
+    """
+    with telling_full_disk(checkpoint, needs):
+        remove(checkpoint)
+        checkpoint.mkdir(parents=True)
+        with owned(checkpoint / UNFINISHED) as mark:
+            try:
+                mark.touch()
+                yield
+            except BaseException:
+                remove(checkpoint)
+                raise
+
+
+def sweep_run(run: Path, alone: bool = False) -> None:
+    """Remove what killed processes left half-written in a run's folder, checkpoints included; see [`sweep`]."""
+    for mark in run.glob(f"checkpoint-*/{UNFINISHED}.*"):
+        if is_left(mark, alone) and not (mark.parent / RUN_FILE).is_file():
+            remove(mark.parent)
+    sweep(run, alone)
 
 
 def seal(checkpoint: Path, identity: dict) -> None:
@@ -87,7 +121,8 @@ def _digest_of(mark: dict) -> str:
 
 
 def _files(checkpoint: Path) -> list[Path]:
-    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != RUN_FILE)
+    paths = (path for path in checkpoint.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path.name != RUN_FILE and not OWNED.fullmatch(path.name))
 
 
 def _digest(path: Path) -> str:
@@ -103,7 +138,7 @@ def remove_old(run: Path, limit: int | None, best: str | None) -> None:
     folders = list(_written(run))
     spare = [folder for folder in folders[:-1] if best is None or folder != Path(best)]
     for folder in spare[: max(0, len(folders) - limit)] if limit else []:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder.replace(own_name(folder)))  # by another name, so that half of one never looks damaged
 
 
 def _written(run: Path) -> dict[Path, tuple[int, int]]:
@@ -115,11 +150,6 @@ def _written(run: Path) -> dict[Path, tuple[int, int]]:
             mark = _mark(folder)
             found[folder] = -1 if mark is None else mark.get("number", 0), int(step)
     return dict(sorted(found.items(), key=lambda entry: entry[1]))
-
-
-def unseal(checkpoint: Path) -> None:
-    """Take the mark off a checkpoint that is about to be written anew."""
-    (checkpoint / RUN_FILE).unlink(missing_ok=True)
 
 
 def check_same_run(checkpoint: Path, identity: dict, defaults: dict) -> list[str]:
@@ -191,10 +221,3 @@ def _changes(then: dict, now: dict, word: str) -> list[str]:
     """What both know, and what differs. Other versions, of PEFT for one, may know less."""
     both = [name for name in now if name in then]
     return [f"{name} was {then[name]!r} and {word} {now[name]!r}" for name in both if then[name] != now[name]]
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a file at once or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)

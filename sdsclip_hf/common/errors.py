@@ -1,5 +1,6 @@
 """One wording for the ways in which loading from a folder or from the Hub fails."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -13,6 +14,25 @@ def expand(name_or_path: str | Path) -> str:
     """``~`` expanded where that gives a folder; a Hub id as it is."""
     path = Path(name_or_path).expanduser()
     return str(path) if path.is_dir() else str(name_or_path)
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    """What a file of json holds.
+
+    Args:
+        path: of the file, which is there.
+        remedy: what to do where it is damaged.
+
+    Raises:
+        ValueError: it holds no json, or no mapping.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not what was written ({error}). {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not what was written (it holds no mapping). {remedy}")
+    return content
 
 
 @contextmanager

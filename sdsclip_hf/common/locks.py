@@ -10,7 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-LOCK_FILE, OWNER_FILE = "_in_use.lock", "_in_use.json"
+from sdsclip_hf.common.writing import write_json
+
+LOCK_FILES = LOCK_FILE, OWNER_FILE = "_in_use.lock", "_in_use.json"
 
 
 @contextmanager
@@ -19,6 +21,7 @@ def working_in(folder: Path) -> Iterator[None]:
 
     Raises:
         OSError: another process works there; it names which, where, and since when.
+        NoRoomError: the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder / LOCK_FILE, timeout=0), folder / OWNER_FILE
@@ -29,7 +32,7 @@ def working_in(folder: Path) -> Iterator[None]:
             f"another process works in {folder} ({_told(owner)}). Wait until it has ended, or choose another --output_dir."
         ) from None
     try:
-        owner.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
+        write_json(owner, {"process": os.getpid(), "host": socket.gethostname(), "since": time.time()})
         yield
     finally:
         owner.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor
 
+from sdsclip_hf.common.shared_memory import shared
 from sdsclip_hf.data.images import BadImageError, BadImages, picture_digest, read_image
 from sdsclip_hf.data.places import PLACE, PLACES
 from sdsclip_hf.data.scores import CandidateScores
@@ -57,7 +58,7 @@ class CaptionedImages:
     ):
         self.image_column, self.caption_column = image_column, caption_column
         self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # so that workers that live on see it change
+        self._epoch = shared(torch.zeros((), dtype=torch.int64))  # so that workers that live on see it change
         self.bad_images = bad_images or BadImages(0)
         self.scores, self.with_candidates, self.num_candidates = scores, with_candidates, num_candidates
         self.for_evaluation = for_evaluation

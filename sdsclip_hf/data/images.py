@@ -11,6 +11,7 @@ import fsspec
 from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 
+from sdsclip_hf.common.writing import write_text
 from sdsclip_hf.data.pixels import to_rgb
 
 BAD_IMAGES_FILE = "bad_images.txt"
@@ -142,6 +143,6 @@ class BadImages:
             known = self.names()
             if name not in known:
                 known.append(name)
-                with open(self.path, "a", encoding="utf-8") as file:
-                    file.write(f"{name}\t{' '.join(str(reason).split())}\n")
+                before = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+                write_text(self.path, f"{before}{name}\t{' '.join(str(reason).split())}\n")
         return len(known)

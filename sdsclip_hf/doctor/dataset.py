@@ -10,10 +10,11 @@ import datasets
 from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks import parse, places
 from sdsclip_hf.common.errors import explain_loading
+from sdsclip_hf.common.writing import size
 from sdsclip_hf.data.local_files import BUILDERS, local_source
 from sdsclip_hf.data.tars import uneven_columns
 from sdsclip_hf.doctor.case import Case
-from sdsclip_hf.doctor.findings import Finding, Trouble, size
+from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub, Place, check_name
 
 OPTION = "--dataset_name"

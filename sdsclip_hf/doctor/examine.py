@@ -25,7 +25,7 @@ from sdsclip_hf.doctor.machine import (
 )
 from sdsclip_hf.doctor.models import check_scores, check_student, check_teacher
 from sdsclip_hf.doctor.push import check_push
-from sdsclip_hf.doctor.room import check_disk, check_memory, check_output_dir
+from sdsclip_hf.doctor.room import check_disk, check_memory, check_output_dir, check_shared_memory
 from sdsclip_hf.training.compared import config_of
 
 
@@ -46,6 +46,7 @@ def examine(case: Case) -> Iterator[Finding]:
                 yield from checked("benchmark", partial(check_benchmark, case, hub, spec))
             yield from checked("push", lambda: check_push(case, hub))
             yield from checked("memory", lambda: check_memory(case))
+            yield from checked("shared memory", lambda: check_shared_memory(case))
             yield from checked("disk", lambda: check_disk(case, hub))
 
 

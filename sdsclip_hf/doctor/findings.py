@@ -58,12 +58,3 @@ def summary(findings: Iterable[Finding]) -> str:
     if counts["fail"]:
         return f"{told}: this run will not get through; mend what failed and look again."
     return f"{told}: this run can be started" + (", if the warnings are meant." if counts["warn"] else ".")
-
-
-def size(count: float) -> str:
-    """Bytes as text."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -7,9 +7,10 @@ from safetensors import SafetensorError, safe_open
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.errors import expand
+from sdsclip_hf.common.writing import size
 from sdsclip_hf.data.scores import SCORES_FILE, portable_name, score_settings
 from sdsclip_hf.doctor.case import Case
-from sdsclip_hf.doctor.findings import Finding, Trouble, size
+from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub, Place
 from sdsclip_hf.students.sdsclip_model import clip_config
 from sdsclip_hf.teachers.pipeline_layout import check_layout, model_index

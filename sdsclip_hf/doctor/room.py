@@ -12,11 +12,16 @@ from pathlib import Path
 import psutil
 import torch
 
+from sdsclip_hf import shapes
+from sdsclip_hf.common.errors import expand
+from sdsclip_hf.common.shared_memory import PLACE, REMEDY, bytes_on_their_way
+from sdsclip_hf.common.writing import size
 from sdsclip_hf.doctor.case import Case
-from sdsclip_hf.doctor.findings import Finding, Trouble, size
+from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub
 from sdsclip_hf.planning.plan import num_steps
 from sdsclip_hf.planning.rehearsal import OPTIMIZER, STUDENT, StepCost, rehearse
+from sdsclip_hf.students.sdsclip_model import clip_config
 from sdsclip_hf.training.compared import run_beside
 from sdsclip_hf.training.output_dir import claim_output_dir
 
@@ -102,6 +107,23 @@ def free_memory(device: torch.device) -> int:
         cached = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
         free = min(free, limit - used + (int(cached[1]) if cached else 0))  # the files' cache is given back
     return free
+
+
+def check_shared_memory(case: Case) -> Iterator[Finding]:
+    """Room for what loader workers hand over; nothing where there are none."""
+    workers, config = case.config.dataloader_num_workers, case.config
+    if not workers or not PLACE.is_dir() or case.missing:
+        return
+    pixels = clip_config(expand(shapes.resolve(case.model.model_name_or_path))).vision_config.image_size
+    batch, of_process = torch.empty(1, 3, pixels, pixels), (config.contrastive_batch_size or 0) // case.processes
+    rows = of_process or config.per_device_train_batch_size
+    needed = bytes_on_their_way(batch, rows, workers, config.dataloader_prefetch_factor) * case.processes
+    free = shutil.disk_usage(PLACE).free
+    found = f"{size(free)} free in {PLACE}; the pictures of {workers} loader workers need {size(needed)}"
+    if needed > free:
+        yield Finding("warn", "shared memory", f"{found}: the run will go on without workers.", f"{REMEDY}.")
+    else:
+        yield Finding("ok", "shared memory", found)
 
 
 def check_disk(case: Case, hub: Hub) -> Iterator[Finding]:

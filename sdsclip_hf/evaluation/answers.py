@@ -1,6 +1,6 @@
 """A scorer's answers on disk: part by part while they are made, and as one parquet file in the end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 
 from sdsclip_hf.benchmarks import Benchmark
 from sdsclip_hf.benchmarks.items import Item, picture_name
+from sdsclip_hf.common.chunks import Chunks
+from sdsclip_hf.common.writing import whole_file
 
 SCHEMA = pa.schema(
     {
@@ -38,32 +40,35 @@ class Answers:
     """
 
     def __init__(self, folder: Path, model: str, benchmark: Benchmark):
-        self.folder, self.model, self.benchmark = folder, model, benchmark
+        self.parts, self.model, self.benchmark = Chunks(folder, "part"), model, benchmark
 
     def read(self) -> list[np.ndarray]:
-        """The answers so far, in the order of the items."""
-        answers: list[np.ndarray] = []
-        while (path := self._part(len(answers))).is_file():
-            part = pq.read_table(path, columns=["scores", "ranks"]).to_pylist()
-            answers += [_array(row) for row in part]
+        """The answers so far, in the order of the items. What stands behind a missing or damaged part goes."""
+        answers, whole = [], self.parts.numbers()
+        while len(answers) in whole:
+            (part,) = self.parts.read([len(answers)], columns=["scores", "ranks"])
+            answers += [_array(row) for row in part.to_pylist()]
+        self.parts.drop(len(answers))
         return answers
 
     def append(self, start: int, answers: Sequence[np.ndarray]) -> None:
-        """Add the answers to the items from ``start`` on; a part is written at once or not at all."""
+        """Add the answers to the items from ``start`` on; a part is written at once or not at all.
+
+        Raises:
+            NoRoomError: the disk is full; the parts so far stay.
+        """
         items = self.benchmark.items[start : start + len(answers)]
         rows = [self._row(item, answer) for item, answer in zip(items, answers, strict=True)]
-        path = self._part(start)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial)
-        partial.replace(path)
+        self.parts.write(start, pa.Table.from_pylist(rows, schema=SCHEMA))
 
-    def parts(self) -> Iterator[Path]:
-        """The files, in the order of the items."""
-        return iter(sorted(self.folder.glob("*.parquet")))
+    def tables(self) -> Iterator[pa.Table]:
+        """The parts, in the order of the items.
 
-    def _part(self, start: int) -> Path:
-        return self.folder / f"{start:09d}.parquet"
+        Raises:
+            OSError: one is damaged.
+        """
+        for number in sorted(self.parts.numbers()):
+            yield from self.parts.read([number])
 
     def _row(self, item: Item, answer: np.ndarray) -> dict:
         row = {"model": self.model, "benchmark": self.benchmark.name, "item": item.identifier, "tag": item.tag}
@@ -79,10 +84,12 @@ def _array(row: dict) -> np.ndarray:
     return np.array(row["ranks"], dtype=np.int64)
 
 
-def merge(parts: Sequence[Path], path: Path) -> None:
-    """One parquet file of all parts, written at once or not at all."""
-    partial = path.with_suffix(".partial")
-    with pq.ParquetWriter(partial, SCHEMA) as writer:
-        for part in parts:
-            writer.write_table(pq.read_table(part, schema=SCHEMA))
-    partial.replace(path)
+def merge(tables: Iterable[pa.Table], path: Path) -> None:
+    """One parquet file of all parts, written at once or not at all.
+
+    Raises:
+        NoRoomError: the disk is full.
+    """
+    with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)

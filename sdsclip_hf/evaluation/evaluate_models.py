@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -14,9 +15,11 @@ from tqdm.auto import tqdm
 from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks import Benchmark, Options, expand, load_benchmark
 from sdsclip_hf.benchmarks.items import picture_state
-from sdsclip_hf.common.checkpoints import fingerprint, write_json
+from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.locks import working_in
 from sdsclip_hf.common.resources import versions
+from sdsclip_hf.common.writing import sweep, write_json
 from sdsclip_hf.evaluation import plots
 from sdsclip_hf.evaluation.answers import Answers, merge
 from sdsclip_hf.evaluation.outcomes import Outcome, outcomes, refuse_nan
@@ -29,6 +32,7 @@ from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 SETTINGS_FILE, RESULTS_FILE, SCORES_FILE, PLOT_FILE = "evaluation.json", "results.json", "scores.parquet", "scores.png"
 PARTS = "parts"
+ANEW = "Delete it and type the same command again, which makes it anew, or choose another --output_dir."
 
 
 def evaluate_models(args: argparse.Namespace, command: str) -> dict:
@@ -56,7 +60,7 @@ def _evaluate(args: argparse.Namespace, command: str, runs: dict[str, str], benc
     folder, specs = Path(args.output_dir), list(benchmarks)
     _claim(folder, args, benchmarks)
     finished = folder / RESULTS_FILE
-    results = json.loads(finished.read_text(encoding="utf-8")) if finished.is_file() else None
+    results = read_json(finished, ANEW) if finished.is_file() else None
     found: dict[str, dict[str, list[Outcome]]] = {spec: {} for spec in specs}
     models, parts, cut = {}, [], {spec: {} for spec in specs}
     for run, name in runs.items():
@@ -66,9 +70,9 @@ def _evaluate(args: argparse.Namespace, command: str, runs: dict[str, str], benc
             answers = Answers(folder / PARTS / _slug(run) / _slug(spec), run, benchmark)
             found[spec][run] = outcomes(benchmark, _complete(answers, scorer))
             cut[spec][run] = _count_cut(scorer, benchmark)
-            parts += answers.parts()
+            parts.append(answers.tables())
     if results is None:
-        merge(parts, folder / SCORES_FILE)
+        merge(chain.from_iterable(parts), folder / SCORES_FILE)
         by_benchmark = {
             spec: {"source": benchmark.source, "captions_cut": cut[spec], **_sum_up(found[spec])}
             for spec, benchmark in benchmarks.items()
@@ -129,12 +133,13 @@ def _digest(benchmark: Benchmark) -> str:
 
 def _claim(folder: Path, args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> None:
     """Make the output folder this evaluation's, or see that it is."""
+    sweep(folder, alone=True)
     now, path = _settings(args, benchmarks), folder / SETTINGS_FILE
     begun = (folder / RESULTS_FILE).is_file() or any((folder / PARTS).rglob("*.parquet"))
     if path.is_file() and not begun:  # it failed before it had scored anything, perhaps for a mistake in an argument
         shutil.rmtree(folder / PARTS, ignore_errors=True)
     elif path.is_file():
-        then = json.loads(path.read_text(encoding="utf-8"))
+        then = read_json(path, f"Delete {folder}, or choose another --output_dir.")
         changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
         if changed:
             raise ValueError(
@@ -165,7 +170,7 @@ def _open_scorer(name: str, args: argparse.Namespace) -> tuple[Scorer, dict]:
 def _check_model(record: dict, finished: dict | None, parts: Path) -> None:
     """Note which weights the parts come from; raise ValueError if they come from others."""
     path = parts / "model.json"
-    earlier = finished or (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else record)
+    earlier = finished or (read_json(path, f"Delete {parts}.") if path.is_file() else record)
     if earlier != record:
         raise ValueError(
             f"the weights of {record['name']} are not those that {parts.parent.parent} was begun with. Choose another "

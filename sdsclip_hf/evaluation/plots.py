@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdsclip_hf.common.writing import whole_file
 from sdsclip_hf.evaluation.results import labels
 from sdsclip_hf.evaluation.tables import main_scores
 
@@ -136,4 +137,5 @@ def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], l
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure as a PNG."""
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=130, format="png")

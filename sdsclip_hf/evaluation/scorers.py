@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from sdsclip_hf.benchmarks import Item, picture_key, read_picture
 from sdsclip_hf.benchmarks.items import Picture, picture_name
+from sdsclip_hf.common.shared_memory import HandedOver, workers_with_room
 from sdsclip_hf.students.dual_encoder import DualEncoder
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
@@ -86,11 +87,14 @@ class ClipScorer:
         """Embeddings (B, D) of the images, batch after batch.
 
         Raises:
-            OSError: an image cannot be read; the message names it.
+            OSError: an image cannot be read; the message names it. Or the workers' batches have no room.
         """
         reader = _Reader(self.encoder.preprocess)
-        loader = DataLoader(cast(Dataset, images), self.batch_size, num_workers=self.num_workers, collate_fn=reader)
-        for pixels in loader:
+        first = reader(list(images[:1])) if self.num_workers and images else None
+        times = min(self.batch_size, len(images))
+        workers = workers_with_room(self.num_workers, first, times, None, "--num_workers")
+        collate = HandedOver(reader, "--num_workers")
+        for pixels in DataLoader(cast(Dataset, images), self.batch_size, num_workers=workers, collate_fn=collate):
             if isinstance(pixels, OSError):
                 raise pixels
             yield self.encoder.embed_pixels(pixels)

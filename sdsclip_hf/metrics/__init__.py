@@ -5,8 +5,9 @@ placed, pushed or asked for, since each must run alone.
 """
 
 import hashlib
-import os
 from pathlib import Path
+
+from sdsclip_hf.common.writing import sweep, whole_file
 
 OWN = Path(__file__).parent
 OF_PAIRS, OF_CHOICES = ("scoring.py", "winoground.py"), ("scoring.py", "choices.py")
@@ -80,9 +81,8 @@ def path(name: str) -> str:
 
 
 def _write(content: dict[str, bytes], place: Path) -> None:
-    """Write each file beside its place, then rename it, so that no other process sees half of it."""
     place.mkdir(parents=True, exist_ok=True)
+    sweep(place)
     for file, text in content.items():
-        partial = place / f".{file}-{os.getpid()}"
-        partial.write_bytes(text)
-        os.replace(partial, place / file)
+        with whole_file(place / file, len(text)) as partial:
+            partial.write_bytes(text)

@@ -1,7 +1,7 @@
 """A folder of scores: finished chunks while the scoring goes on, then the data, its card, and ``scores.json`` at last."""
 
+import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sdsclip_hf.common.checkpoints import write_json
+from sdsclip_hf.common.chunks import Chunks
+from sdsclip_hf.common.errors import read_json
+from sdsclip_hf.common.writing import sweep, whole_file, write_json, write_text
 from sdsclip_hf.data.scores import FEATURES, SCORES_FILE, CandidateScores, content_fingerprint
 from sdsclip_hf.scoring.caption_items import CaptionItem
 from sdsclip_hf.scoring.card import render_card
 
-PARTS, SETTINGS_FILE, ITEMS_FILE = "parts", "settings.json", "items.parquet"
+PARTS, SETTINGS_FILE = "parts", "settings.json"
 CARD_FILE, DATA = "README.md", "data"
 ITEMS_PER_SHARD = 200_000
 SURE = 0.9
@@ -35,46 +37,66 @@ class ScoreFolder:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.parts = self.folder / PARTS
+        self._items, self._chunks = Chunks(self.parts, "items"), Chunks(self.parts, "chunk")
 
     def finished(self) -> dict | None:
-        """What ``scores.json`` holds, or None as long as there is none."""
-        path = self.folder / SCORES_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-    def claim(self, settings: dict) -> None:
-        """Make the folder that of a scoring by ``settings``, or see that it is.
+        """What ``scores.json`` holds, or None as long as there is none.
 
         Raises:
-            ValueError: it holds other scores, or other files.
+            ValueError: it is damaged.
         """
+        path = self.folder / SCORES_FILE
+        return read_json(path, f"Delete {self.folder}, or choose another --output_dir.") if path.is_file() else None
+
+    def claim(self, settings: dict) -> None:
+        """Make the folder that of a scoring by ``settings``, or see that it is. No other process works there.
+
+        Raises:
+            ValueError: it holds other scores, or other files, or what is begun there is damaged.
+        """
+        sweep(self.folder, alone=True)
         finished, path = self.finished(), self.parts / SETTINGS_FILE
-        begun = any(self.parts.glob("chunk-*.parquet"))
+        begun = bool(self._chunks.paths())
         if finished or begun:
-            _check_same(self.folder, finished or json.loads(path.read_text(encoding="utf-8")), settings)
+            _check_same(self.folder, finished or self._begun_settings(), settings)
         elif not path.is_file() and any((self.folder / name).exists() for name in (CARD_FILE, DATA)):
             raise ValueError(f"{self.folder} holds files that are no scores. Choose another --output_dir.")
         if finished or not begun:  # left by a run that was killed at its very end, or failed at its start
             shutil.rmtree(self.parts, ignore_errors=True)
         if not (finished or begun):
             self.parts.mkdir(parents=True)
-            write_json(path, settings)
+            write_json(path, settings | {"seal": _digest(settings)})
+
+    def _begun_settings(self) -> dict:
+        """What the finished chunks were scored by."""
+        path = self.parts / SETTINGS_FILE
+        remedy = f"The scores that were begun cannot be told from others: delete {self.parts} to score anew."
+        settings = read_json(path, remedy) if path.is_file() else {}
+        if settings.pop("seal", None) != _digest(settings):
+            raise ValueError(f"{path} is missing or is not what was written. {remedy}")
+        return settings
 
     def has_items(self) -> bool:
-        """Whether the items are on disk already."""
-        return (self.parts / ITEMS_FILE).is_file()
+        """Whether the items are on disk already, and whole."""
+        return bool(self._items.numbers())
 
     def write_items(self, items: Sequence[CaptionItem]) -> None:
         """Keep the items for the other processes, and for going on."""
         table = pa.Table.from_pylist([item._asdict() for item in items], schema=ITEMS_SCHEMA)
-        _write_whole(table, self.parts / ITEMS_FILE)
+        self._items.write(0, table)
 
     def read_items(self) -> list[CaptionItem]:
-        """The items that [`write_items`] wrote."""
-        return [CaptionItem(**row) for row in pq.read_table(self.parts / ITEMS_FILE).to_pylist()]
+        """The items that [`write_items`] wrote.
+
+        Raises:
+            OSError: they are damaged.
+        """
+        return [CaptionItem(**row) for row in self._items.read([0])[0].to_pylist()]
 
     def missing(self, chunks: int) -> list[int]:
-        """Which of the chunks are not on disk."""
-        return [chunk for chunk in range(chunks) if not self._chunk(chunk).is_file()]
+        """Which of the chunks are not on disk. Those that are damaged are told, and go."""
+        there = self._chunks.numbers()
+        return [chunk for chunk in range(chunks) if chunk not in there]
 
     def write_chunk(self, chunk: int, items: Iterable[CaptionItem], errors: Iterable[np.ndarray]) -> None:
         """Keep a finished chunk, at once or not at all: its items and the errors (K, r) of each."""
@@ -82,18 +104,17 @@ class ScoreFolder:
             {"picture": item.picture, "caption": item.caption, "candidates": item.candidates, "errors": found.tolist()}
             for item, found in zip(items, errors, strict=True)
         ]
-        _write_whole(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema), self._chunk(chunk))
-
-    def _chunk(self, chunk: int) -> Path:
-        return self.parts / f"chunk-{chunk:09d}.parquet"
+        self._chunks.write(chunk, pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))
 
     def finish(self, settings: dict, chunks: int) -> None:
         """Write data, card and ``scores.json`` of the finished chunks, and drop these.
 
         Raises:
             ValueError: no item has two candidates.
+            OSError: a chunk is damaged.
+            NoRoomError: the disk is full; the chunks stay.
         """
-        table = pa.concat_tables([pq.read_table(self._chunk(chunk)) for chunk in range(chunks)])
+        table = pa.concat_tables(self._chunks.read(range(chunks)))
         data = datasets.Dataset(table)
         settings = settings | _sum_up(data, settings)
         settings["fingerprint"] = content_fingerprint(data, settings)
@@ -102,8 +123,10 @@ class ScoreFolder:
         starts = range(0, len(table), ITEMS_PER_SHARD)
         for number, start in enumerate(starts):
             shard = table.slice(start, ITEMS_PER_SHARD).combine_chunks()
-            _write_whole(shard, self.folder / DATA / f"train-{number:05d}-of-{len(starts):05d}.parquet")
-        (self.folder / CARD_FILE).write_text(render_card(settings), encoding="utf-8")
+            path = self.folder / DATA / f"train-{number:05d}-of-{len(starts):05d}.parquet"
+            with whole_file(path, shard.nbytes) as partial:
+                pq.write_table(shard, partial)
+        write_text(self.folder / CARD_FILE, render_card(settings))
         write_json(self.folder / SCORES_FILE, settings)
         shutil.rmtree(self.parts)
 
@@ -126,10 +149,8 @@ def _difference(then, now) -> str:
     return f"{then!r:.200}, not {now!r:.200}"
 
 
-def _write_whole(table: pa.Table, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+def _digest(settings: dict) -> str:
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _sum_up(data: datasets.Dataset, settings: dict) -> dict:

@@ -164,7 +164,8 @@ class Scoring:
         self.state.wait_for_everyone()
         items, size = self.files.read_items(), self.arguments.chunk_size
         chunks = range(0, len(items), size)
-        missing = broadcast_object_list([self.files.missing(len(chunks))])[0]
+        missing = self.files.missing(len(chunks)) if self.state.is_main_process else None
+        missing = broadcast_object_list([missing])[0]
         mine = missing[self.state.process_index :: self.state.num_processes]
         parts = [items[chunks[chunk] : chunks[chunk] + size] for chunk in mine]
         read = run_ahead(self._read, parts)

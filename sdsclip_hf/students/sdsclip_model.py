@@ -3,7 +3,6 @@
 import copy
 import math
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,12 +17,15 @@ from transformers.utils import ModelOutput
 
 from sdsclip_hf.common.errors import expand, explain_loading
 from sdsclip_hf.common.tokenizers import check_words, max_length
+from sdsclip_hf.common.writing import whole_folder
 from sdsclip_hf.config import LORA_LAYERS, TRAINABLE
 from sdsclip_hf.students.latent_mapper import LatentMapper
 from sdsclip_hf.students.processor_files import save_processor
 
 MAX_LOGIT_SCALE = math.log(100)
 MAPPER_FILE = "latent_mapper.safetensors"
+EXPORTED = ("adapter", MAPPER_FILE, "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+EXPORTED += ("processor_config.json",)  # of earlier versions
 
 
 @dataclass
@@ -269,18 +271,19 @@ class SDSCLIPModel(nn.Module):
             folder: receives config.json, model.safetensors and the processor's files, ``latent_mapper.safetensors``,
                 and for LoRA runs ``adapter/``, which PEFT loads on the base model.
             processor: the CLIPProcessor that goes with the model.
+
+        Raises:
+            NoRoomError: the disk is full; an earlier export stays.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier export, as the mapper
-        (folder / MAPPER_FILE).unlink(missing_ok=True)
-        self.merged_clip().save_pretrained(folder)
-        if processor is not None:
-            save_processor(processor, folder)
-        if self.mapper is not None:
-            self.mapper.save(folder / MAPPER_FILE)
-        if self.has_adapter:
-            self.clip.save_pretrained(str(folder / "adapter"))
+        needs = sum(part.numel() * part.element_size() for part in self.parameters())
+        with whole_folder(Path(folder), needs, replaces=EXPORTED) as new:
+            self.merged_clip().save_pretrained(new)
+            if processor is not None:
+                save_processor(processor, new)
+            if self.mapper is not None:
+                self.mapper.save(new / MAPPER_FILE)
+            if self.has_adapter:
+                self.clip.save_pretrained(str(new / "adapter"))
 
 
 def clip_config(name: str, revision: str | None = None) -> CLIPConfig:

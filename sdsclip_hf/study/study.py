@@ -18,8 +18,9 @@ from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks.items import picture_key, read_picture
-from sdsclip_hf.common.checkpoints import fingerprint, write_json
+from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.processes import cores
+from sdsclip_hf.common.writing import sweep, whole_file, write_json, write_text
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.evaluation.results import cached_benchmark, evaluate_benchmarks, flatten
@@ -102,6 +103,7 @@ class Study:
             [("measure_skill", name, world) for name in names for world in worlds if self.settings.get("curves")],
             [("train", arm, seed) for seed in chosen for arm in self._to_train(seed)],
         ]
+        sweep(self.folder)
         with self._pool() as pool:
             for stage in stages:
                 self._do([task for task in stage if not self._is_done(*task)], pool)
@@ -124,7 +126,7 @@ class Study:
         skills = {name: [self.skill_path(name, world) for world in range(len(self.worlds))] for name in makers}
         summary = summarize(self.settings, self.folder, runs, skills)
         write_json(self.folder / "results.json", summary)
-        (self.folder / "tables.md").write_text(table(summary) + "\n", encoding="utf-8")
+        write_text(self.folder / "tables.md", table(summary) + "\n")
         plots.plot_all(summary, self.folder)
         return summary
 
@@ -303,9 +305,8 @@ class Study:
         told["retained"] = flatten(evaluate_benchmarks(scorer, self.settings.get("retained") or []))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path.with_suffix(".json"), told)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, scores=scores, tags=np.array(tags), **(arrays or {}))
-        partial.replace(path)
+        with whole_file(path, scores.nbytes) as partial, partial.open("wb") as file:
+            np.savez(file, scores=scores, tags=np.array(tags), **(arrays or {}))
 
     def _drift(self, start: ClipScorer, end: ClipScorer) -> dict[str, float]:
         """How far training has moved each tower: 1 - the mean cosine of an embedding before and after it."""

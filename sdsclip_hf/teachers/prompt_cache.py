@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdsclip_hf.common.checkpoints import fingerprint, write_json
+from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.common.writing import sweep, whole_file, write_json
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ def _claim(folder: Path, settings: dict) -> None:
     if not path.is_file() and parts:
         raise ValueError(f"{folder} holds {parts[0].name}, which is no prompt; choose another --prompt_cache_dir.")
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     then = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else settings
     changed = [name for name, value in settings.items() if then.get(name) != value]
     if then.get("teacher", {}).get("text_encoder") == settings["teacher"]["text_encoder"]:
@@ -143,7 +144,9 @@ def _chunk(folder: Path, number: int) -> Path:
 
 
 def _write_whole(table: pa.Table, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+    with (
+        whole_file(path, table.nbytes) as partial,
+        pa.OSFile(str(partial), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as writer,
+    ):
         writer.write_table(table)
-    partial.replace(path)

@@ -1,6 +1,5 @@
 """The runs that the main run is compared with: made before it, or at the same time where a core would idle."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -13,9 +12,10 @@ from threading import Lock, Thread
 import torch
 from tqdm.auto import tqdm
 
-from sdsclip_hf.common.checkpoints import write_json
+from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.processes import cores
 from sdsclip_hf.common.terminal import hush_libraries
+from sdsclip_hf.common.writing import write_json
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.evaluation import plots
 from sdsclip_hf.evaluation.tables import main_line
@@ -47,7 +47,7 @@ class ComparedRuns:
         self.path = Path(main.output_dir) / "compared.json"
         self.scores: dict[str, dict] = {}
         if main.resume_from_checkpoint and self.path.exists():
-            self.scores = json.loads(self.path.read_text())
+            self.scores = read_json(self.path, "Delete it, and the same command makes it anew.")
         self._waiting = deque(name for name in configs if name not in self.scores)
         self._lock, self._thread, self._process, self._error = Lock(), None, None, None
         self._threads = torch.get_num_threads()

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdsclip_hf.common.checkpoints import last_checkpoint, remove_old, seal, unseal
+from sdsclip_hf.common.checkpoints import last_checkpoint, new_checkpoint, remove_old, seal, sweep_run
+from sdsclip_hf.common.writing import telling_full_disk
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.training.hub_trainer import HubTrainer
 from sdsclip_hf.training.resumed_options import kept_options, obeyed_options
@@ -32,21 +33,35 @@ class CheckpointTrainer(HubTrainer):
                     f"written. {self._way_out()}"
                 )
         run = Path(self._get_output_dir(trial=trial))
-        folder = run / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            unseal(folder)
+        folder, needs = run / f"checkpoint-{self.state.global_step}", self._checkpoint_bytes()
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once this one is whole
         self._saving_checkpoint = True
         try:
-            super()._save_checkpoint(model, trial)
+            with new_checkpoint(folder, needs) if self.args.should_save else telling_full_disk(folder, needs):
+                self.accelerator.wait_for_everyone()  # none writes before the folder is empty
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()  # each process adds the state of its random numbers
+                if self.args.should_save:
+                    seal(folder, self._identity())
         finally:
             self._saving_checkpoint, self.args.save_total_limit = False, limit
-        self.accelerator.wait_for_everyone()  # each process adds the state of its random numbers
         if self.args.should_save:
-            seal(folder, self._identity())
             remove_old(run, limit, self.state.best_model_checkpoint)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
+
+    def _checkpoint_bytes(self) -> int:
+        """Of the weights that train, and of what the optimiser keeps for them."""
+        trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        of_optimizer = getattr(self.optimizer, "state", None) or {}
+        kept = [value for state in of_optimizer.values() if isinstance(state, dict) for value in state.values()]
+        return sum(part.numel() * part.element_size() for part in [*trained, *filter(torch.is_tensor, kept)])
+
+    def train(self, *args, **kwargs):
+        """Trainer's, in a folder without what an earlier process left half-written when it was killed."""
+        if self.is_world_process_zero():
+            sweep_run(Path(self.args.output_dir))
+        return super().train(*args, **kwargs)
 
     def _run_epoch(self, *args, resume_from_checkpoint=None, **kwargs) -> None:
         """A training that had ended, and whose run goes on from its last checkpoint, is not trained on."""

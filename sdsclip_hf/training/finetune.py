@@ -1,9 +1,8 @@
 """The main job: fine-tune a CLIP, score it before and after, and leave a folder that anyone can load."""
 
-import json
 import logging
-import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -13,9 +12,11 @@ from transformers import set_seed
 
 from sdsclip_hf.benchmarks import expand
 from sdsclip_hf.benchmarks.sources import commit_of
-from sdsclip_hf.common.checkpoints import write_json
+from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.launching import started_its_processes
+from sdsclip_hf.common.locks import LOCK_FILES
 from sdsclip_hf.common.resources import versions
+from sdsclip_hf.common.writing import write_json, write_text
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.images import BAD_IMAGES_FILE
 from sdsclip_hf.evaluation.results import cached_benchmark
@@ -24,7 +25,7 @@ from sdsclip_hf.training.arguments import Arguments, DataArguments
 from sdsclip_hf.training.beside import ComparedRuns
 from sdsclip_hf.training.compared import config_of
 from sdsclip_hf.training.hub_trainer import RUN_ARGUMENTS_FILE
-from sdsclip_hf.training.output_dir import claim_output_dir
+from sdsclip_hf.training.output_dir import clear, own_output_dir
 from sdsclip_hf.training.parts import check_optimizer
 from sdsclip_hf.training.record import as_yaml
 from sdsclip_hf.training.report import announce, next_steps, report
@@ -44,16 +45,19 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         name: of the configuration; names the output folder where none is given.
         command: what was typed, for the record.
     """
-    model, data, config = arguments
+    _, data, config = arguments
     cached_data.cache_clear()  # files may have changed since another run in this process
-    state = PartialState()
-    if state.is_main_process:
-        claim_output_dir(data, config, name)
-    config.output_dir, config.resume_from_checkpoint = broadcast_object_list(
-        [config.output_dir, config.resume_from_checkpoint]
-    )
-    folder = Path(config.output_dir)
-    existed = folder.exists()
+    with own_output_dir(data, config, name) if PartialState().is_main_process else nullcontext():
+        config.output_dir, config.resume_from_checkpoint = broadcast_object_list(
+            [config.output_dir, config.resume_from_checkpoint]
+        )
+        return _finetune(arguments, command)
+
+
+def _finetune(arguments: Arguments, command: str) -> dict:
+    model, data, config = arguments
+    state, folder = PartialState(), Path(config.output_dir)
+    is_new = not any(path.name not in LOCK_FILES for path in folder.iterdir()) if state.is_main_process else False
     try:
         for benchmark in expand([*data.test_benchmarks, *(config.benchmarks or [])]):
             cached_benchmark(benchmark)
@@ -63,16 +67,15 @@ def finetune(arguments: Arguments, name: str, command: str) -> dict:
         next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
         set_seed(config.seed)
     except BaseException:
-        if state.is_main_process and not existed and not (folder / BAD_IMAGES_FILE).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        if is_new and not (folder / BAD_IMAGES_FILE).exists():
+            clear(folder)
         raise
     commands = _commands(folder, command, config)
     trainer.card_facts["arguments"] = "".join(f"# {one}\n" for one in commands) + as_yaml(*arguments)
     if state.is_main_process and not config.resume_from_checkpoint:  # a resumed run may yet be refused
         if data.overwrite_output_dir:
-            shutil.rmtree(folder)
-            folder.mkdir(parents=True)
-        (folder / RUN_ARGUMENTS_FILE).write_text(trainer.card_facts["arguments"], encoding="utf-8")
+            clear(folder)
+        write_text(folder / RUN_ARGUMENTS_FILE, trainer.card_facts["arguments"])
     results = {"command": command, "versions": versions(), "output_dir": str(folder), "label": data.label}
     results |= {"base_revision": trainer.base_revision, "dataset_revision": _revision(trainer)}
     results["benchmarks"] = {spec: cached_benchmark(spec).source for spec in expand(data.test_benchmarks)}
@@ -131,7 +134,7 @@ def _revision(trainer: SDSCLIPTrainer) -> str | None:
 def _score_before(trainer: SDSCLIPTrainer, data: DataArguments, folder: Path) -> dict:
     """The scores of the untouched student; a resumed run keeps those of its start."""
     if trainer.args.resume_from_checkpoint and (folder / "before.json").exists():
-        return json.loads((folder / "before.json").read_text())
+        return read_json(folder / "before.json", "Delete it, and the same command makes it anew.")
     scores = score(trainer, data)
     if trainer.is_world_process_zero():
         write_json(folder / "before.json", scores)

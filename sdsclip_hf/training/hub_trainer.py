@@ -17,6 +17,7 @@ from transformers.trainer_utils import HubStrategy
 
 from sdsclip_hf.cards.model_card import RunFacts, find_licence, write_card
 from sdsclip_hf.cards.push import push_model
+from sdsclip_hf.common.writing import GO_ON, own_name, remove, telling_full_disk, write_text
 from sdsclip_hf.hub.attempts import HubError
 from sdsclip_hf.hub.commits import check_holds_clip, claim_repo
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 RUN_ARGUMENTS_FILE = "run.yaml"
 LISTS = ("tags", "datasets")
 MOST_WAITING = 3
-COPY = "_push-"  # what is being pushed, since the training goes on meanwhile
 
 
 class HubTrainer(Trainer):
@@ -60,8 +60,6 @@ class HubTrainer(Trainer):
         self.push_in_progress = None
         if not self.is_world_process_zero():
             return
-        for left in Path(self.args.output_dir).glob(f"{COPY}*"):  # by a run that was killed
-            shutil.rmtree(left)
         name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         token, revision = token or self.args.hub_token, self.args.hub_revision
         private = self.args.hub_private_repo if private is None else private
@@ -148,7 +146,7 @@ class HubTrainer(Trainer):
         names = {"model_name_or_path": self.base_name, "teacher_name_or_path": facts.teacher_name}
         known = yaml.safe_dump({name: value for name, value in names.items() if value})
         arguments = self.card_facts.get("arguments") or known + as_yaml(self.args)
-        (folder / RUN_ARGUMENTS_FILE).write_text(arguments, encoding="utf-8")
+        write_text(folder / RUN_ARGUMENTS_FILE, arguments)
         write_card(folder, facts)
 
     def push_to_hub(
@@ -224,7 +222,8 @@ class HubTrainer(Trainer):
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
             job = self._start_push(student, Path(checkpoint_folder))
         except Exception as error:  # a full disk, for instance: the training must not know
-            logger.warning("Step %d is not pushed: %s Training goes on.", self.state.global_step, error)
+            reason = str(error).replace(GO_ON, "Make room, and the next push holds it.")
+            logger.warning("Step %d is not pushed: %s Training goes on.", self.state.global_step, reason)
             return
         if busy:
             self.push_in_progress.jobs.append(job)
@@ -234,8 +233,7 @@ class HubTrainer(Trainer):
     def _start_push(self, student: SDSCLIPModel, checkpoint: Path) -> Future:
         """Copy what is to be pushed, and have it pushed when its turn comes."""
         step = self.state.global_step
-        copy = Path(self.args.output_dir) / f"{COPY}{step}"
-        shutil.rmtree(copy, ignore_errors=True)
+        copy = own_name(Path(self.args.output_dir) / f"push-{step}")  # since the training goes on meanwhile
         try:
             student.export(copy, self.processing_class)
             self._write_card(copy, unfinished=True)
@@ -243,11 +241,12 @@ class HubTrainer(Trainer):
             if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
                 last = self.args.hub_strategy == HubStrategy.CHECKPOINT
                 name = "last-checkpoint" if last else checkpoint.name
-                shutil.copytree(checkpoint, copy / name, copy_function=_link)  # it may be rotated away meanwhile
+                with telling_full_disk(copy / name):
+                    shutil.copytree(checkpoint, copy / name, copy_function=_link)  # it may be rotated away meanwhile
                 extra = {path.relative_to(copy).as_posix(): path for path in (copy / name).rglob("*") if path.is_file()}
                 stale = (f"{name}/*",)
         except BaseException:
-            shutil.rmtree(copy, ignore_errors=True)
+            remove(copy)
             raise
         self._drop_waiting()
         job = self._pusher().submit(self._push_copy, copy, f"Training in progress, step {step}", extra, stale)
@@ -260,8 +259,8 @@ class HubTrainer(Trainer):
         while len(self._waiting) > MOST_WAITING:
             job, copy = self._waiting.pop(0)
             if job.cancel():
-                shutil.rmtree(copy, ignore_errors=True)
-                logger.info("%s is not pushed: too many pushes wait.", copy.name)
+                remove(copy)
+                logger.info("%s is not pushed: too many pushes wait.", copy.name.partition(".")[0])
 
     def _push_copy(self, copy: Path, message: str, extra: dict[str, Path], stale: tuple[str, ...]) -> None:
         try:
@@ -272,7 +271,7 @@ class HubTrainer(Trainer):
                 "The push “%s” failed; training goes on, and the next push holds it too. %s", message, reason
             )
         finally:
-            shutil.rmtree(copy, ignore_errors=True)
+            remove(copy)
 
 
 def _told(push: Callable[[], CommitInfo]) -> CommitInfo:

@@ -1,6 +1,7 @@
 """The trainer's side of the data: batches of pairs, each process's share of a stream, batches without end."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
+from sdsclip_hf.common.shared_memory import HandedOver, workers_with_room
+from sdsclip_hf.data.captioned_images import BLANK
 from sdsclip_hf.data.collator import ImageCaptionCollator
 from sdsclip_hf.training.grad_cache import mini_batches
 from sdsclip_hf.training.parts import endless_share
@@ -79,10 +82,38 @@ class PairLoaders(Trainer):
         elif is_training:
             ours = isinstance(self.data_collator, ImageCaptionCollator)  # another may not know what is passed over
             dataset = endless_share(dataset, self.args, batch_size, self._batches_done if ours else 0)
-        loader = super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
+        with self._workers_with_room(dataset, batch_size):
+            loader = super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
         if is_training and isinstance(loader.dataset, IterableDatasetShard):  # it is a share, not to be split again
             loader.dataset.num_processes, loader.dataset.process_index = 1, 0
         if not torch.accelerator.is_available():
             # There is no device to copy to, of which PyTorch would warn.
             getattr(loader, "base_dataloader", loader).pin_memory = False
         return loader
+
+    @contextmanager
+    def _workers_with_room(self, dataset, batch_size: int) -> Iterator[None]:
+        """Without the loader workers that are asked for, where their batches have no room in shared memory."""
+        args, collate, option = self.args, self.data_collator, "--dataloader_num_workers"
+        if not args.dataloader_num_workers:
+            yield
+            return
+        off = {"num_workers": 0, "prefetch_factor": None, "persistent_workers": False, "multiprocessing_context": None}
+        off = {f"dataloader_{name}": value for name, value in off.items()}
+        asked = {name: getattr(args, name) for name in off}
+        batch, stream = None, not hasattr(dataset, "__len__")
+        if not stream:
+            batch = collate([dataset[0], dataset[1]])
+        elif isinstance(collate, ImageCaptionCollator):  # its own rows would be read twice
+            batch = collate([{"image": BLANK, "caption": ""}] * 2)
+        times, prefetch = batch_size / 2, args.dataloader_prefetch_factor
+        has_room = workers_with_room(args.dataloader_num_workers, batch, times, prefetch, option, stream)
+        try:
+            self.data_collator = HandedOver(collate, option)
+            for name, value in (asked if has_room else off).items():
+                setattr(args, name, value)
+            yield
+        finally:
+            self.data_collator = collate
+            for name, value in asked.items():
+                setattr(args, name, value)

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from sdsclip_hf import shapes
+from sdsclip_hf.common.writing import write_text
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.images import tell_bad_images
 from sdsclip_hf.evaluation import plots
@@ -50,7 +51,7 @@ def report(results: dict, runs: dict, log_history: list[dict], folder: Path, ste
     if results["after"]:
         plots.plot_main_scores(runs, folder / MAIN_PLOT)
         plots.plot_scores(runs, folder / WHOLE_PLOT)
-        (folder / REPORT_FILE).write_text(_as_markdown(results, runs, folder), encoding="utf-8")
+        write_text(folder / REPORT_FILE, _as_markdown(results, runs, folder))
         print(f"\nScores in %, with 95 % intervals:\n\n{main_table(runs)}\n")
     for note in _notes(results, folder):
         print(note)

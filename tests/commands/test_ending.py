@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset
 
 from sdsclip_hf.commands.ending import one_line_errors, own_words
+from sdsclip_hf.common.writing import NoRoomError
 from sdsclip_hf.data.images import BadImageError
 
 
@@ -42,6 +44,46 @@ def test_what_is_not_known_names_a_file_with_its_traceback(error):
     log = Path(re.search(r"and (\S+\.log), which", line)[1])
     assert "Traceback" in log.read_text() and "test_ending.py" in log.read_text()
     log.unlink()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(28, "No space left on device", "cache/a"),
+            "error: [Errno 28] No space left on device: 'cache/a'. Make room",
+        ),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "error: I/O error: No space .* 28)"),
+        (
+            NoRoomError("a could not be written: No space left on device (1 kB free). Do this."),
+            "error: a could .* Do this.",
+        ),
+    ],
+)
+def test_a_full_disk_is_told_with_its_remedy(error, told):
+    @one_line_errors()
+    def main(argv=None):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    first, _, last = told.partition(" .* ")
+    assert stop.value.code.startswith(first) and last in stop.value.code
+    assert stop.value.code.count("Make room") == (not isinstance(error, NoRoomError))
+
+
+def test_a_fault_is_told_where_no_log_can_be_written(monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    @one_line_errors()
+    def main(argv=None):
+        raise KeyError("key")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert "please report" in stop.value.code and "Traceback" in stop.value.code and "full" not in stop.value.code
 
 
 def test_an_interruption_is_told():

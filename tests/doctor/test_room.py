@@ -23,6 +23,18 @@ def test_a_full_disk_is_one_line(monkeypatch, capsys):
     assert "--save_total_limit" in failed.remedy and "HF_HOME" in failed.remedy
 
 
+@pytest.mark.skipif(not room.PLACE.is_dir(), reason="only Linux has it")
+def test_a_small_shared_memory_is_a_warning_where_there_are_workers(clip_folder, folder_of_pairs, monkeypatch):
+    argv = [*local(clip_folder, folder_of_pairs), "--per_device_train_batch_size", "8"]
+    assert "shared memory" not in {finding.what for finding in look(*argv)}
+    needs = 5 * 8 * 3 * 16 * 16 * 4  # two batches of each of two workers, and one that is in use
+    for free, status in ((needs, "ok"), (needs - 1, "warn")):
+        monkeypatch.setattr(room.shutil, "disk_usage", lambda path, free=free: Usage(free, 0, free))
+        found = of(look(*argv, "--dataloader_num_workers", "2"), "shared memory")
+        assert found.status == status and "need 123 kB" in found.found
+    assert "without workers" in found.found and "--shm-size" in found.remedy
+
+
 def test_downloads_count_against_the_disk(models_hub, monkeypatch):
     free = (models_hub.root / "models/org/teacher/unet/diffusion_pytorch_model.safetensors").stat().st_size
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Usage(10**9, 0, free))

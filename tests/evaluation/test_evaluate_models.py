@@ -1,5 +1,6 @@
 """Evaluations: gone on with after an interruption, told again, and refused where another would be mixed in."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -71,17 +72,17 @@ def test_interrupted_teacher_goes_on_and_ends_bit_by_bit_the_same(teacher_folder
 KILLED = """
 import os, signal, sys
 from functools import partial
-from sdsclip_hf.evaluation import answers
+from sdsclip_hf.common import chunks
 from sdsclip_hf.commands import evaluate
 from sdsclip_hf.evaluation import evaluate_models
 
-write = answers.pq.write_table
+write = chunks.pq.write_table
 def killed(table, path):
     write(table, path)
-    if path.name.startswith("000000100"):
+    if path.name.startswith("part-000000100"):
         path.write_bytes(path.read_bytes()[:100])
         os.kill(os.getpid(), signal.SIGKILL)
-answers.pq.write_table = killed
+chunks.pq.write_table = killed
 evaluate_models.ClipScorer = partial(evaluate_models.ClipScorer, chunk_size=50)
 evaluate.main(sys.argv[1:])
 """
@@ -92,11 +93,9 @@ def test_killed_evaluation_goes_on_behind_its_last_whole_part(clip_folder, monke
     line = [sys.executable, "-c", KILLED, *words, "--output_dir", "out", "--num_workers", "0"]
     killed = subprocess.run(line, capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
-    assert sorted(part.name for part in Path("out/parts").rglob("0*")) == [
-        "000000000.parquet",
-        "000000050.parquet",
-        "000000100.partial",
-    ]
+    left = sorted(part.name for part in Path("out/parts").rglob("part-*"))
+    assert [part.split("-")[1] for part in left[:2]] == ["000000000", "000000050"]
+    assert len(left) == 3 and re.fullmatch(r"part-000000100\.\S+\.partial", left[2])
     with monkeypatch.context() as patch:
         done = chunked(patch, ClipScorer, 50)
         again = run(*words)

@@ -2,11 +2,14 @@
 
 import io
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -14,7 +17,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import hub_env
+from damage import DAMAGE
+from folders import contents
 from forking import Forked
+from full_disk import files_up_to
 from hub_server import WRITER
 from huggingface_hub import DatasetCard
 from launching import launch
@@ -22,6 +28,7 @@ from PIL import Image
 from scorings import QUICK, rows_of, run
 
 from sdsclip_hf.commands.score_captions import main
+from sdsclip_hf.common.writing import NoRoomError
 from sdsclip_hf.data.images import picture_digest
 from sdsclip_hf.data.scores import FEATURES, CandidateScores
 from sdsclip_hf.scoring.report import print_report
@@ -159,7 +166,7 @@ def test_a_killed_run_ends_as_one_that_was_not_whatever_the_number_of_processes(
     assert killed.finish().returncode == -signal.SIGKILL
     left = 24 - len(list(parts.glob("chunk-*.parquet")))
     assert 0 < left <= 19 and not (tmp_path / "killed" / "scores.json").exists()
-    (parts / "chunk-000000023.parquet.99.partial").write_bytes(b"torn")
+    (parts / "chunk-000000023.elsewhere-99.partial").write_bytes(b"torn")
     said, _ = launch(COMMAND, *words, tmp_path / "killed")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the other processes have
@@ -200,6 +207,58 @@ def test_finished_chunks_are_not_scored_again(scored, teacher, pairs, tmp_path):
     assert count_calls(teacher, lambda: score_captions(teacher, pairs, output_dir=tmp_path, **options)) == 10
     assert rows_of(tmp_path) == rows_of(scored)
     assert count_calls(teacher, lambda: score_captions(teacher, pairs, output_dir=tmp_path, **options)) == 0
+
+
+@pytest.fixture(scope="module")
+def begun(teacher, pairs, tmp_path_factory):
+    """A folder with two chunks of four."""
+    folder = tmp_path_factory.mktemp("begun")
+    interrupt(teacher, pairs, folder, 12, stop_confidence=0, **QUICK)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "calls"),
+    [
+        *(("chunk-000000001", "missing", 15), ("chunk-000000001", "one bit", 15), ("chunk-000000000", "cut", 15)),
+        *(("items", "text", 10), ("settings", "empty", None), ("settings", "one bit", None)),
+    ],
+)
+def test_damage_to_what_is_begun_is_named_and_never_scored_by(
+    scored, begun, teacher, pairs, tmp_path, name, kind, calls, caplog
+):
+    folder = tmp_path / "s"
+    shutil.copytree(begun, folder)
+    (path,) = (folder / "parts").glob(f"{name}*")
+    DAMAGE[kind](path)
+    go_on = partial(score_captions, teacher, pairs, output_dir=folder, stop_confidence=0, **QUICK)
+    if calls is None:
+        with pytest.raises(
+            ValueError, match=rf"{path} is .*not what was written.* delete {folder}/parts to score anew"
+        ):
+            go_on()
+        return
+    assert count_calls(teacher, go_on) == calls
+    assert kind == "missing" or f"{path} is not what was written: it is made anew" in caplog.text
+    assert contents(folder) == contents(scored)
+
+
+def test_a_full_disk_ends_a_scoring_and_with_more_room_it_goes_on(scored, teacher, pairs, tmp_path):
+    go_on = partial(score_captions, teacher, pairs, output_dir=tmp_path, stop_confidence=0, **QUICK)
+    told, room = [], 500
+    while not (tmp_path / "scores.json").exists():
+        before = contents(tmp_path)
+        try:
+            with files_up_to(room):
+                go_on()
+        except NoRoomError as error:
+            told.append(
+                re.match(rf"{tmp_path}/(\S+?)[-.].* could not be written: \w.* needed, .*Make room", str(error))[1]
+            )
+            assert before.items() <= contents(tmp_path).items()
+        room += 200
+    assert [*dict.fromkeys(told)] == ["parts/settings", "parts/items", "parts/chunk", "data/train"]
+    assert contents(tmp_path) == contents(scored)
 
 
 def test_the_next_result_is_made_while_one_is_used():

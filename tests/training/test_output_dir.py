@@ -1,12 +1,20 @@
 """The folder of a run: empty, its own, numbered, and never that of something else."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from finetuning import error_of
 from folders import contents
 
+from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.commands.finetune import main
+from sdsclip_hf.training.arguments import DataArguments
+from sdsclip_hf.training.output_dir import claim_output_dir, own_output_dir
+
+pytestmark = pytest.mark.usefixtures("work_folder")
 
 
 def test_folder_of_another_run_is_kept_unless_told_otherwise(words):
@@ -59,3 +67,76 @@ def test_default_output_folder_is_named_finetune_without_a_configuration(words):
     main(words(output_dir=None))
     assert Path("outputs/finetune/model.safetensors").exists()
     assert not Path("trainer_output").exists()
+
+
+def config(folder=None, resume=None) -> SDSCLIPConfig:
+    made = SDSCLIPConfig(output_dir=str(folder or "x"), resume_from_checkpoint=resume, use_cpu=True)
+    made.output_dir = folder and str(folder)
+    return made
+
+
+def test_of_runs_that_choose_a_name_at_the_same_moment_each_has_its_own():
+    count = 8
+    ready, done = Barrier(count), Barrier(count)
+    configs = [config() for _ in range(count)]
+
+    def run(mine: SDSCLIPConfig) -> None:
+        ready.wait()
+        with own_output_dir(DataArguments(), mine, "name"):
+            Path(mine.output_dir, "run.yaml").touch()
+            done.wait()
+
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(run, configs))
+    names = {"outputs/name", *(f"outputs/name-{number}" for number in range(2, count + 1))}
+    assert {one.output_dir for one in configs} == names
+    assert all(os.listdir(name) == ["run.yaml"] for name in names)
+
+
+@pytest.mark.parametrize("resume", [None, "last"])
+def test_a_second_run_in_a_folder_is_told_who_works_there(resume):
+    told = rf"another process works in .*name \(process {os.getpid()} on .*--output_dir"
+    with own_output_dir(DataArguments(), config(), "name"):
+        with (
+            pytest.raises(OSError, match=told),
+            own_output_dir(DataArguments(), config("outputs/name", resume), "name"),
+        ):
+            pass
+        if resume:
+            with pytest.raises(OSError, match=told), own_output_dir(DataArguments(), config(None, resume), "name"):
+                pass
+
+
+def test_a_folder_into_which_nothing_came_goes_and_one_that_was_there_stays():
+    Path("there").mkdir()
+    for folder in (None, "new", "there"):
+        with pytest.raises(KeyError), own_output_dir(DataArguments(), config(folder), "name"):
+            raise KeyError
+    assert os.listdir() == ["there", "outputs"] or os.listdir() == ["outputs", "there"]
+    assert not os.listdir("there") and not os.listdir("outputs")
+
+
+def test_what_a_killed_run_left_of_its_lock_and_half_written_is_in_nobody_s_way():
+    folder = Path("outputs/name")
+    folder.mkdir(parents=True)
+    for name in ("_in_use.lock", "_in_use.json", "results.json.elsewhere-1.partial"):
+        (folder / name).touch()
+    with own_output_dir(DataArguments(), config(folder), "name"):
+        assert {path.name for path in folder.iterdir()} == {"_in_use.lock", "_in_use.json"}
+    assert not os.listdir(folder)
+
+
+def test_to_look_which_folder_it_will_be_makes_none():
+    looked = config()
+    claim_output_dir(DataArguments(), looked, "name")
+    assert looked.output_dir == "outputs/name" and not os.listdir()
+
+
+def test_a_folder_of_other_files_is_refused_as_it_is():
+    Path("mine.txt").touch()
+    with (
+        pytest.raises(ValueError, match="holds files that no run"),
+        own_output_dir(DataArguments(), config("."), "name"),
+    ):
+        pass
+    assert os.listdir() == ["mine.txt"]

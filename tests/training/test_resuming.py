@@ -9,6 +9,7 @@ import datasets
 import pytest
 import torch
 from conftest import make_clip, make_processor
+from damage import DAMAGE
 from folders import contents
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
@@ -50,23 +51,10 @@ def zeroed(path: Path) -> None:
         path.write_bytes(bytes(path.stat().st_size))
 
 
-def one_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
+KINDS = DAMAGE | {"zeros": zeroed}
 
 
-DAMAGE = {
-    "missing": lambda path: path.unlink(),
-    "empty": lambda path: path.write_bytes(b""),
-    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "text": lambda path: path.write_text("words"),
-    "zeros": zeroed,
-    "one bit": one_bit,
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_damage_to_any_file_is_named_and_the_checkpoint_before_is_taken(run, tmp_path, kind, caplog):
     folder, make = run
     trainer = make()
@@ -76,7 +64,7 @@ def test_damage_to_any_file_is_named_and_the_checkpoint_before_is_taken(run, tmp
     for name in names:
         copy = tmp_path / name / "run"
         shutil.copytree(folder, copy)
-        DAMAGE[kind](copy / "checkpoint-4" / name)
+        KINDS[kind](copy / "checkpoint-4" / name)
         before = contents(copy)
         unsealed = (name, kind) == (RUN_FILE, "missing")
         told = f"not a whole checkpoint.*no {RUN_FILE}" if unsealed else f"checkpoint-4 is damaged: {name} is"
