@@ -15,6 +15,8 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +52,8 @@ def tried(name: str, trial: Callable, seed: int, numbers: range) -> str:
     for number in numbers:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                outcomes[trial(np.random.default_rng([seed, *name.encode(), number]), Path(folder))] += 1
+                with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                    outcomes[trial(np.random.default_rng([seed, *name.encode(), number]), Path(folder))] += 1
             except (Exception, SystemExit) as error:
                 faults += 1
                 print(f"{name}, number {number}: {type(error).__name__}: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import IterableDataset
 
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.data.streams import as_training_data
@@ -54,7 +55,7 @@ def trial(rng: np.random.Generator, folder: Path) -> str:
     columns = {"image_column": "png", "caption_column": "txt"} if form == "tar" else {}
     try:
         data = as_training_data(load_image_captions(str(source), streaming=streaming), **columns)
-        rows = list(data) if streaming and form != "saved" else [data[number] for number in range(len(data))]
+        rows = list(data) if isinstance(data, IterableDataset) else [data[number] for number in range(len(data))]
     except (ValueError, OSError) as error:
         text = str(error)
         assert text and "\n" not in text.strip(), f"{form}, {file.name} {how}: {text!r}"
