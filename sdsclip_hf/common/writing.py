@@ -22,6 +22,7 @@ LONGEST = 24 * 3600.0  # seconds, after which nobody writes at a file any more
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 # All that torch tells of a write that failed.
 BROKEN_OFF = re.compile(r"PytorchStreamWriter|inline_container|iostream|write\(\): fd")
+LITTLE = 10**6  # bytes
 GO_ON = "Make room, then type the same command again; training goes on by --resume_from_checkpoint last."
 
 _in_work: set[Path] = set()  # by this process
@@ -69,13 +70,17 @@ def telling_full_disk(path: Path, needs: int | None = None) -> Iterator[None]:
     except NoRoomError:
         raise
     except Exception as error:
-        reason = full_disk(error) or (BROKEN_OFF.search(str(error)) and "it was not taken to its end")
-        if reason is None:
+        reason, broken_off = full_disk(error), BROKEN_OFF.search(str(error))
+        if reason is None and broken_off is None:
             raise
         there = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
-        free = f"{size(shutil.disk_usage(there).free)} free in {there}"
-        needed = free if needs is None else f"{size(needs)} needed, {free}"
-        raise NoRoomError(f"{path} could not be written: {reason} ({needed}). {GO_ON}") from error
+        free = shutil.disk_usage(there).free
+        if reason is None:
+            reason = os.strerror(errno.ENOSPC) if free < (needs or LITTLE) else "it was not taken to its end"
+        needed = "" if needs is None else f"some {size(needs)} needed, "
+        raise NoRoomError(
+            f"{path} could not be written: {reason} ({needed}{size(free)} free in {there}). {GO_ON}"
+        ) from error
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.writing import sweep, whole_file, write_json
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
@@ -73,7 +74,7 @@ class PromptCache:
         missing = None
         if state.is_main_process:
             _claim(folder, _settings(teacher, captions))
-            missing = [n for n in range(-(-len(captions) // CHUNK)) if not _chunk(folder, n).is_file()]
+            missing = [n for n in range(-(-len(captions) // CHUNK)) if not _is_whole(folder, n, len(captions))]
         missing = broadcast_object_list([missing])[0]
         mine = missing[state.process_index :: state.num_processes]
         for number in tqdm(mine, "encoding captions", disable=None if state.is_main_process and mine else True):
@@ -122,7 +123,7 @@ def _claim(folder: Path, settings: dict) -> None:
         raise ValueError(f"{folder} holds {parts[0].name}, which is no prompt; choose another --prompt_cache_dir.")
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
-    then = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else settings
+    then = _read(path) if path.is_file() else settings
     changed = [name for name, value in settings.items() if then.get(name) != value]
     if then.get("teacher", {}).get("text_encoder") == settings["teacher"]["text_encoder"]:
         changed = [name for name in changed if name != "teacher"]  # the same by another name
@@ -137,6 +138,30 @@ def _claim(folder: Path, settings: dict) -> None:
         for part in parts:
             part.unlink()
     write_json(path, settings)
+
+
+def _read(path: Path) -> dict:
+    """What a file of settings holds; nothing where it is damaged, so that the cache is made anew."""
+    try:
+        return read_json(path, "")
+    except ValueError:
+        return {}
+
+
+def _is_whole(folder: Path, number: int, captions: int) -> bool:
+    """Whether a file is there and has its rows, of so many captions in all; one that has not is told and removed."""
+    path, rows = _chunk(folder, number), min(CHUNK, captions - number * CHUNK)
+    if not path.is_file():
+        return False
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+            is_whole = reader.read_all().num_rows == rows
+    except (pa.ArrowException, OSError):
+        is_whole = False
+    if not is_whole:
+        logger.warning(f"{path} is not what was written: it is made anew.")
+        path.unlink()
+    return is_whole
 
 
 def _chunk(folder: Path, number: int) -> Path:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from benchmark_copies import aro_relation, write_json
+from damage import DAMAGE
 from evaluations import SHAPES, chunked, error_of, read, run, save_clip
 from folders import contents
+from full_disk import files_up_to
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
@@ -47,6 +49,25 @@ def test_interrupted_evaluation_goes_on_and_ends_bit_by_bit_the_same(clip_folder
     assert without_command(again) == without_command(whole)
     assert Path("out/scores.parquet").read_bytes() == Path("whole/scores.parquet").read_bytes()
     assert set(contents("out")) == {"evaluation.json", "results.json", "scores.parquet", "scores.png"}
+
+
+def test_a_full_disk_ends_an_evaluation_and_damage_to_a_part_is_seen_when_it_goes_on(clip_folder, monkeypatch, caplog):
+    words = "--model", clip_folder, "--benchmark", SHAPES
+    with monkeypatch.context() as patch:
+        chunked(patch, ClipScorer, 50)
+        whole = run(*words, output="whole")
+        too_small = Path("whole/scores.parquet").stat().st_size - 1
+        for room, what in ((3_000, "part-000000000"), (too_small, "scores.parquet")):
+            with files_up_to(room):
+                told = error_of(*words)
+            assert re.search(rf"{what} could not be written: File too large \(.* free in .*\)\. Make room", told)
+    (part,) = Path("out/parts").rglob("part-000000050*")
+    DAMAGE["one bit"](part)
+    with monkeypatch.context() as patch:
+        done = chunked(patch, ClipScorer, 50)
+        assert without_command(run(*words)) == without_command(whole)
+        assert done == [50, 50, 50, 50, 38] and f"{part} is not what was written: it is made anew" in caplog.text
+    assert Path("out/scores.parquet").read_bytes() == Path("whole/scores.parquet").read_bytes()
 
 
 def test_interrupted_teacher_goes_on_and_ends_bit_by_bit_the_same(teacher_folder, monkeypatch):

@@ -28,7 +28,7 @@ HOLE = "\0"  # what a message fills in
 PLACEHOLDER = re.compile(r"…|(?<!\w)[A-Z][A-Z0-9_]*(?!\w)")
 FIRST_WORDS = 2  # constant words of a message that an entry must have, where the message has as many
 PUNCTUATION = "(“”\"',.;:)"
-OTHERS = {"--index-url": "pip"}  # options of other programs
+OTHERS = {"--index-url": "pip", "--shm-size": "docker"}  # options of other programs
 
 
 class Message(NamedTuple):

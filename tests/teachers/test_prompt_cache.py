@@ -5,9 +5,12 @@ import pickle
 
 import pytest
 import torch
+from damage import DAMAGE
+from full_disk import contents, files_up_to
 from launching import launch
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf.common.writing import NoRoomError
 from sdsclip_hf.teachers import prompt_cache
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.teachers.prompt_cache import PromptCache
@@ -86,9 +89,32 @@ def test_finished_cache_is_not_made_again_and_a_killed_one_goes_on(teacher, tmp_
     PromptCache.build(tmp_path, teacher, CAPTIONS)
     assert encoded == []
     (tmp_path / "prompts-000001.arrow").unlink()
-    (tmp_path / "prompts-000001.arrow.99.partial").write_bytes(b"torn")
     assert torch.equal(PromptCache.build(tmp_path, teacher, CAPTIONS)(CAPTIONS), first)
     assert encoded == ["", "dog " * 40]
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "text"])
+@pytest.mark.parametrize("name", ["prompts-000001.arrow", "prompts.json"])
+def test_what_is_damaged_is_told_and_made_anew(teacher, tmp_path, caplog, name, kind):
+    PromptCache.build(tmp_path, teacher, CAPTIONS)
+    before = contents(tmp_path)
+    DAMAGE[kind](tmp_path / name)
+    PromptCache.build(tmp_path, teacher, CAPTIONS)
+    assert contents(tmp_path) == before
+    assert "made anew" in caplog.text and name.removesuffix(".json") in caplog.text
+
+
+def test_a_full_disk_keeps_what_is_encoded(teacher, tmp_path, encoded):
+    (tmp_path / "whole").mkdir()
+    PromptCache.build(tmp_path / "whole", teacher, CAPTIONS)
+    sizes = sorted(len(content) for content in contents(tmp_path / "whole").values())
+    told = r"prompts-000001\.arrow could not be written: File too large \(some \d.* needed"
+    with pytest.raises(NoRoomError, match=told), files_up_to(sizes[-1] - 1):
+        PromptCache.build(tmp_path / "cache", teacher, CAPTIONS)
+    assert list(contents(tmp_path / "cache")) == ["prompts-000000.arrow", "prompts.json"]
+    encoded.clear()
+    PromptCache.build(tmp_path / "cache", teacher, CAPTIONS)
+    assert contents(tmp_path / "cache") == contents(tmp_path / "whole") and encoded == ["", "dog " * 40]
 
 
 def changed_encoder(teacher):
