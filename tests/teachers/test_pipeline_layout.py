@@ -107,10 +107,19 @@ def test_prediction_of_the_clean_sample_raises_with_the_supported_types(broken):
         DiffusionTeacher.from_pretrained(broken)
 
 
-@pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, EDMEulerScheduler])
-def test_a_schedule_without_betas_raises_with_its_name(broken, kind):
-    kind().save_pretrained(broken / "scheduler")
-    with pytest.raises(ValueError, match=f"{kind.__name__} has no schedule of betas"):
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        EDMEulerScheduler(),
+        FlowMatchEulerDiscreteScheduler(),
+        FlowMatchEulerDiscreteScheduler.from_config(DDPMScheduler().config),  # keeps betas that it has no use for
+        UniPCMultistepScheduler(use_flow_sigmas=True),
+    ],
+    ids=["EDM", "flow", "flow with betas left over", "flow by an option"],
+)
+def test_a_schedule_without_betas_raises_with_its_name(broken, sampler):
+    sampler.save_pretrained(broken / "scheduler")
+    with pytest.raises(ValueError, match=f"{type(sampler).__name__} has no schedule of betas"):
         DiffusionTeacher.from_pretrained(broken)
 
 
