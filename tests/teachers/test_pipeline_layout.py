@@ -107,10 +107,20 @@ def test_prediction_of_the_clean_sample_raises_with_the_supported_types(broken):
         DiffusionTeacher.from_pretrained(broken)
 
 
-@pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, EDMEulerScheduler])
-def test_a_schedule_without_betas_raises_with_its_name(broken, kind):
-    kind().save_pretrained(broken / "scheduler")
-    with pytest.raises(ValueError, match=f"{kind.__name__} has no schedule of betas"):
+@pytest.mark.parametrize(
+    "sampler",
+    [EDMEulerScheduler(), FlowMatchEulerDiscreteScheduler(), UniPCMultistepScheduler(use_flow_sigmas=True)],
+    ids=["EDM", "flow", "flow by an option"],
+)
+def test_a_schedule_without_betas_raises_with_its_name(broken, sampler):
+    sampler.save_pretrained(broken / "scheduler")
+    with pytest.raises(ValueError, match=f"{type(sampler).__name__} has no schedule of betas"):
+        DiffusionTeacher.from_pretrained(broken)
+
+
+def test_betas_that_were_left_in_a_flow_s_configuration_count_for_nothing(broken):
+    edit_json(broken / "scheduler" / "scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler")
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler has no schedule of betas"):
         DiffusionTeacher.from_pretrained(broken)
 
 
