@@ -6,7 +6,8 @@ import pickle
 import pytest
 import torch
 from damage import DAMAGE
-from full_disk import contents, files_up_to
+from folders import contents
+from full_disk import files_up_to
 from launching import launch
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
