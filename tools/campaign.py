@@ -35,19 +35,28 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the number of the first of each kind (0)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    forms = {f"kills: {form}": kills.of(form) for form in kills.FORMS}
-    rows = []
-    for count, trials in ((options.inputs, TRIALS), (options.kills, forms)):
+    forms = {form: kills.of(form) for form in kills.FORMS}
+    heads = (
+        "| kind | what is drawn | tried | how they went | faults |",
+        "| run that is killed | tried | how they went | faults |",
+    )
+    tables, faults = [], 0
+    for head, count, trials in zip(heads, (options.inputs, options.kills), (TRIALS, forms), strict=True):
+        rows = []
         for number, (name, trial) in enumerate(trials.items()):
             share = count if options.only else (number + 1) * count // len(trials) - number * count // len(trials)
-            if share and options.only in (None, name, name.removeprefix("kills: ")):
-                rows.append(tried(name, trial, options.seed, range(options.first, options.first + share)))
-    print(f"\n| kind | tried | how they went | faults |\n|---|---|---|---|\n{chr(10).join(rows)}")
-    sys.exit(any(not row.endswith("| 0 |") for row in rows))
+            if share and options.only in (None, name):
+                told, wrong = tried(name, trial, options.seed, range(options.first, options.first + share))
+                drawn = f" {sys.modules[trial.__module__].__doc__.splitlines()[0]} |" if trials is TRIALS else ""
+                rows.append(f"| {name} |{drawn} {share} | {told} | {wrong} |")
+                faults += wrong
+        tables += ["\n".join([head, "|---" * head.count(" |") + "|", *rows])] if rows else []
+    print("\n\n".join(tables))
+    sys.exit(faults > 0)
 
 
-def tried(name: str, trial: Callable, seed: int, numbers: range) -> str:
-    """Try the inputs of one kind; the row of the table."""
+def tried(name: str, trial: Callable, seed: int, numbers: range) -> tuple[str, int]:
+    """Try the inputs of one kind: how they went, and the number of faults."""
     outcomes, faults, began = Counter(), 0, time.monotonic()
     for number in numbers:
         with tempfile.TemporaryDirectory() as folder:
@@ -57,11 +66,10 @@ def tried(name: str, trial: Callable, seed: int, numbers: range) -> str:
             except (Exception, SystemExit) as error:
                 faults += 1
                 print(f"{name}, number {number}: {type(error).__name__}: {error}", file=sys.stderr)
-    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     print(
         f"{name}: {len(numbers)} tried, {faults} faults, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True
     )
-    return f"| {name} | {len(numbers)} | {told or '-'} | {faults} |"
+    return ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "-", faults
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Captions changed at random, in a way that counts or in one that does not."""
+"""Changes that make other words, in several scripts, and changes that make none."""
 
 import unicodedata
 from pathlib import Path

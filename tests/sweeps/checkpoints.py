@@ -1,4 +1,4 @@
-"""Checkpoints with one or two of their files damaged."""
+"""Damage to one or two files of a checkpoint."""
 
 import shutil
 from pathlib import Path

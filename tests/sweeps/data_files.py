@@ -1,4 +1,4 @@
-"""Datasets of each form with one of their files damaged: read, or refused in one line."""
+"""Damage to a file of a saved dataset, parquet, an imagefolder or a tar, read whole or as a stream."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Batches in which pictures and captions stand several times, against a plain loop over what is known of them."""
+"""Batches in which pictures and captions stand several times, with hard negatives that are true, against a plain loop."""
 
 from pathlib import Path
 

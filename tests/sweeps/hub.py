@@ -1,4 +1,4 @@
-"""Pushes to a Hub that errs, and what must hold all the same: each stage, answer, once and for good, carried out or not.
+"""A Hub that errs at any request, once or for good, before or after it has carried the request out.
 
 >>> sweep(seed=3, inputs=200, folder=tmp_path)  # what went wrong, one line each
 []

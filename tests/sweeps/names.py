@@ -1,4 +1,4 @@
-"""Folders and files of any name, beside others that a pattern would take for them."""
+"""Folders and files with brackets, stars, spaces and names of splits, beside others that a pattern would take for them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Any option with any value, from a file."""
+"""Any option with any value, from a yaml file."""
 
 import os
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""Pictures stored in any form, and damaged ones: every part of the package reads the same pixels, or refuses by name."""
+"""Any mode, format, transparency, EXIF orientation and damage: training, streams, scoring and benchmarks read the same."""
 
 import json
 import warnings

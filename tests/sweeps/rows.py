@@ -1,4 +1,4 @@
-"""Rows whose caption or picture is missing, of another type or broken: told by row, or passed over and counted."""
+"""Captions and pictures that are missing, of another type or broken; how many may be skipped."""
 
 import io
 from pathlib import Path

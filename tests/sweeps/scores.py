@@ -1,4 +1,4 @@
-"""Folders of scores with a file damaged."""
+"""Damage to a file of a folder of scores."""
 
 import shutil
 from pathlib import Path
