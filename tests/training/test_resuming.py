@@ -330,4 +330,4 @@ def test_a_run_killed_between_two_writes_of_its_end_is_ended_and_not_trained_on(
         assert results_of(killed) == results, moments[-1:]
         if ended:
             break
-    assert ended and len(moments) >= 40 // every
+    assert ended and len(moments) >= max(1, 25 // every)  # how often libraries make sure of a folder is theirs
