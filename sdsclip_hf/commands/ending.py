@@ -13,6 +13,7 @@ from sdsclip_hf.common.writing import GO_ON, NoRoomError, full_disk
 logger = logging.getLogger(__name__)
 
 EXPECTED = (ValueError, OSError, ImportError, FloatingPointError)
+PARTED = re.compile(r"gloo.*(Connection closed by peer|Connection reset by peer)", re.DOTALL)
 INTERRUPTED = "interrupted; type the same command again to go on from here"
 Main = Callable[[Sequence[str] | None], None]
 
@@ -35,7 +36,8 @@ def one_line_errors(command: str = "", interrupted: str = "interrupted") -> Call
                 sys.exit(interrupted)
             except Exception as error:
                 logger.debug("the traceback of the error below", exc_info=True)
-                if full_disk(error) and not isinstance(error, NoRoomError):  # in a cache, for instance
+                told = isinstance(error, NoRoomError) or GO_ON in str(error)
+                if full_disk(error) and not told:  # in a cache, for instance
                     sys.exit(f"{before}error: {' '.join(own_words(error).split()).rstrip('.')}. {GO_ON}")
                 if isinstance(error, EXPECTED):
                     sys.exit(f"{before}error: {own_words(error)}")
@@ -57,6 +59,8 @@ def own_words(error: BaseException) -> str:
 
 
 def _fault(error: Exception) -> RuntimeError:
+    if PARTED.search(str(error)):
+        return RuntimeError("another process of this run has ended; its own message tells why.")
     words = " ".join(own_words(error).split())[:200]
     text = "".join(traceback.format_exception(error))
     try:

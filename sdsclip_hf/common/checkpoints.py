@@ -15,6 +15,7 @@ from sdsclip_hf.common.writing import OWNED, is_left, own_name, owned, remove, s
 logger = logging.getLogger(__name__)
 
 RUN_FILE, UNFINISHED = "sdsclip_run.json", "unfinished"
+WRITTEN_TO = (".", "checkpoint-*", "compared/*", ".eval_results")  # of a run's folder
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -76,7 +77,7 @@ def sweep_run(run: Path, alone: bool = False) -> None:
     for mark in run.glob(f"checkpoint-*/{UNFINISHED}.*"):
         if is_left(mark, alone) and not (mark.parent / RUN_FILE).is_file():
             remove(mark.parent)
-    sweep(run, alone)
+    sweep(run, alone, WRITTEN_TO)
 
 
 def seal(checkpoint: Path, identity: dict) -> None:

@@ -165,25 +165,26 @@ def own_name(path: Path) -> Path:
 
 def remove(path: Path) -> None:
     """Remove a file or a folder, if there is one."""
+    _in_work.discard(path.absolute())
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-    _in_work.discard(path.absolute())
 
 
 def _host() -> str:
     return re.sub(r"[^\w-]", "_", socket.gethostname())[:40] or "here"
 
 
-def sweep(folder: Path, alone: bool = False) -> None:
-    """Remove what processes that were killed left half-written in a folder, and in those below.
+def sweep(folder: Path, alone: bool = False, places: Sequence[str] = ("**",)) -> None:
+    """Remove what processes that were killed left half-written in a folder.
 
     Args:
         folder: may not exist.
         alone: whether no other process works there, so that what another machine left goes, too; otherwise after a day.
+        places: patterns of the folders in it that are looked into; default: all.
     """
-    for path in sorted(folder.rglob("*.partial")):
+    for path in [path for place in places for path in folder.glob(f"{place}/*.partial")]:
         if is_left(path, alone):
             remove(path)
 

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import datasets
 import numpy as np
@@ -19,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks.items import picture_key, read_picture
 from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.processes import cores
 from sdsclip_hf.common.writing import sweep, whole_file, write_json, write_text
 from sdsclip_hf.config import SDSCLIPConfig
@@ -156,7 +158,11 @@ class Study:
             path, origin = self.skill_path(name, number), self._skill_origin(name, number)
         if not path.exists():
             return False
-        told = json.loads(path.with_suffix(".json").read_text())["origin"]
+        told = _origin_of(path)
+        if told is None:
+            print(f"{path} is not what was written: it is made anew.", flush=True)
+            path.unlink()
+            return False
         if told != json.loads(json.dumps(origin)):
             raise ValueError(f"{path} comes from other settings; delete it, or give another --output_dir.")
         return True
@@ -337,6 +343,18 @@ class Study:
                 shapes.resolve(name), dtype=dtype, latent_size=latent_size, load_vae=True
             )
         return self.teachers[key]
+
+
+def _origin_of(path: Path) -> dict | None:
+    """What a file of scores was made from, as the one beside it tells; None where one of them is damaged."""
+    try:
+        if path.suffix == ".npz":
+            with ZipFile(path) as file:
+                if file.testzip() is not None:
+                    return None
+        return read_json(path.with_suffix(".json"), "").get("origin")
+    except (BadZipFile, OSError, ValueError):
+        return None
 
 
 def _bytes(pictures) -> np.ndarray:

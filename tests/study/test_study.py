@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from damage import DAMAGE
 
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.commands.study import main
@@ -107,16 +108,18 @@ def test_second_run_repeats_nothing_and_gives_the_same_summary(done, settings, m
     assert Study(settings, folder).run() == summary
 
 
-def test_only_what_is_missing_is_run_and_ends_the_same(done, settings, monkeypatch):
+@pytest.mark.parametrize(("name", "kind"), [("npz", "missing"), ("npz", "one bit"), ("json", "cut")])
+def test_only_what_is_missing_or_damaged_is_run_and_ends_the_same(done, settings, monkeypatch, name, kind, capsys):
     summary, folder = done
     missing = folder / "sds/seed-1.npz"
     before = np.load(missing)["scores"]
-    missing.unlink()
+    DAMAGE[kind](missing.with_suffix(f".{name}"))
     runs = []
     trainer = study.SDSCLIPTrainer
     monkeypatch.setattr(study, "SDSCLIPTrainer", lambda **parts: runs.append(parts["args"].seed) or trainer(**parts))
     assert Study(settings, folder).run() == summary
     assert runs == [1]
+    assert (f"{missing} is not what was written" in capsys.readouterr().out) == (kind != "missing")
     np.testing.assert_array_equal(np.load(missing)["scores"], before)
 
 
