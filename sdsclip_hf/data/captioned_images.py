@@ -180,8 +180,8 @@ class CaptionedImages:
 class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
     """Rows by number: a picture and one of its captions, drawn anew each epoch; rows that lack either are passed over.
 
-    A row is a dict of ``image``, a picture in RGB, and ``caption``. The arguments before ``image_processor`` are those of
-    [`CaptionedImages`].
+    A row is a dict of ``image``, a picture in RGB, ``caption``, and ``captions``, all that it has. The arguments before
+    ``image_processor`` are those of [`CaptionedImages`].
 
     Args:
         source: a ``datasets`` dataset.
@@ -203,7 +203,7 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
     from sdsclip_hf.shapes import load_shapes
 
     dataset = ImageCaptionDataset(load_shapes("validation", per_scene=1), seed=0)
-    print(sorted(dataset[0]))  # ['caption', 'image']
+    print(sorted(dataset[0]))  # ['caption', 'captions', 'image']
     first = dataset[0]["caption"]
     dataset.set_epoch(1)  # from now on another of its captions may be drawn
     print(first in dataset.captions())  # True
