@@ -123,7 +123,8 @@ class KnownPairs:
 
     Args:
         pictures: a number for each row's picture, equal where pictures are, (B,), of any size.
-        captions: the same for the captions that are true of it, (B, C), the one in the batch first; filled up with 0.
+        captions: the same for the captions that are true of it, above 0, (B, C), each once and the one in the batch first;
+            filled up with 0.
         negatives: the same for the further wrong answers, (M,); default: none.
 
     Example:
@@ -142,10 +143,10 @@ class KnownPairs:
 
     def __init__(self, pictures: Tensor, captions: Tensor, negatives: Tensor | None = None):
         negatives = captions.new_empty(0) if negatives is None else negatives
-        texts = torch.cat([captions.flatten(), negatives]).unique(return_inverse=True)[1]  # 0, 1, ...
-        self.pictures = pictures.unique(return_inverse=True)[1]
-        self.captions = texts[: captions.numel()].view_as(captions)
-        self.answers = torch.cat([self.captions[:, 0], texts[captions.numel() :]])  # (B + M,)
+        texts = torch.cat([captions.new_zeros(1), captions.flatten(), negatives]).unique(return_inverse=True)[1]
+        self.pictures = pictures.unique(return_inverse=True)[1]  # 0, 1, ..., as the texts, of which 0 are none
+        self.captions = texts[1 : captions.numel() + 1].view_as(captions)
+        self.answers = torch.cat([self.captions[:, 0], texts[captions.numel() + 1 :]])  # (B + M,)
 
     def true_of_images(self, rows: Tensor) -> Tensor:
         """Which captions and negatives are true of the images of ``rows`` (b,) beside their own, (b, B + M)."""
@@ -157,15 +158,22 @@ class KnownPairs:
     def true_of_texts(self, rows: Tensor) -> Tensor:
         """Of which images the captions of ``rows`` (b,) are true beside their own, (b, B)."""
         queries = self.captions[rows, :1]  # (b, 1)
-        has = torch.stack([queries == column for column in self.captions.T]).any(0)  # (b, B)
+        has = (queries == self.captions.T[:, None]).any(0)  # (b, B)
         query, row = has.nonzero(as_tuple=True)
         true = queries.new_zeros((len(rows), self.pictures.max() + 1), dtype=torch.bool)
         true[query, self.pictures[row]] = True
         return true[:, self.pictures].scatter(1, rows[:, None], False)
 
-    def share(self, rows: Tensor) -> Tensor:
-        """The share of ``rows`` (b,) to whose image or caption another answer is right as well, scalar."""
-        return (self.true_of_images(rows).any(1) | self.true_of_texts(rows).any(1)).float().mean()
+    def are_shared(self, rows: Tensor) -> Tensor:
+        """To which of ``rows`` (b,) another answer is right as well, to the image or to the caption, (b,)."""
+        count = int(self.answers.max().maximum(self.captions.max())) + 1
+        of_picture = self.pictures.bincount()[self.pictures[rows]] > 1
+        captions, own = self.captions[rows], self.captions[rows, 0]
+        answers = self.answers.bincount(minlength=count)
+        answers[0] = 0
+        is_answer = answers[captions] - (captions == own[:, None]).long() > 0
+        of_caption = self.captions.flatten().bincount(minlength=count)[own] > 1
+        return of_picture | is_answer.any(1) | of_caption
 
 
 def noise_weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, snr_gamma: float = 5.0) -> Tensor:

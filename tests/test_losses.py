@@ -158,9 +158,9 @@ def test_rows_that_another_answer_is_right_for_are_counted(rows_that_share):
     pictures, captions, others = rows_that_share
     everyone = torch.arange(8)
     # 0 and 3 by their picture, 6 by its caption; 5 has "c" of 2 as another caption, and of 6 "g" is a negative.
-    assert known_pairs(pictures, captions, others).share(everyone).item() == pytest.approx(5 / 8)
-    assert known_pairs(pictures, captions).share(torch.tensor([1, 4, 7])).item() == 0
-    assert known_pairs("AB", [["a"], ["b"]], "x").share(torch.arange(2)).item() == 0
+    assert known_pairs(pictures, captions, others).are_shared(everyone).sum() == 5
+    assert not known_pairs(pictures, captions).are_shared(torch.tensor([1, 4, 7])).any()
+    assert not known_pairs("AB", [["a"], ["b"]], "x").are_shared(torch.arange(2)).any()
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPProcessor
 
-from sdsclip_hf.data.duplicates import caption_key, picture_keys, token_key
+from sdsclip_hf.data.duplicates import caption_key, caption_keys, picture_keys, token_key
 from sdsclip_hf.data.scores import RankedItem
 
 
@@ -93,13 +92,9 @@ class ImageCaptionCollator:
 
     def _text_keys(self, texts: list[str], input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """A number for each text, (N,): for its words, or of one that fills the text tower for what is left of it."""
-        full = attention_mask.sum(1) >= self.processor.tokenizer.model_max_length
-        return torch.tensor(
-            [
-                token_key(ids.tolist()) if is_full else caption_key(text)
-                for text, ids, is_full in zip(texts, input_ids, full.tolist(), strict=True)
-            ]
-        )
+        full = (attention_mask.sum(1) >= self.processor.tokenizer.model_max_length).tolist()
+        keys = [0 if is_full else caption_key(text) for text, is_full in zip(texts, full, strict=True)]
+        return torch.tensor([key or token_key(input_ids[number].tolist()) for number, key in enumerate(keys)])
 
     def _cut(self, captions: list[str], lengths: Tensor) -> Tensor:
         """Which captions lost tokens, (B,): of those that fill the text tower."""
@@ -134,6 +129,8 @@ class ImageCaptionCollator:
 
 
 def _of_images(examples: list[dict], keys: Tensor) -> Tensor:
-    """Of each image the keys of the caption in the batch and of all others, (B, C)."""
-    rows = [[key, *map(caption_key, row.get("captions", ()))] for key, row in zip(keys.tolist(), examples, strict=True)]
-    return pad_sequence([torch.tensor(list(dict.fromkeys(row))) for row in rows], batch_first=True)
+    """Of each image the keys of the caption in the batch and of all others, each once, (B, C); 0 where there is none."""
+    others = (caption_keys(tuple(row.get("captions", ()))) for row in examples)
+    rows = [[key, *(other for other in row if other != key)] for key, row in zip(keys.tolist(), others, strict=True)]
+    width = max(map(len, rows))
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows])

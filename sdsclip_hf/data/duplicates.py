@@ -1,12 +1,12 @@
 """What makes two captions, or two pictures, the same: their words and pixels, and numbers that stand for these."""
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
+import xxhash
 from torch import Tensor
 
 PAUSES = re.compile(r"(?<=[^\s.,;:!?])[.,;:!?]+(?=\s|$)")
@@ -28,9 +28,15 @@ def caption_key(caption: str) -> int:
     return _number(plain_words(caption).encode("utf-8", "surrogatepass"))
 
 
+@lru_cache(maxsize=2**16)
+def caption_keys(captions: tuple[str, ...]) -> tuple[int, ...]:
+    """The numbers of an image's captions, each once."""
+    return tuple(dict.fromkeys(map(caption_key, captions)))
+
+
 def picture_keys(pixel_values: Tensor) -> Tensor:
     """A number for each picture, the same for equal ones on every process: (B, 3, H, W) to (B,) int64, above 0."""
-    return torch.tensor([_number(pixels.contiguous().numpy().tobytes()) for pixels in pixel_values])
+    return torch.tensor([_number(pixels.tobytes()) for pixels in pixel_values.numpy()])
 
 
 def token_key(input_ids: Sequence[int]) -> int:
@@ -39,4 +45,4 @@ def token_key(input_ids: Sequence[int]) -> int:
 
 
 def _number(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") % (2**63 - 1) + 1
+    return xxhash.xxh3_64_intdigest(content) % (2**63 - 1) + 1

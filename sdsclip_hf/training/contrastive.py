@@ -42,8 +42,9 @@ class ContrastiveTerm:
             keys = self._everyone(pairs.candidate_keys, even)[0][is_negative] if is_negative is not None else None
             of_captions = self.accelerator.pad_across_processes(pairs.caption_keys, dim=1)
             known = KnownPairs(self._everyone(pairs.picture_keys, even)[0], self._everyone(of_captions, even)[0], keys)
-            mine = torch.arange(first, first + len(pairs.images), device=images.device)
-            figures["false_negatives"] = known.share(mine)
+            shared = known.are_shared(torch.arange(first, first + len(pairs.images), device=images.device))
+            figures["false_negatives"] = shared.float().mean()
+            known = known if shared.any() else None
         chunk = self.args.contrastive_chunk_size
         loss = contrastive_loss(
             pairs.images, pairs.captions, pairs.logit_scale, images, captions, first, negatives, chunk, known

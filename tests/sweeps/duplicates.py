@@ -27,4 +27,7 @@ def trial(rng: np.random.Generator, folder: Path) -> str:
     scale, chunk = torch.tensor(3.0, dtype=torch.float64), [None, 1, 3][rng.integers(3)]
     found = contrastive_loss(images, texts, scale, negative_embeds=negatives, chunk_size=chunk, known=known)
     assert abs(found.item() - float(expected)) < 1e-10
+    every = torch.arange(rows)
+    masked = known.true_of_images(every).any(1) | known.true_of_texts(every).any(1)
+    assert torch.equal(known.are_shared(every), masked)
     return "right"

@@ -11,6 +11,7 @@ from folders import contents
 
 from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.commands.finetune import main
+from sdsclip_hf.training import output_dir
 from sdsclip_hf.training.arguments import DataArguments
 from sdsclip_hf.training.output_dir import claim_output_dir, own_output_dir
 
@@ -75,13 +76,22 @@ def config(folder=None, resume=None) -> SDSCLIPConfig:
     return made
 
 
-def test_of_runs_that_choose_a_name_at_the_same_moment_each_has_its_own():
-    count = 8
-    ready, done = Barrier(count), Barrier(count)
-    configs = [config() for _ in range(count)]
+def test_of_runs_that_choose_a_name_at_the_same_moment_each_has_its_own(monkeypatch):
+    count = 4
+    chosen, done = Barrier(count, timeout=20), Barrier(count, timeout=20)
+    configs, choose = [config() for _ in range(count)], output_dir._choose
+    waiting = {id(one) for one in configs}
+
+    def choose_together(mine: SDSCLIPConfig, name: str) -> bool:
+        is_free = choose(mine, name)
+        if id(mine) in waiting:  # none of them has made its folder yet
+            waiting.remove(id(mine))
+            chosen.wait()
+        return is_free
+
+    monkeypatch.setattr(output_dir, "_choose", choose_together)
 
     def run(mine: SDSCLIPConfig) -> None:
-        ready.wait()
         with own_output_dir(DataArguments(), mine, "name"):
             Path(mine.output_dir, "run.yaml").touch()
             done.wait()
