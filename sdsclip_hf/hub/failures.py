@@ -9,6 +9,8 @@ from typing import Any
 
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from sdsclip_hf.common.writing import full_disk
+
 BUSY = (408, 409, 412, 423, 425, 429)  # of the refusals, 4xx, those that pass by themselves
 LONGEST_WAIT = 60.0  # seconds that the Hub may ask for
 LONGEST_WORDS = 200
@@ -61,10 +63,10 @@ class Failure:
 
     @property
     def is_local(self) -> bool:
-        """Whether neither the Hub nor the network failed, but what was to be pushed."""
+        """Whether neither the Hub nor the network failed, but what was to be pushed, or the disk here."""
         if self.answer is not None or self.is_refusal or isinstance(self.error, LocalEntryNotFoundError):
             return False
-        return isinstance(self.error, LOCAL)
+        return isinstance(self.error, LOCAL) or full_disk(self.error) is not None
 
     @property
     def is_no_network(self) -> bool:
@@ -110,6 +112,8 @@ class Failure:
             return "The Hub limits how often one may ask; try again later."
         if self.is_no_network:
             return "Check the network connection, and that HF_HUB_OFFLINE is not set."
+        if full_disk(self.error):
+            return "Make room where the client keeps files on their way (HF_HOME), then type the same command again."
         if self.is_local:
             return "Mend what is pushed."
         if self.is_refusal:

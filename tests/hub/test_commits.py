@@ -262,6 +262,7 @@ def failing(*errors: Exception):
         (FileNotFoundError("no such file"), 1, "Mend what is pushed."),
         (ValueError("LFS batch API returned errors:\nToo\nlarge"), 2, "Mend what is pushed;"),
         (OSError("the line is cut"), 4, "Try again later."),
+        (OSError(28, "No space left on device"), 1, "type the same command again."),
     ],
 )  # fmt: skip
 def test_what_may_pass_is_tried_often_and_a_refusal_once_more(waits, error, tries, remedy):
