@@ -78,7 +78,7 @@ def run(code: str, cache: Path, cwd: Path, **environment: str) -> subprocess.Com
     )
 
 
-@pytest.mark.parametrize("reach", ["offline", "unreachable", "not on the Hub"])
+@pytest.mark.parametrize("reach", ["offline", pytest.param("unreachable", marks=pytest.mark.slow), "not on the Hub"])
 def test_evaluate_loads_the_bare_name_from_any_folder(cache, tmp_path, nothing_on_the_hub, reach):
     install([NAME])
     environment = {

@@ -63,6 +63,7 @@ def test_weights_are_those_of_the_public_models(configs):
     assert found["latent_shape"] == (4, 32, 32)
 
 
+@pytest.mark.slow
 def test_operations_are_in_proportion_to_the_batch():
     small, large = (
         planned(*SHAPES, "--per_device_train_batch_size", size, "--health_steps", "0") for size in ("4", "8")
@@ -110,6 +111,7 @@ def test_a_large_contrastive_batch_costs_one_more_forward_pass_and_no_more_memor
     assert plain["batch"] == cached["batch"] == whole["batch"] == 32
 
 
+@pytest.mark.slow
 def test_each_of_several_processes_has_its_share():
     options = ("--per_device_train_batch_size", "4", "--contrastive_batch_size", "16", "--train_pairs", "1000")
     alone, one_of_two = (planned(*SHAPES, *options, "--processes", number) for number in ("1", "2"))
@@ -121,6 +123,7 @@ def test_each_of_several_processes_has_its_share():
         planned(*SHAPES, *options, "--processes", "3")
 
 
+@pytest.mark.slow
 def test_a_split_teacher_takes_its_share_of_memory_and_a_block(configs):
     options = (*configs["ViT-B/32"], "--latent_size", "8", "--health_steps", "0", "--processes", "4")
     whole, split = (planned(*options, *more)["parts"]["denoiser"]["gib"] for more in ((), ("--shard_teacher", "true")))

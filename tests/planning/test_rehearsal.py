@@ -35,7 +35,7 @@ RUNS = {
     "contrastive": {"lambda_sds": 0.0, "trainable": "full"},
     "contrastive in chunks": {"lambda_sds": 0.0, "contrastive_chunk_size": 3},
 }
-QUICK = {"the paper's", "stop-gradient", "health", "lora", "GradCache", "latents of half the size"}
+QUICK = {"the paper's", "stop-gradient", "GradCache", "latents of half the size"}
 
 
 def attention(query, key, value, *args, **kwargs) -> int:

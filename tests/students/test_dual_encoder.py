@@ -309,6 +309,7 @@ def test_folder_without_weights_is_refused_by_its_name(tmp_path):
         load_dual_encoder(tmp_path)
 
 
+@pytest.mark.slow
 def test_adapter_on_the_hub_scores_as_in_a_folder(adapter, clip_folder, hub):
     folder, _ = adapter
     repository = hub.root / "models" / "org" / "adapter"

@@ -43,6 +43,7 @@ def test_runs_beside_the_main_run_score_alike_and_their_failure_loses_nothing(wo
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_a_process_beside_the_main_run_that_is_killed_is_told(words, monkeypatch):
     monkeypatch.setattr("sdsclip_hf.training.compared.STEPS_THAT_PAY", 1)
     monkeypatch.setattr("sdsclip_hf.training.compared.cores", lambda: 2)

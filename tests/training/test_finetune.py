@@ -141,6 +141,7 @@ finetune.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_to_the_same_model(words):
     options = {
         "max_steps": 6,

@@ -122,6 +122,7 @@ def test_what_cannot_be_replayed_is_refused(make_trainer, monkeypatch):
         one_step(trainer)
 
 
+@pytest.mark.slow
 def test_mapper_is_prepared_by_mini_batches_too(make_trainer, monkeypatch):
     warm = {"mapper_warmup_steps": 5, "mapper_whitening": True, "lambda_sds": 0.5}
     seen = {}

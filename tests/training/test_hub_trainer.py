@@ -282,6 +282,7 @@ def test_a_run_meets_every_fault_once_and_loses_nothing(hub, tmp_path):
     assert data.eval_results[0].metric_value == round(100 * value, 2)
 
 
+@pytest.mark.slow
 def test_while_a_push_is_under_way_others_are_left_out_but_the_last(hub, tmp_path):
     lay_base(hub)
     late = hub.fault("commit", delay=10, times=1)
@@ -320,6 +321,7 @@ def test_a_hub_that_stays_down_costs_no_step_and_one_command_finishes(hub, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_what_cannot_be_pushed_is_refused_before_training(hub, tmp_path):
     lay_base(hub)
     other = hub.root / "models/org/other"
@@ -393,6 +395,7 @@ def test_tokens_that_cannot_be_sent_and_abbreviated_options_are_refused(hub, tmp
     assert not any(WRITER in text for text in told.values())
 
 
+@pytest.mark.slow
 def test_scores_on_a_benchmark_of_the_hub_are_results_there_and_a_base_without_a_licence_is_told(hub, tmp_path):
     lay_base(hub, card="# nothing\n")
     (hub.root / "datasets/org").mkdir(parents=True)
