@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from conftest import make_clip
 from plain_contrastive import masked_by_loops
 
+from sdsclip_hf.data.duplicates import KnownPairs
 from sdsclip_hf.losses import (
     GRADIENTS,
     READINGS,
     WEIGHTINGS,
-    KnownPairs,
     add_noise,
     contrastive_loss,
     distillation_loss,

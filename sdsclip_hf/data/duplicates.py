@@ -1,4 +1,4 @@
-"""What makes two captions, or two pictures, the same: their words and pixels, and numbers that stand for these."""
+"""What makes two captions, or two pictures, the same, by numbers that stand for them; and what that tells of a batch."""
 
 import re
 import unicodedata
@@ -46,3 +46,64 @@ def token_key(input_ids: Sequence[int]) -> int:
 
 def _number(content: bytes) -> int:
     return xxhash.xxh3_64_intdigest(content) % (2**63 - 1) + 1
+
+
+class KnownPairs:
+    """Which captions of a batch are known to be true of which images, beside each row's own.
+
+    A caption is true of an image if any row of the batch has them both: rows that share a picture or a caption are no
+    negatives of one another, nor is a candidate that some row of the same picture has as its caption.
+
+    Args:
+        pictures: a number for each row's picture, equal where pictures are, (B,), of any size.
+        captions: the same for the captions that are true of it, above 0, (B, C), each once and the one in the batch first;
+            filled up with 0.
+        negatives: the same for the further wrong answers, (M,); default: none.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf import contrastive_loss
+    from sdsclip_hf.data.duplicates import KnownPairs
+
+    embeds = torch.eye(2)[[0, 0, 1]]  # the first picture comes twice, with its caption
+    known = KnownPairs(pictures=torch.tensor([7, 7, 8]), captions=torch.tensor([[1], [1], [2]]))
+    print(f"{contrastive_loss(embeds, embeds, torch.tensor(100.0)):.4f}")  # 0.4621
+    print(f"{contrastive_loss(embeds, embeds, torch.tensor(100.0), known=known):.4f}")  # 0.0000
+    ```
+    """
+
+    def __init__(self, pictures: Tensor, captions: Tensor, negatives: Tensor | None = None):
+        negatives = captions.new_empty(0) if negatives is None else negatives
+        texts = torch.cat([captions.new_zeros(1), captions.flatten(), negatives]).unique(return_inverse=True)[1]
+        self.pictures = pictures.unique(return_inverse=True)[1]  # 0, 1, ..., as the texts, of which 0 are none
+        self.captions = texts[1 : captions.numel() + 1].view_as(captions)
+        self.answers = torch.cat([self.captions[:, 0], texts[captions.numel() + 1 :]])  # (B + M,)
+
+    def true_of_images(self, rows: Tensor) -> Tensor:
+        """Which captions and negatives are true of the images of ``rows`` (b,) beside their own, (b, B + M)."""
+        query, row = (self.pictures[rows][:, None] == self.pictures).nonzero(as_tuple=True)
+        true = self.answers.new_zeros((len(rows), max(self.captions.max(), self.answers.max()) + 1), dtype=torch.bool)
+        true[query[:, None], self.captions[row]] = True
+        return true[:, self.answers].scatter(1, rows[:, None], False)
+
+    def true_of_texts(self, rows: Tensor) -> Tensor:
+        """Of which images the captions of ``rows`` (b,) are true beside their own, (b, B)."""
+        queries = self.captions[rows, :1]  # (b, 1)
+        has = (queries == self.captions.T[:, None]).any(0)  # (b, B)
+        query, row = has.nonzero(as_tuple=True)
+        true = queries.new_zeros((len(rows), self.pictures.max() + 1), dtype=torch.bool)
+        true[query, self.pictures[row]] = True
+        return true[:, self.pictures].scatter(1, rows[:, None], False)
+
+    def are_shared(self, rows: Tensor) -> Tensor:
+        """To which of ``rows`` (b,) another answer is right as well, to the image or to the caption, (b,)."""
+        count = int(self.answers.max().maximum(self.captions.max())) + 1
+        of_picture = self.pictures.bincount()[self.pictures[rows]] > 1
+        captions, own = self.captions[rows], self.captions[rows, 0]
+        answers = self.answers.bincount(minlength=count)
+        answers[0] = 0
+        is_answer = answers[captions] - (captions == own[:, None]).long() > 0
+        of_caption = self.captions.flatten().bincount(minlength=count)[own] > 1
+        return of_picture | is_answer.any(1) | of_caption

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from sdsclip_hf.common.processes import gather_ragged
 from sdsclip_hf.config import SDSCLIPConfig
-from sdsclip_hf.losses import KnownPairs, contrastive_loss
+from sdsclip_hf.data.duplicates import KnownPairs
+from sdsclip_hf.losses import contrastive_loss
 from sdsclip_hf.training.terms import Pairs
 
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from plain_contrastive import masked_by_loops
 
-from sdsclip_hf.losses import KnownPairs, contrastive_loss
+from sdsclip_hf.data.duplicates import KnownPairs
+from sdsclip_hf.losses import contrastive_loss
 
 
 def unit(rng: np.random.Generator, rows: int) -> torch.Tensor:
