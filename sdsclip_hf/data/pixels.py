@@ -5,9 +5,7 @@ import struct
 import numpy as np
 from PIL import Image
 
-LONGEST_SHAPE = (
-    200  # times as long as wide; a processor that makes the short edge 336 pixels makes 67,200 of the long one
-)
+LONGEST_SHAPE = 200  # times as long as wide; a processor that makes the short edge 336 pixels makes 67,200 of the long
 ORIENTATION, SHORT = 0x0112, 3
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,6 +33,8 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
             f"it has {image.width} x {image.height} pixels; at most {LONGEST_SHAPE} times as long as wide can be read"
         )
     image.load()
+    if image.mode == "RGB" and not image.info:
+        return image
     turn = TURNS.get(_orientation(image)) if upright else None
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bits(image)
