@@ -49,20 +49,29 @@ class ComparedRuns:
         if main.resume_from_checkpoint and self.path.exists():
             self.scores = read_json(self.path, "Delete it, and the same command makes it anew.")
         self._waiting = deque(name for name in configs if name not in self.scores)
-        self._lock, self._thread, self._process, self._error = Lock(), None, None, None
+        self._lock, self._thread, self._error = Lock(), None, None
+        self._process, self._connection = None, None
         self._threads = torch.get_num_threads()
 
     def __enter__(self) -> "ComparedRuns":
-        """Make all runs, or have another process begin with them."""
-        if not run_beside(self.main, [self.configs[name] for name in self._waiting]):
-            self._make_all()
-            return self
+        """Where runs are made beside the main one, start the process that will: it imports while the main one loads."""
+        if run_beside(self.main, [self.configs[name] for name in self._waiting]):
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=_work, args=(os.getpid(), theirs), daemon=True)
+            self._process.start()
+            theirs.close()  # so that its end is noticed here
+        return self
+
+    def begin(self) -> None:
+        """Make all runs, or have the other process begin with them."""
+        if self._process is None:
+            return self._make_all()
         longest_first = sorted(self._waiting, key=lambda name: not self.configs[name].lambda_sds)
         self._waiting = deque(longest_first)
         torch.set_num_threads(max(1, min(self._threads, cores() // 2)))
         self._thread = Thread(target=self._make_beside, daemon=True)
         self._thread.start()
-        return self
 
     def finish(self) -> dict[str, dict]:
         """Make what is left, wait for the other process, and return run -> scores in the order of the configurations."""
@@ -82,9 +91,9 @@ class ComparedRuns:
     def __exit__(self, *_) -> None:
         """End what is still under way, where the main run failed."""
         self._waiting.clear()
+        if self._process is not None:
+            self._process.terminate()
         if self._thread is not None:
-            if self._process is not None:
-                self._process.terminate()
             self._thread.join()
             torch.set_num_threads(self._threads)
 
@@ -100,16 +109,11 @@ class ComparedRuns:
             self._error = error
 
     def _made_apart(self, name: str) -> dict:
-        """The scores of a run that a process of its own makes."""
-        context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
-        work = self.model, self.data, name, self.configs[name], torch.get_num_threads(), os.getpid(), sender
-        self._process = context.Process(target=_make_apart, args=work, daemon=True)
-        self._process.start()
-        sender.close()  # so that its end is noticed here
+        """The scores of a run that the other process makes."""
         try:
-            scores, error = receiver.recv()
-        except EOFError:
+            self._connection.send((self.model, self.data, name, self.configs[name], torch.get_num_threads()))
+            scores, error = self._connection.recv()
+        except (EOFError, ConnectionError):
             self._process.join()
             error = OSError(
                 f"the run {name!r} was compared with in a process that ended with exit code {self._process.exitcode}; what "
@@ -118,7 +122,6 @@ class ComparedRuns:
             )
         if error is not None:
             raise error
-        self._process.join()
         return scores
 
     def _take(self) -> str | None:
@@ -146,26 +149,20 @@ def _make(model: ModelArguments, data: DataArguments, name: str, config: SDSCLIP
     return scores
 
 
-def _make_apart(
-    model: ModelArguments,
-    data: DataArguments,
-    name: str,
-    config: SDSCLIPConfig,
-    threads: int,
-    parent: int,
-    sender: Connection,
-) -> None:
-    """The same in a process of its own; sends the scores and, in their place, the error that there was."""
+def _work(parent: int, connection: Connection) -> None:
+    """Make the runs that are asked for; sends the scores of each and, in their place, the error that there was."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     Thread(target=_end_with, args=(parent,), daemon=True).start()
     hush_libraries()
-    torch.set_num_threads(threads)
-    try:
-        found = _make(model, data, name, config, position=1), None
-    except ERRORS as error:
-        kind = next(kind for kind in ERRORS if isinstance(error, kind))
-        found = None, kind(f"compare: {name!r}: {error}")
-    sender.send(found)
+    while True:
+        model, data, name, config, threads = connection.recv()
+        torch.set_num_threads(threads)
+        try:
+            found = _make(model, data, name, config, position=1), None
+        except ERRORS as error:
+            kind = next(kind for kind in ERRORS if isinstance(error, kind))
+            found = None, kind(f"compare: {name!r}: {error}")
+        connection.send(found)
 
 
 def _end_with(parent: int) -> None:

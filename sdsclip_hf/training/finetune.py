@@ -2,7 +2,8 @@
 
 import logging
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import datasets
@@ -58,32 +59,18 @@ def _finetune(arguments: Arguments, command: str) -> dict:
     model, data, config = arguments
     state, folder = PartialState(), Path(config.output_dir)
     is_new = not any(path.name not in LOCK_FILES for path in folder.iterdir()) if state.is_main_process else False
-    try:
-        for benchmark in expand([*data.test_benchmarks, *(config.benchmarks or [])]):
-            cached_benchmark(benchmark)
+    with _nothing_left_by_errors(folder if is_new else None):
         to_compare = {name: config_of(name, options, config) for name, options in (data.compare or {}).items()}
-        check_optimizer(config)
-        trainer = make_trainer(model, data, config, data.label)
-        next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
-        set_seed(config.seed)
-    except BaseException:
-        if is_new and not (folder / BAD_IMAGES_FILE).exists():
-            clear(folder)
-        raise
-    commands = _commands(folder, command, config)
-    trainer.card_facts["arguments"] = "".join(f"# {one}\n" for one in commands) + as_yaml(*arguments)
-    if state.is_main_process and not config.resume_from_checkpoint:  # a resumed run may yet be refused
-        if data.overwrite_output_dir:
-            clear(folder)
-        write_text(folder / RUN_ARGUMENTS_FILE, trainer.card_facts["arguments"])
-    results = {"command": command, "versions": versions(), "output_dir": str(folder), "label": data.label}
-    results |= {"base_revision": trainer.base_revision, "dataset_revision": _revision(trainer)}
-    results["benchmarks"] = {spec: cached_benchmark(spec).source for spec in expand(data.test_benchmarks)}
-    trainer.card_facts |= {"dataset_name": data.dataset_name, "dataset_revision": results["dataset_revision"]}
-    trainer.card_facts["commands"] = commands
-    if state.is_main_process:
-        announce(model, data, config, trainer.num_rows, trainer.get_total_train_batch_size(config))
     with ComparedRuns(model, data, to_compare, config) as compared:
+        with _nothing_left_by_errors(folder if is_new else None):
+            for benchmark in expand([*data.test_benchmarks, *(config.benchmarks or [])]):
+                cached_benchmark(benchmark)
+            check_optimizer(config)
+            trainer = make_trainer(model, data, config, data.label)
+            next(iter(trainer.get_train_dataloader()))  # what is wrong with the data shows before anything is written
+            set_seed(config.seed)
+        results = _begin(arguments, command, trainer)
+        compared.begin()
         results["before"] = _score_before(trainer, data, folder)
         set_seed(config.seed)  # whatever was compared with
         started = time.perf_counter()
@@ -109,6 +96,37 @@ def _finetune(arguments: Arguments, command: str) -> dict:
         commit = trainer.push_to_hub(f"{data.label}, {results['steps']} steps")
         if state.is_main_process:
             print(f"On the Hub: {commit}")
+    return results
+
+
+@contextmanager
+def _nothing_left_by_errors(folder: Path | None) -> Iterator[None]:
+    """Clear a folder that is new where what follows fails, but for what is told of pictures that cannot be read."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None and not (folder / BAD_IMAGES_FILE).exists():
+            clear(folder)
+        raise
+
+
+def _begin(arguments: Arguments, command: str, trainer: SDSCLIPTrainer) -> dict:
+    """Write down what was asked for, say what is about to be done, and return the results as far as they are known."""
+    model, data, config = arguments
+    folder = Path(config.output_dir)
+    commands = _commands(folder, command, config)
+    trainer.card_facts["arguments"] = "".join(f"# {one}\n" for one in commands) + as_yaml(*arguments)
+    if trainer.is_world_process_zero() and not config.resume_from_checkpoint:  # a resumed run may yet be refused
+        if data.overwrite_output_dir:
+            clear(folder)
+        write_text(folder / RUN_ARGUMENTS_FILE, trainer.card_facts["arguments"])
+    results = {"command": command, "versions": versions(), "output_dir": str(folder), "label": data.label}
+    results |= {"base_revision": trainer.base_revision, "dataset_revision": _revision(trainer)}
+    results["benchmarks"] = {spec: cached_benchmark(spec).source for spec in expand(data.test_benchmarks)}
+    trainer.card_facts |= {"dataset_name": data.dataset_name, "dataset_revision": results["dataset_revision"]}
+    trainer.card_facts["commands"] = commands
+    if trainer.is_world_process_zero():
+        announce(model, data, config, trainer.num_rows, trainer.get_total_train_batch_size(config))
     return results
 
 

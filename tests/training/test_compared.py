@@ -47,7 +47,7 @@ def test_runs_beside_the_main_run_score_alike_and_their_failure_loses_nothing(wo
 def test_a_process_beside_the_main_run_that_is_killed_is_told(words, monkeypatch):
     monkeypatch.setattr("sdsclip_hf.training.compared.STEPS_THAT_PAY", 1)
     monkeypatch.setattr("sdsclip_hf.training.compared.cores", lambda: 2)
-    monkeypatch.setattr(beside, "_make_apart", os._exit)  # takes the arguments of none of them
+    monkeypatch.setattr(beside, "_work", os._exit)  # which takes other arguments
     with pytest.raises(SystemExit, match="'other' was compared with in a process that ended with exit code"):
         main(words(compare="{other: {lambda_sds: 2.0}}"))
     assert json.loads(Path("out/results.json").read_text())["compared"] == {}
