@@ -102,15 +102,18 @@ class SDSCLIPConfig(TrainingArguments):
     )
     sds_gradient: Gradient = knob(
         "full",
-        "Gradient of L_SDS: through the denoiser (full), or leaving its Jacobian out (stop_gradient; weigh it constant or "
-        "sigma_squared, since velocity makes it grow as 1/alpha_t).",
+        "Gradient of L_SDS: through the denoiser (full), or leaving its Jacobian out (stop_gradient).",
     )
-    sds_weighting: Weighting = knob(
-        "constant", "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, gamma)/SNR, or 1/alpha_t^2."
+    sds_weighting: Weighting | None = knob(
+        None,
+        "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, gamma)/SNR, or 1/alpha_t^2; default: velocity for "
+        "flow models, constant for others.",
     )
     snr_gamma: float = knob(5.0, "Gamma of sds_weighting=min_snr, a ratio without unit.")
     timestep_range: list[int] | None = knob(
-        None, "First and last timestep that L_SDS draws, both inclusive; default: the teacher's whole schedule."
+        None,
+        "First and last timestep that L_SDS draws, both inclusive; default: the teacher's whole schedule, of a flow "
+        "model 20 to 980.",
     )
     distill_every: int = knob(
         1,
@@ -331,13 +334,15 @@ class SDSCLIPConfig(TrainingArguments):
         for name, choices in (
             ("sds_reading", READINGS),
             ("sds_gradient", GRADIENTS),
-            ("sds_weighting", WEIGHTINGS),
+            ("sds_weighting", (*WEIGHTINGS, None)),
             ("ranking_targets", RANKING_TARGETS),
             ("trainable", TRAINABLE),
             ("mapper_warmup_inputs", ("image", "text")),
             ("teacher_dtype", ("float32", "bfloat16", "float16")),
         ):
-            _require(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
+            _require(
+                getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(filter(None, choices))}"
+            )
         if self.timestep_range is not None:
             fits = len(self.timestep_range) == 2 and 0 <= self.timestep_range[0] <= self.timestep_range[1]
             _require(fits, "timestep_range", self.timestep_range, "two timesteps, 0 <= first <= last")

@@ -19,8 +19,10 @@ from torch.utils.checkpoint import checkpoint
 Reading = Literal["noised", "as_printed"]
 Gradient = Literal["full", "stop_gradient"]
 Weighting = Literal["constant", "sigma_squared", "min_snr", "velocity"]
+Prediction = Literal["epsilon", "v_prediction", "flow"]
 RankingTargets = Literal["teacher", "labels"]
 READINGS, GRADIENTS, WEIGHTINGS, RANKING_TARGETS = map(get_args, (Reading, Gradient, Weighting, RankingTargets))
+PREDICTIONS = get_args(Prediction)
 
 
 class KnownAnswers(Protocol):
@@ -132,8 +134,8 @@ def noise_weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, snr_gamma: 
 
     ``constant``: 1, the paper's. ``sigma_squared``: sigma_t^2, score distillation's (DreamFusion, arXiv 2209.14988).
     ``min_snr``: min(SNR, gamma) / SNR with SNR = alpha^2 / sigma^2 (arXiv 2303.09556). ``velocity``: 1 / alpha_t^2,
-    which turns the error in the noise into the error in the velocity v = alpha * eps - sigma * z0, so that the high
-    noise at which the layout of a picture is decided keeps its say.
+    which turns the error in the noise into the error in the velocity, v = alpha * eps - sigma * z0 or a flow's eps - z0,
+    so that the high noise at which the layout of a picture is decided keeps its say.
 
     Args:
         weighting: one of the names above.
@@ -175,13 +177,50 @@ def add_noise(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> T
     return alpha.view(shape) * latents + sigma.view(shape) * noise
 
 
+def predicted_noise(prediction: Prediction, predicted: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """eps_hat: what a denoiser's own prediction says of the noise.
+
+    Args:
+        prediction: ``epsilon``, the noise; ``v_prediction``, v = alpha * eps - sigma * z0; ``flow``, eps - z0.
+        predicted: by the denoiser, (B, C, h, w).
+        noisy: z_t, which it saw, (B, C, h, w).
+        alpha, sigma: the schedule's coefficients, (B,): alpha^2 + sigma^2 = 1, or for ``flow`` alpha + sigma = 1.
+
+    Returns:
+        (B, C, h, w). The clean latents that it means are (z_t - sigma * eps_hat) / alpha.
+
+    Raises:
+        ValueError: an unknown prediction.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf.losses import add_noise, predicted_noise
+
+    latents, noise, half = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), torch.tensor([0.5])
+    noisy = add_noise(latents, noise, half, half)
+    print(torch.equal(predicted_noise("flow", noise - latents, noisy, half, half), noise))  # True
+    ```
+    """
+    shape = (-1, *[1] * (noisy.dim() - 1))
+    if prediction == "epsilon":
+        return predicted
+    if prediction == "v_prediction":
+        return alpha.view(shape) * predicted + sigma.view(shape) * noisy
+    if prediction == "flow":
+        return noisy + alpha.view(shape) * predicted
+    raise ValueError(f"unknown prediction {prediction!r}; choose from {', '.join(PREDICTIONS)}.")
+
+
 def distillation_loss(
     latents: Tensor,
     noise: Tensor,
     alpha: Tensor,
     sigma: Tensor,
-    predict_noise: Callable[[Tensor], Tensor],
+    predict: Callable[[Tensor], Tensor],
     *,
+    prediction: Prediction = "epsilon",
     reading: Reading = "noised",
     gradient: Gradient = "full",
     weighting: Weighting = "constant",
@@ -194,26 +233,29 @@ def distillation_loss(
     target is then independent of the input.
 
     Gradient ``full`` (default) runs back through the denoiser. ``stop_gradient`` calls the denoiser under no_grad and
-    leaves its Jacobian out, as DreamFusion does: d loss / d z0 := w(t) * 2 / N * (eps_hat - eps) with N the number of
-    elements of a latent, which is the full gradient with alpha_t * J replaced by the identity. The value is the same.
+    leaves its Jacobian out, as DreamFusion does; the value is the same. The predicted noise then follows z_t as it stands:
+    d eps_hat / d z_t is 1 where the denoiser predicts noise or a flow, and sigma_t where it predicts v.
 
-    The squared norm is taken as a mean over the N elements, so that lambda does not depend on the latent size.
+    The error is the squared error of the predicted noise times w(t), whatever the denoiser predicts, so that weightings
+    mean the same for all. The squared norm is taken as a mean over the N elements, so that lambda does not depend on the
+    latent size.
 
     Args:
         latents: z0 = h_w(f_phi(x)), (B, C, h, w).
         noise: eps, standard normal, (B, C, h, w).
         alpha, sigma: the schedule's coefficients at the sampled timesteps, (B,).
-        predict_noise: the frozen denoiser, from its input (B, C, h, w) to the predicted noise (B, C, h, w).
+        predict: the frozen denoiser, from its input (B, C, h, w) to its prediction (B, C, h, w).
+        prediction: what that is, see [`predicted_noise`].
         reading: ``noised`` or ``as_printed``.
         gradient: ``full`` or ``stop_gradient``.
-        weighting: w(t), see [`noise_weight`].
+        weighting: w(t), see [`noise_weight`]. ``velocity`` is a flow model's own training loss, finite at alpha = 0, too.
         snr_gamma: gamma of weighting ``min_snr``.
 
     Returns:
         (B,) float32
 
     Raises:
-        ValueError: an unknown reading, gradient or weighting.
+        ValueError: an unknown reading, gradient, weighting or prediction.
 
     Example:
 
@@ -237,17 +279,18 @@ def distillation_loss(
     if gradient not in GRADIENTS:
         raise ValueError(f"unknown gradient {gradient!r}; choose from {', '.join(GRADIENTS)}.")
     latents, noise, alpha, sigma = latents.float(), noise.float(), alpha.float(), sigma.float()
-    weight = noise_weight(weighting, alpha, sigma, snr_gamma)  # (B,)
-    denoiser_input = add_noise(latents, noise, alpha, sigma) if reading == "noised" else latents
-    if gradient == "full":
-        residual = predict_noise(denoiser_input).float() - noise
-        return weight * residual.square().flatten(1).mean(1)
-    with torch.no_grad():
-        residual = predict_noise(denoiser_input).float() - noise
-        error = residual.square().flatten(1).mean(1)
-        pull = 2 * residual / residual[0].numel()
-    surrogate = (pull * latents).flatten(1).sum(1)  # its gradient in the latents is ``pull``
-    return weight * (error + surrogate - surrogate.detach())
+    seen = add_noise(latents, noise, alpha, sigma) if reading == "noised" else latents
+    with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "full"):
+        predicted = predict(seen).float()
+    if gradient == "stop_gradient" and prediction == "epsilon":
+        predicted = predicted + (seen - seen.detach())  # nothing, whose derivative is one
+    if prediction == "flow" and reading == "noised":  # eps_hat - eps is alpha times this, which may be 0
+        error = (predicted - (noise - latents)).square().flatten(1).mean(1)
+        if weighting == "velocity":
+            return error
+        return noise_weight(weighting, alpha, sigma, snr_gamma) * alpha.square() * error
+    found = predicted_noise(prediction, predicted, seen, alpha, sigma)
+    return noise_weight(weighting, alpha, sigma, snr_gamma) * (found - noise).square().flatten(1).mean(1)
 
 
 def ranking_loss(cosines: Tensor, errors: Tensor, temperature: float, logit_scale: Tensor | float) -> Tensor:

@@ -224,7 +224,7 @@ def distillation_by_hand(case, reading: str, gradient: str, weighting: str, gamm
         seen = alpha * z0 + sigma * eps if reading == "noised" else z0
         predicted = np.tanh(matrix @ seen + bias)
         residual = predicted - eps
-        jacobian = slope * (1 - predicted**2)[:, None] * matrix if gradient == "full" else np.eye(ELEMENTS)
+        jacobian = slope * ((1 - predicted**2)[:, None] * matrix if gradient == "full" else np.eye(ELEMENTS))
         weight = weight_by_hand(weighting, alpha, sigma, gamma)
         values.append(weight * sum(residual**2) / ELEMENTS)
         gradients.append(weight * 2 / ELEMENTS * jacobian.T @ residual)
@@ -264,7 +264,7 @@ def test_full_gradient_equals_central_differences(case, reading, weighting):
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_stop_gradient_form_equals_the_pull_towards_the_denoised_latent(case, weighting):
-    """0.5 w (alpha/sigma) (2/N) ||z0 - x0_hat||^2 with x0_hat = (z_t - sigma eps_hat) / alpha held fixed."""
+    """0.5 w (alpha^2/sigma) (2/N) ||z0 - x0_hat||^2 with x0_hat = (z_t - sigma eps_hat) / alpha held fixed."""
     latents, noise, alpha, sigma, denoiser = case
     latents.requires_grad_(True)
     loss = distillation_loss(latents, noise, alpha, sigma, denoiser, gradient="stop_gradient", weighting=weighting)
@@ -275,7 +275,7 @@ def test_stop_gradient_form_equals_the_pull_towards_the_denoised_latent(case, we
     coefficients = zip(alpha.tolist(), sigma.tolist(), strict=True)
     weight = torch.tensor([weight_by_hand(weighting, *pair, 5.0) for pair in coefficients])
     distances = (latents - denoised).square().sum((1, 2, 3))
-    (of_pull,) = torch.autograd.grad((0.5 * weight * alpha / sigma * 2 / ELEMENTS * distances).sum(), latents)
+    (of_pull,) = torch.autograd.grad((0.5 * weight * alpha.square() / sigma * 2 / ELEMENTS * distances).sum(), latents)
     torch.testing.assert_close(of_loss, of_pull, rtol=1e-3, atol=1e-5)
 
 

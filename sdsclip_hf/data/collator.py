@@ -10,6 +10,8 @@ from transformers import CLIPProcessor
 from sdsclip_hf.data.duplicates import caption_key, caption_keys, picture_keys, token_key
 from sdsclip_hf.data.scores import RankedItem
 
+PROMPTS = "prompts."  # what a batch's entries for the teacher begin with
+
 
 @dataclass
 class ImageCaptionCollator:
@@ -17,9 +19,9 @@ class ImageCaptionCollator:
 
     Args:
         processor: the student's.
-        teacher_tokenize: a teacher's [`DiffusionTeacher.tokenize`]; None when no term needs prompts.
+        prompts: gives what a teacher's denoiser is told of captions, or captions as [`conditions.as_bytes`] does, tensors
+            by name with a row each; None when no term needs them.
         max_candidates: K, how many candidates a picture has at most; 0 when no term needs them.
-        prompts: the teacher's prompts of captions, (N, L, D), where they are at hand; default: its tokens are given.
         with_keys: whether to tell by what numbers equal pictures and captions are known.
 
     An example holds ``image`` or, preprocessed, ``pixel_values``, and ``caption``, with candidates ``item``, too; and
@@ -29,7 +31,7 @@ class ImageCaptionCollator:
     to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads;
     ``caption_empty`` (B,); in evaluation ``readable`` (B,), false where a blank stands for a picture that could not be
     read or a caption that is missing; with a teacher
-    ``teacher_input_ids`` (B, T) or ``teacher_prompts`` (B, T, D); and with candidates ``candidate_input_ids`` and
+    ``prompts.NAME`` (B, ...) of all that ``prompts`` gives; and with candidates ``candidate_input_ids`` and
     ``candidate_attention_mask`` (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K),
     the teacher's d(x, c_k), NaN where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).
     Keys, int64, are equal where pictures or the words of captions are: ``picture_keys`` (B,), ``caption_keys`` (B, C) of
@@ -52,9 +54,8 @@ class ImageCaptionCollator:
     """
 
     processor: CLIPProcessor
-    teacher_tokenize: Callable[[Sequence[str]], Tensor] | None = None
+    prompts: Callable[[Sequence[str]], dict[str, Tensor]] | None = None
     max_candidates: int = 0
-    prompts: Callable[[Sequence[str]], Tensor] | None = None
     with_keys: bool = True
 
     def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
@@ -77,9 +78,7 @@ class ImageCaptionCollator:
         if "readable" in examples[0]:
             batch["readable"] = torch.tensor([example["readable"] for example in examples])
         if self.prompts is not None:
-            batch["teacher_prompts"] = self.prompts(captions)
-        elif self.teacher_tokenize is not None:
-            batch["teacher_input_ids"] = self.teacher_tokenize(captions)
+            batch |= {f"{PROMPTS}{name}": values for name, values in self.prompts(captions).items()}
         keys = self._text_keys(texts, tokens.input_ids, tokens.attention_mask) if self.with_keys else None
         if keys is not None:
             batch["picture_keys"] = picture_keys(batch["pixel_values"])

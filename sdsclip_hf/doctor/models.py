@@ -13,7 +13,7 @@ from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub, Place
 from sdsclip_hf.students.sdsclip_model import clip_config
-from sdsclip_hf.teachers.pipeline_layout import check_layout, model_index
+from sdsclip_hf.teachers.loading import SavedPipeline
 
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
 TOKENIZER = ("tokenizer.json", "vocab.json")
@@ -94,25 +94,25 @@ def check_teacher(case: Case, hub: Hub) -> Iterator[Finding]:
     for revision, variant in sorted(wanted, key=str):
         place = hub.place(name, "model", option, revision)
         unlike = [] if "model_index.json" in place.files else ["model_index.json"]
-        remedy = f"Give {option} what save_pretrained of a Stable Diffusion pipeline wrote."
+        remedy = f"Give {option} what save_pretrained of a text-to-image pipeline wrote; `sdsclip teachers` lists them."
         _check_whole("diffusion model", place, unlike, remedy)
-        files = _teacher_files(place, variant, option)
-        resolved = expand(shapes.resolve(name))
-        check_layout(name, model_index(resolved, revision))
-        yield Finding("ok", "teacher", _told(case, hub, place, files, "Stable Diffusion's layout"))
+        saved = SavedPipeline(expand(shapes.resolve(name)), revision, variant)
+        files = _teacher_files(place, saved, option)
+        yield Finding("ok", "teacher", _told(case, hub, place, files, f"a {saved.kind}"))
+        yield from (Finding("warn", "teacher", told, remedy) for told, remedy in saved.doubts())
     case.missing.remove("teacher")
 
 
-def _teacher_files(place: Place, variant: str | None, option: str) -> list[str]:
+def _teacher_files(place: Place, saved: SavedPipeline, option: str) -> list[str]:
     """What of it is read; raises Trouble where some of it is not there."""
-    chosen, missing = ["model_index.json"], []
-    for folder in ("unet", "text_encoder"):
+    chosen, missing, variant = ["model_index.json"], [], saved.variant
+    for folder in saved.weighty:
         weights = weights_of(place.files, folder, variant)
         if not weights:
             missing.append(f"weights in {folder}" + (f" of the variant {variant!r}" if variant else ""))
         missing += [] if f"{folder}/config.json" in place.files else [f"{folder}/config.json"]
         chosen += [*weights, *_small(place.files, folder)]
-    for folder in ("tokenizer", "scheduler"):
+    for folder in saved.small:
         found = _small(place.files, folder)
         missing += [] if found else [folder]
         chosen += found

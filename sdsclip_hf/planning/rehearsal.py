@@ -9,11 +9,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-import transformers
-from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoTokenizer, CLIPModel, Trainer
+from transformers import CLIPModel, Trainer
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.errors import expand, explain_loading
@@ -23,12 +21,15 @@ from sdsclip_hf.losses import contrastive_loss
 from sdsclip_hf.planning.ledger import Ledger, Phase
 from sdsclip_hf.scoring.candidates import parse_sources
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput, clip_config
+from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
-from sdsclip_hf.teachers.pipeline_layout import check_layout, model_index
+from sdsclip_hf.teachers.families.family import blocks_of
+from sdsclip_hf.teachers.loading import SavedPipeline
 from sdsclip_hf.training.parts import load_teacher, make_student
 
 STUDENT, DENOISER, ENCODER = PARTS = ("student", "denoiser", "caption encoder")
 WEIGHTS, OPTIMIZER, FORWARD, BACKWARD, GAP = "weights", "optimiser", "forward", "backward", "gap"
+CAPTION_WORDS = 32  # tokens of a caption, where a family's denoiser sees those alone and no padding
 ADAM_BYTES = 8  # two float32 numbers a weight
 CHECKPOINTING = "activation_checkpointing"
 if not hasattr(SDSCLIPConfig, CHECKPOINTING):  # before transformers 5.23
@@ -77,17 +78,18 @@ def rehearse(
     has_others = config.lambda_rank or config.hard_negatives
     others = _other_candidates(config) if has_others else 0
     optimizer_bytes = _optimizer_bytes(config)
+    bare = _bare_teacher(teacher, config) if teacher and config.lambda_sds else None
     with torch.device("meta"):
         clip = CLIPModel(clip_config(expand(shapes.resolve(model))))
-        bare = _bare_teacher(teacher, config) if teacher and config.lambda_sds else None
         loaded = load_teacher(bare, config)
         student = make_student(clip, loaded, config, peft_config=None)
     with FakeTensorMode():
         _empty(student)
         if loaded is not None:
             _empty(loaded)
+        prompt = _prompts(loaded, 1) if loaded is not None else {}
         with Ledger() as ledger:
-            step = _Step(ledger, student, loaded, config, others, caption_tokens, processes)
+            step = _Step(ledger, student, loaded, config, others, prompt, caption_tokens, processes)
             cost = step.run(optimizer_bytes)
     if config.shard_teacher and loaded is not None:
         weights = Phase(DENOISER, WEIGHTS)
@@ -97,26 +99,28 @@ def rehearse(
 
 def _sharded(denoiser: nn.Module, whole: int, processes: int) -> int:
     """The bytes of the denoiser's weights on each process, and of the largest block, which is whole while it computes."""
-    blocks = [*denoiser.down_blocks, *denoiser.up_blocks, *filter(None, [denoiser.mid_block])]
-    return whole // processes + max(sum(weight.nbytes for weight in block.parameters()) for block in blocks)
+    blocks = [sum(weight.nbytes for weight in block.parameters()) for block in blocks_of(denoiser)]
+    return whole // processes + max(blocks)
 
 
 def _bare_teacher(name_or_path: str, config: SDSCLIPConfig) -> DiffusionTeacher:
     """What [`DiffusionTeacher.from_pretrained`] gives, but for the weights."""
-    name, hub = expand(shapes.resolve(name_or_path)), {"revision": config.teacher_revision}
+    name = expand(shapes.resolve(name_or_path))
     with explain_loading("the teacher", name, "--teacher_name_or_path"):
-        index = model_index(name, **hub)
-        check_layout(name, index)
-        encoder_class = getattr(transformers, index["text_encoder"][1])
-        encoder_config = encoder_class.config_class.from_pretrained(name, subfolder="text_encoder", **hub)
-        denoiser_config = UNet2DConditionModel.load_config(name, subfolder="unet", **hub)
-        tokenizer = AutoTokenizer.from_pretrained(name, subfolder="tokenizer", **hub)
-        scheduler = DDPMScheduler.from_pretrained(name, subfolder="scheduler", **hub)
-    denoiser, encoder = UNet2DConditionModel.from_config(denoiser_config), encoder_class(encoder_config)
+        pipeline = SavedPipeline(name, config.teacher_revision).text_side(
+            getattr(torch, config.teacher_dtype), bare=True
+        )
+        pipeline.vae = None
+        teacher = DiffusionTeacher(pipeline, config.latent_size)
     if config.teacher_gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
-    denoiser, encoder = (part.to(getattr(torch, config.teacher_dtype)) for part in (denoiser, encoder))
-    return DiffusionTeacher(denoiser, encoder, tokenizer, scheduler, latent_size=config.latent_size)
+        teacher.denoiser.enable_gradient_checkpointing()
+    return teacher
+
+
+def _prompts(teacher: DiffusionTeacher, captions: int) -> Conditions:
+    """What the denoiser is told of captions, of tensors without contents, encoded as the real ones are."""
+    with torch.no_grad():
+        return teacher.family.rehearse(captions, CAPTION_WORDS)
 
 
 def _empty(module: nn.Module) -> None:
@@ -125,7 +129,8 @@ def _empty(module: nn.Module) -> None:
         for name, weight in part.named_parameters(recurse=False):
             empty = torch.empty(weight.shape, dtype=weight.dtype)
             setattr(part, name, nn.Parameter(empty, weight.requires_grad))
-        for name, buffer in part.named_buffers(recurse=False):
+        plain = [(name, value) for name, value in vars(part).items() if isinstance(value, Tensor)]
+        for name, buffer in (*part.named_buffers(recurse=False), *plain):
             setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
@@ -145,6 +150,7 @@ class _Step:
         student, teacher: of tensors without contents.
         config: of the run.
         others: captions of an image that are encoded beside its own.
+        prompt: what the denoiser is told of one caption, of tensors without contents; nothing without a teacher.
         tokens: their length; default: as many as the text tower reads.
         processes: of the run.
     """
@@ -156,6 +162,7 @@ class _Step:
         teacher: DiffusionTeacher | None,
         config: SDSCLIPConfig,
         others: int,
+        prompt: Conditions,
         tokens: int | None,
         processes: int,
     ):
@@ -164,10 +171,7 @@ class _Step:
         self.texts = self.images * (1 + others)
         self.tokens = tokens or student.config.text_config.max_position_embeddings
         self.caches_prompts = config.prompt_cache_dir is not None
-        self.prompt_shape, self.prompt_dtype = None, None
-        if teacher is not None:
-            self.prompt_shape = (self.images, teacher.max_length, teacher.text_encoder.config.hidden_size)
-            self.prompt_dtype = teacher.dtype
+        self.prompt = prompt
 
     def run(self, optimizer_bytes: float | None) -> StepCost:
         config, ledger = self.config, self.ledger
@@ -199,7 +203,7 @@ class _Step:
             flops=self._averaged(ledger.flops),
             memory={phase: size for phase, size in ledger.peak.items() if size},
             latent_shape=None if self.teacher is None else self.teacher.latent_shape,
-            prompt_bytes=math.prod(self.prompt_shape[1:]) * self.prompt_dtype.itemsize if self.teacher else 0,
+            prompt_bytes=sum(value.nbytes for value in self.prompt.values()),
             knows_optimizer=optimizer_bytes is not None,
         )
 
@@ -207,7 +211,8 @@ class _Step:
         parts = {STUDENT: self.student}
         if self.teacher is not None:
             parts |= {DENOISER: self.teacher.denoiser}
-            parts |= {} if self.caches_prompts else {ENCODER: self.teacher.text_encoder}
+            encoders = nn.ModuleList(self.teacher.text_encoders.values())
+            parts |= {} if self.caches_prompts else {ENCODER: encoders}
         for name, part in parts.items():
             with self.ledger.during(name, WEIGHTS):
                 self.ledger.hold([*part.parameters(), *part.buffers()])
@@ -263,9 +268,9 @@ class _Step:
         latents.register_hook(self._enter_student)
         with ledger.during(ENCODER, FORWARD):
             if self.caches_prompts:
-                prompts = torch.empty(self.prompt_shape, dtype=self.prompt_dtype)[:rows]
+                prompts = {name: value.new_empty(rows, *value.shape[1:]) for name, value in self.prompt.items()}
             else:
-                prompts = teacher.encode_tokens(torch.ones(rows, teacher.max_length, dtype=torch.long))
+                prompts = _prompts(teacher, rows)
         draw = torch.zeros(rows, dtype=torch.long), torch.empty(latents.shape)
         options = {"reading": self.config.sds_reading, "gradient": self.config.sds_gradient}
         with ledger.during(DENOISER, FORWARD):

@@ -30,8 +30,8 @@ class ModelArguments:
     )
     teacher_name_or_path: str | None = knob(
         None,
-        "The diffusion model: a Hub id or folder in Stable Diffusion's layout, or shapes/teacher. Default: the bundled "
-        "teacher with a bundled student, none with another.",
+        "The diffusion model: the Hub id or folder of a pipeline (see sdsclip teachers), or shapes/teacher. Default: the "
+        "bundled teacher with a bundled student, none with another.",
     )
 
 

@@ -127,6 +127,7 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
         ValueError: there is none, or it does not fit ``args``.
     """
     if args.lambda_sds == 0:
+        args.sds_weighting = args.sds_weighting or "constant"
         return None
     if teacher is None:
         raise ValueError(
@@ -152,6 +153,7 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
         )
     if args.timestep_range is not None:
         teacher.check_timestep_range(args.timestep_range)
+    args.sds_weighting = args.sds_weighting or teacher.schedule.default_weighting
     return teacher
 
 
@@ -182,13 +184,13 @@ def _check_compiled(teacher: DiffusionTeacher, pairs: int) -> None:
     draw = torch.Generator().manual_seed(0)
     like = {"device": teacher.device, "dtype": teacher.dtype}
     latents, direction = (torch.randn(pairs, *teacher.latent_shape, generator=draw).to(**like) for _ in range(2))
-    prompt_shape = pairs, teacher.max_length, teacher.denoiser.config.cross_attention_dim
-    prompts = torch.randn(prompt_shape, generator=draw).to(**like)
-    timesteps = torch.linspace(0, teacher.num_timesteps - 1, pairs).long().to(teacher.device)
-    gradients = []
-    for predict in (teacher.denoiser.forward, teacher.denoiser):  # only the second is compiled
+    prompts = teacher.encode_captions(["a photo"] * pairs)
+    timesteps = torch.linspace(*teacher.schedule.default_range, pairs).long().to(teacher.device)
+    gradients, compiled = [], teacher.denoiser._compiled_call_impl
+    for call in (None, compiled):
+        teacher.denoiser._compiled_call_impl = call
         noisy = latents.clone().requires_grad_()
-        predicted = predict(noisy, timesteps, prompts).sample
+        predicted = teacher.predict(noisy, timesteps, prompts)
         gradients.append(torch.autograd.grad((predicted * direction).float().sum(), noisy)[0].float())
     plain, compiled = gradients
     difference = ((compiled - plain).norm() / plain.norm()).item()

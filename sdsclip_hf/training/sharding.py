@@ -11,6 +11,7 @@ from transformers.utils.versions import require_version
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+from sdsclip_hf.teachers.families.family import blocks_of
 
 
 def shard_teacher(teacher: DiffusionTeacher, device: torch.device, world_size: int) -> None:
@@ -33,9 +34,8 @@ def shard_teacher(teacher: DiffusionTeacher, device: torch.device, world_size: i
         )
     mesh = init_device_mesh(device.type, (world_size,))
     denoiser = teacher.denoiser
-    for block in (*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks):
-        if block is not None:
-            fully_shard(block, mesh=mesh)
+    for block in blocks_of(denoiser):
+        fully_shard(block, mesh=mesh)
     fully_shard(denoiser, mesh=mesh)
 
 

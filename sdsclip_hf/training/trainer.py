@@ -19,6 +19,7 @@ from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.data.collator import ImageCaptionCollator
 from sdsclip_hf.losses import gradient_norms
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput, check_clip, check_processor, load_clip
+from sdsclip_hf.teachers.conditions import as_bytes
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.training.callbacks import ClampLogitScale, TellEpoch
 from sdsclip_hf.training.checkpoint_trainer import CheckpointTrainer
@@ -129,7 +130,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         as_data = DatasetMaker(args, processing_class.image_processor, self.scores, needs_candidates)
         max_candidates = self.scores.max_candidates if needs_candidates else 0
         train_dataset, eval_dataset = as_data(train_dataset, training=True), as_data(eval_dataset)
-        prompts, fingerprints = None, {"base_fingerprint": self.base_fingerprint}
+        prompts, fingerprints = teacher and as_bytes, {"base_fingerprint": self.base_fingerprint}
         if self.scores is not None:
             fingerprints["scores_fingerprint"] = self.scores.fingerprint
         if teacher is not None:
@@ -140,14 +141,13 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
             if args.prompt_cache_dir is not None:
                 prompts = cache_prompts(teacher, train_dataset, eval_dataset, args)
                 if given_teacher is not teacher:
-                    teacher.text_encoder = None  # frees its memory
+                    teacher.free_text_encoders()
         kwargs.setdefault(
             "data_collator",
             ImageCaptionCollator(
                 processing_class,
-                teacher and teacher.prompt_tokenizer,
-                max_candidates,
                 prompts,
+                max_candidates,
                 with_keys=args.mask_duplicates,
             ),
         )
