@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers import DiffusionPipeline
@@ -12,6 +12,22 @@ from torch import Tensor, nn
 
 from sdsclip_hf.teachers.conditions import Conditions, shortened
 from sdsclip_hf.teachers.schedule import Level
+
+
+class Known(NamedTuple):
+    """A checkpoint that many use.
+
+    Args:
+        name: its Hub id.
+        weights: of the denoiser, in billions.
+        cost: of one call of it for one picture of 512 x 512, in 10^12 operations.
+        licence: of the weights, by its short name; look at the checkpoint's page before you rely on it.
+    """
+
+    name: str
+    weights: float
+    cost: float
+    licence: str
 
 
 class Family:
@@ -31,7 +47,7 @@ class Family:
         mask: which of them is zero where there is no word; None where padding counts as words do.
         is_flow: whether it is a flow model.
         multiple: of what latents' height and width must be a multiple.
-        packages: what its pipelines import beside diffusers' own needs.
+        known: checkpoints that many use.
         distilled: whether all of its checkpoints were distilled from others.
         exact_autoencoder: whether the autoencoder stays in float32, whose numbers may be too large for float16.
         version: raised where a convention is corrected, since scores change by it.
@@ -44,7 +60,7 @@ class Family:
     mask: ClassVar[str | None] = None
     is_flow: ClassVar[bool] = True
     multiple: ClassVar[int] = 2
-    packages: ClassVar[tuple[str, ...]] = ()
+    known: ClassVar[tuple[Known, ...]] = ()
     distilled: ClassVar[bool] = False
     exact_autoencoder: ClassVar[bool] = True
     version: ClassVar[int] = 1

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sdsclip_hf.teachers.conditions import Conditions
-from sdsclip_hf.teachers.families.family import Family
+from sdsclip_hf.teachers.families.family import Family, Known
 from sdsclip_hf.teachers.families.packing import from_patches, grid_ids, to_patches
 from sdsclip_hf.teachers.schedule import Level
 
@@ -16,6 +16,10 @@ class Flux(Family):
     """
 
     pipelines = ("FluxPipeline",)
+    known = (
+        Known("black-forest-labs/FLUX.1-dev", 11.9, 22, "flux-dev-non-commercial"),
+        Known("black-forest-labs/FLUX.1-schnell", 11.9, 22, "apache-2.0"),
+    )
     needs = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
     outputs = ("encoder_hidden_states", "pooled_projections", None)
     distilled = True  # dev from a guided model, schnell to four steps

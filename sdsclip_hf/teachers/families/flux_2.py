@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sdsclip_hf.teachers.conditions import Conditions
-from sdsclip_hf.teachers.families.family import Family
+from sdsclip_hf.teachers.families.family import Family, Known
 from sdsclip_hf.teachers.families.packing import grid_ids
 from sdsclip_hf.teachers.schedule import Level
 
@@ -17,6 +17,10 @@ class Flux2(Family):
     """
 
     pipelines = ("Flux2KleinPipeline", "Flux2Pipeline")
+    known = (
+        Known("black-forest-labs/FLUX.2-klein-base-4B", 3.9, 10, "apache-2.0"),
+        Known("black-forest-labs/FLUX.2-dev", 32, 88, "flux-dev-non-commercial"),
+    )
     outputs = ("encoder_hidden_states", None)
     multiple = 1
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from sdsclip_hf.teachers.conditions import Conditions
-from sdsclip_hf.teachers.families.family import Family
+from sdsclip_hf.teachers.families.family import Family, Known
 from sdsclip_hf.teachers.families.packing import from_patches, to_patches
 from sdsclip_hf.teachers.families.qwen_image import QwenImage
 from sdsclip_hf.teachers.schedule import Level
@@ -13,6 +13,7 @@ class Krea2(QwenImage):
     """A transformer that is told the words of a vision-language model, at many of its depths; Qwen-Image's latents."""
 
     pipelines = ("Krea2Pipeline",)
+    known = (Known("krea/Krea-2-Raw", 12.8, 28, "see its page"),)
     outputs = ("encoder_hidden_states", "encoder_attention_mask")
     mask = "encoder_attention_mask"
 

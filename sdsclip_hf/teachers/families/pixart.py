@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sdsclip_hf.teachers.conditions import Conditions
-from sdsclip_hf.teachers.families.family import Family
+from sdsclip_hf.teachers.families.family import Family, Known
 from sdsclip_hf.teachers.schedule import Level
 
 
@@ -12,6 +12,7 @@ class PixArt(Family):
     """A transformer that is told the words of T5 and, at 1024 pixels in Alpha, the size of the picture."""
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    known = (Known("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", 0.61, 1.3, "openrail++"),)
     outputs = ("encoder_hidden_states", "encoder_attention_mask")
     mask = "encoder_attention_mask"
     is_flow = False

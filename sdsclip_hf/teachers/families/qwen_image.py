@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sdsclip_hf.teachers.conditions import Conditions
-from sdsclip_hf.teachers.families.family import Family
+from sdsclip_hf.teachers.families.family import Family, Known
 from sdsclip_hf.teachers.families.packing import from_patches, to_patches
 from sdsclip_hf.teachers.schedule import Level
 
@@ -13,6 +13,7 @@ class QwenImage(Family):
     """A transformer that is told the words of a vision-language model; its autoencoder is one of videos."""
 
     pipelines = ("QwenImagePipeline",)
+    known = (Known("Qwen/Qwen-Image", 20.4, 16, "apache-2.0"),)
     outputs = ("encoder_hidden_states", "encoder_hidden_states_mask")
     mask = "encoder_hidden_states_mask"
 

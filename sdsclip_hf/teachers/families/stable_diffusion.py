@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from sdsclip_hf.teachers.conditions import Conditions
-from sdsclip_hf.teachers.families.family import Family
+from sdsclip_hf.teachers.families.family import Family, Known
 from sdsclip_hf.teachers.schedule import Level
 
 
@@ -11,6 +11,7 @@ class StableDiffusion(Family):
     """A UNet that is told the words of CLIP's text tower."""
 
     pipelines = ("StableDiffusionPipeline",)
+    known = (Known("stable-diffusion-v1-5/stable-diffusion-v1-5", 0.86, 0.8, "creativeml-openrail-m"),)
     denoiser_part = "unet"
     is_flow = False
     multiple = 1

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sdsclip_hf.teachers.conditions import Conditions
+from sdsclip_hf.teachers.families.family import Known
 from sdsclip_hf.teachers.families.stable_diffusion import StableDiffusion
 from sdsclip_hf.teachers.schedule import Level
 
@@ -12,6 +13,7 @@ class StableDiffusionXL(StableDiffusion):
     """A UNet that is told the words of two of CLIP's text towers, the second's sentence, and the size of the picture."""
 
     pipelines = ("StableDiffusionXLPipeline",)
+    known = (Known("stabilityai/stable-diffusion-xl-base-1.0", 2.57, 1.6, "openrail++"),)
     needs = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
     outputs = ("encoder_hidden_states", None, "text_embeds", None)
     embedding = "text_time"

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sdsclip_hf.teachers.conditions import Conditions
-from sdsclip_hf.teachers.families.family import Family
+from sdsclip_hf.teachers.families.family import Family, Known
 from sdsclip_hf.teachers.schedule import Level
 
 TEMPLATE = 8  # tokens that the chat template puts around a caption
@@ -15,6 +15,7 @@ class ZImage(Family):
     """A transformer that is told the words of a language model, as many as there are; it predicts z0 - eps."""
 
     pipelines = ("ZImagePipeline",)
+    known = (Known("Tongyi-MAI/Z-Image", 6.2, 13, "apache-2.0"),)
     mask = "mask"
 
     def encode(self, captions: list[str], device: torch.device) -> Conditions:
