@@ -12,6 +12,7 @@ from sdsclip_hf.cards.model_card import CARD_FILE, EVAL_RESULTS, MODEL_NAME
 from sdsclip_hf.data.scores import portable_name
 from sdsclip_hf.hub.attempts import HubError
 from sdsclip_hf.hub.commits import check_holds_clip, check_login, check_repo_id, claim_repo, push_files
+from sdsclip_hf.students.loading import is_dual_encoder
 from sdsclip_hf.students.sdsclip_model import MAPPER_FILE
 
 ADAPTER_CONFIG = "adapter/adapter_config.json"
@@ -73,8 +74,8 @@ def _check_is_export(folder: Path) -> None:
     if not config.is_file() or not _has_weights(folder):
         raise ValueError(f"{folder} holds no exported model; {remedy}.")
     model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    if model_type != "clip":
-        raise ValueError(f"{folder} holds a model of type {model_type!r}, not 'clip'; {remedy}.")
+    if not is_dual_encoder(model_type):
+        raise ValueError(f"{folder} holds a model of type {model_type!r}, which is no dual encoder; {remedy}.")
 
 
 def _has_weights(folder: Path) -> bool:

@@ -9,6 +9,8 @@ from pathlib import Path
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 
+OPTIONAL = ("sentencepiece", "torchvision", "protobuf", "tiktoken", "ftfy", "timm")  # what parts of transformers need
+
 
 def expand(name_or_path: str | Path) -> str:
     """``~`` expanded where that gives a folder; a Hub id as it is."""
@@ -46,9 +48,15 @@ def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
 
     Raises:
         OSError: ``name`` is neither a usable folder nor a Hub id that can be reached.
+        ImportError: it needs a package that is not installed.
     """
     try:
         yield
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[0]
+        package = next((one for one in OPTIONAL if one in reason.lower()), None)
+        remedy = f"pip install {package}" if package else "install what it names"
+        raise ImportError(f"{what} {name!r} needs a package that is not installed ({reason}): {remedy}.") from error
     except (OSError, ConnectionError, HFValidationError, JSONDecodeError, SafetensorError) as error:
         path = Path(name).expanduser()
         if path.exists():

@@ -9,6 +9,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers.utils.versions import require_version
 
 from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.students.kinds import temperatures
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
@@ -52,7 +53,7 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 def prepare_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCLIPConfig) -> None:
     """Make a student that FSDP2 or DeepSpeed is about to take over fit for it.
 
-    Neither can split a scalar parameter, so that the temperature becomes a buffer.
+    Neither can split a scalar parameter, so that the temperature becomes a buffer, and a bias beside it.
 
     Args:
         student: not yet wrapped.
@@ -79,7 +80,7 @@ def prepare_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCL
         )
     clip = student.base_clip
     impossible = {
-        "train_logit_scale": clip.logit_scale.requires_grad,
+        "train_logit_scale": student.trains_logit_scale,
         "gradient_norm_steps": args.gradient_norm_steps,
         "wise_ft_alpha": args.wise_ft_alpha < 1,
         "contrastive_batch_size": deepspeed and args.contrastive_batch_size,  # it steps after each backward pass
@@ -88,6 +89,6 @@ def prepare_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCL
         if given:
             raise ValueError(f"{option} is not possible under {'FSDP' if fsdp else 'DeepSpeed'}; leave --{option} out.")
     student.to(args.device)  # Trainer would leave it on the CPU until it splits it
-    temperature = clip.logit_scale.detach()
-    del clip.logit_scale
-    clip.register_buffer("logit_scale", temperature)
+    for name, value in temperatures(clip).items():
+        delattr(clip, name)
+        clip.register_buffer(name, value.detach())
