@@ -84,6 +84,7 @@ def rehearse(
         bare = _bare_teacher(teacher, config) if teacher and config.lambda_sds else None
         loaded = load_teacher(bare, config)
         student = make_student(clip, loaded, config, peft_config=None)
+    _leave_shapes_unread(student)
     with FakeTensorMode():
         _empty(student)
         if loaded is not None:
@@ -119,6 +120,18 @@ def _bare_teacher(name_or_path: str, config: SDSCLIPConfig) -> DiffusionTeacher:
         denoiser.enable_gradient_checkpointing()
     denoiser, encoder = (part.to(getattr(torch, config.teacher_dtype)) for part in (denoiser, encoder))
     return DiffusionTeacher(denoiser, encoder, tokenizer, scheduler, latent_size=config.latent_size)
+
+
+def _leave_shapes_unread(student: SDSCLIPModel) -> None:
+    """Have SigLIP 2 NaFlex resize its positions without a look at each picture's shape, which here is unknown."""
+
+    def resized(grid: Tensor, shapes: Tensor, max_length: int) -> Tensor:
+        flat = grid.flatten(0, -2)  # (positions, D)
+        return (flat.new_ones(len(shapes), max_length, len(flat)) @ flat.float()).to(grid.dtype)
+
+    for part in student.modules():
+        if hasattr(part, "resize_positional_embeddings"):
+            part.resize_positional_embeddings = resized
 
 
 def _empty(module: nn.Module) -> None:

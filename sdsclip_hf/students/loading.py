@@ -31,7 +31,7 @@ OPTION = "--model_name_or_path"
 
 def is_dual_encoder(model_type: str | None) -> bool:
     """Whether transformers' models of a type embed images and captions apart."""
-    if model_type not in CONFIG_MAPPING:
+    if model_type is None or model_type not in CONFIG_MAPPING:
         return False
     found = MODEL_MAPPING.get(CONFIG_MAPPING[model_type], None)
     return isinstance(found, type) and all(hasattr(found, function) for function in FEATURES)
@@ -110,12 +110,12 @@ def load_student(name_or_path: str | Path, revision: str | None = None) -> tuple
     print(type(model).__name__, model.dtype)  # CLIPModel torch.float32
     ```
     """
-    name, hub = expand(name_or_path), {"revision": revision or "main"}
+    name, revision = expand(name_or_path), revision or "main"
     is_clip = student_config(name, revision).model_type == "clip"
     of_model, of_processor = (CLIPModel, CLIPProcessor) if is_clip else (AutoModel, AutoProcessor)
     with explain_loading("the student", name, OPTION):
-        model = of_model.from_pretrained(name, dtype=torch.float32, **hub)
-        processor = of_processor.from_pretrained(name, **hub)
+        model = of_model.from_pretrained(name, dtype=torch.float32, revision=revision)
+        processor = of_processor.from_pretrained(name, revision=revision)
     read_captions(processor, model)
     return model, processor
 
@@ -174,6 +174,11 @@ def check_student(model: nn.Module) -> None:
         raise ValueError(
             f"a {type(model).__name__} cannot be a student: it has no {', no '.join(lacks)}. Give {OPTION} a CLIP, SigLIP "
             "or another dual encoder of two towers and a temperature."
+        )
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):
+        raise ValueError(
+            f"a {type(model).__name__} cannot be a student: it has batch norms, whose statistics would move beside the "
+            f"weights and are in no checkpoint. Give {OPTION} a CLIP, SigLIP or another dual encoder without."
         )
     kind, own = cast(Any, model).config.model_type, type(cast(Any, model).config).model_type
     if kind != own:

@@ -3,7 +3,7 @@
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -128,9 +128,9 @@ class SDSCLIPModel(nn.Module):
             self.clip = clip
         self.mapper = mapper
         self.trainable = trainable
+        train_logit_bias = train_logit_scale if train_logit_bias is None else train_logit_bias
         for name, value in kinds.temperatures(self.base_clip).items():
-            is_bias = name == "logit_bias" and train_logit_bias is not None
-            value.requires_grad_(train_logit_bias if is_bias else train_logit_scale)
+            value.requires_grad_(train_logit_bias if name == "logit_bias" else train_logit_scale)
         self._is_clamped = kinds.is_below_limit(self.base_clip)
         if not any(parameter.requires_grad for parameter in self.clip.parameters()):
             raise ValueError(
@@ -227,7 +227,7 @@ class SDSCLIPModel(nn.Module):
 
     def _with_checkpoints(self) -> list[PreTrainedModel]:
         """The model, or of one that only holds two others, these."""
-        clip = self.base_clip
+        clip: Any = self.base_clip
         return [clip] if clip.supports_gradient_checkpointing else [clip.vision_model, clip.text_model]
 
     @torch.no_grad()
