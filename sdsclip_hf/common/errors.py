@@ -1,6 +1,7 @@
 """One wording for the ways in which loading from a folder or from the Hub fails."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -52,11 +53,6 @@ def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
     """
     try:
         yield
-    except ImportError as error:
-        reason = str(error).strip().splitlines()[0]
-        package = next((one for one in OPTIONAL if one in reason.lower()), None)
-        remedy = f"pip install {package}" if package else "install what it names"
-        raise ImportError(f"{what} {name!r} needs a package that is not installed ({reason}): {remedy}.") from error
     except (OSError, ConnectionError, HFValidationError, JSONDecodeError, SafetensorError) as error:
         path = Path(name).expanduser()
         if path.exists():
@@ -69,3 +65,13 @@ def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
             )
         reason = str(error).strip().splitlines()
         raise OSError(f"could not load {what} {name!r}: {remedy}. ({reason[0] if reason else error!r})") from error
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "optional dependencies" not in str(error):
+            raise
+        sentences = re.split(r"(?<=\.)\s+", str(error).strip())
+        found = [(package, one) for one in sentences for package in OPTIONAL if package in one.lower()]
+        package, reason = found[0] if found else ("", sentences[0])
+        remedy = f"pip install {package}" if package else "install what it names"
+        raise ImportError(
+            f"{what} {name!r} needs a package that is not installed: {remedy}. ({reason.rstrip('.')})"
+        ) from error

@@ -97,6 +97,12 @@ def _stacked(model: nn.Module, towers: tuple[str, ...]) -> Iterator[str]:
             yield name
 
 
+def layer_classes(model: nn.Module) -> list[str]:
+    """The names of the classes of the towers' layers, of which each may be split over processes by itself."""
+    stacks = [part for name, part in model.named_modules() if name.rsplit(".", 1)[-1] in STACKS]
+    return sorted({type(layer).__name__ for stack in stacks for layer in stack.children()})
+
+
 def add_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """The model inside its adapter.
 

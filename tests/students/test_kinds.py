@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -265,13 +266,25 @@ def test_models_that_are_no_students_are_refused(tmp_path):
             load_student(tmp_path)
 
 
-def test_a_missing_package_is_named_with_the_remedy(tmp_path):
-    """Here neither sentencepiece nor torchvision need be installed; who has them reads these files."""
-    case = Case("siglip")
+@pytest.mark.parametrize(
+    ("kind", "file", "content", "package"),
+    [
+        ("siglip", "tokenizer_config.json", {"tokenizer_class": "SiglipTokenizer"}, "sentencepiece"),
+        ("tipsv2", "preprocessor_config.json", {"image_processor_type": "Tipsv2ImageProcessor"}, "torchvision"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_remedy(tmp_path, kind, file, content, package):
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    case = Case(kind)
     case.model.save_pretrained(tmp_path)
+    case.processor.save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").unlink()
     case.processor.image_processor.save_pretrained(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "SiglipTokenizer"}))
-    with pytest.raises(ImportError, match=r"needs a package that is not installed.*pip install sentencepiece"):
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(
+        ImportError, match=rf"the student .* needs a package that is not installed: pip install {package}"
+    ):
         load_student(tmp_path)
 
 
