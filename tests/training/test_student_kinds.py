@@ -5,8 +5,8 @@ import pytest
 import torch
 from dual_encoders import STUDENTS, make_dual_encoder
 from launching import launch
-from test_grad_cache import assert_same, one_step
-from trainers import assert_same_weights, first_batch, tiny_trainer
+from operations import operations
+from trainers import assert_same, assert_same_weights, first_batch, one_step, tiny_trainer
 from transformers import AutoModel
 
 from sdsclip_hf import SDSCLIPConfig
@@ -153,8 +153,11 @@ def test_two_processes_have_the_loss_and_gradient_of_the_model_s_own_over_both(t
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_plan_of_its_step_counts_what_the_step_computes(folder_of, kind, tmp_path):
-    config = SDSCLIPConfig(str(tmp_path), lambda_sds=0.0, trainable="full", per_device_train_batch_size=4, use_cpu=True)
-    cost = rehearse(folder_of(kind), None, config, 12)
-    weights = sum(weight.numel() for weight in AutoModel.from_pretrained(folder_of(kind)).parameters())
-    assert cost.weights == {"student": weights} and sum(cost.flops.values()) > 0
+def test_a_plan_of_its_step_counts_what_the_step_computes(make, folder_of, kind, pairs):
+    data = pairs.remove_columns("caption").add_column("caption", ["a red cat on a blue mat"] * len(pairs))
+    terms = {"lambda_sds": 0.0, "lambda_rank": 0.0, "ranking_scores": None}
+    trainer = make(kind, trainable="full", mask_duplicates=False, data=data, **terms)
+    tokens = first_batch(trainer)["input_ids"].shape[1]
+    cost = rehearse(folder_of(kind), None, trainer.args, tokens)
+    assert cost.weights == {"student": sum(weight.numel() for weight in trainer.student.parameters())}
+    assert sum(cost.flops.values()) == pytest.approx(operations(trainer), rel=0.01)
