@@ -12,11 +12,11 @@ from sdsclip_hf.data.scores import SCORES_FILE, portable_name, score_settings
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub, Place
-from sdsclip_hf.students.loading import student_config
+from sdsclip_hf.students.loading import load_processor, student_config
 from sdsclip_hf.teachers.pipeline_layout import check_layout, model_index
 
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
-TOKENIZER = ("tokenizer.json", "vocab.json")
+TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 TEXTS = (".json", ".txt", ".model")  # small files beside the weights
 
 
@@ -76,7 +76,10 @@ def check_student(case: Case, hub: Hub) -> Iterator[Finding]:
     missing += [f"{what} ({one_of[0]})" for what, one_of in parts if not set(one_of) & set(files)]
     _check_whole("student", place, missing, f"Give {option} what save_pretrained of the model and its processor wrote.")
     _check_readable(place, weights)
-    kind = student_config(expand(shapes.resolve(name))).model_type
+    resolved = expand(shapes.resolve(name))
+    kind = student_config(resolved).model_type
+    if kind != "clip":
+        load_processor(resolved)  # which may need a package that is not installed
     case.missing.remove("student")
     told = "a CLIP" if kind == "clip" else f"a dual encoder of type {kind}"
     yield Finding("ok", "student", _told(case, hub, place, [*weights, *_small(files)], told))

@@ -112,12 +112,22 @@ def load_student(name_or_path: str | Path, revision: str | None = None) -> tuple
     """
     name, revision = expand(name_or_path), revision or "main"
     is_clip = student_config(name, revision).model_type == "clip"
-    of_model, of_processor = (CLIPModel, CLIPProcessor) if is_clip else (AutoModel, AutoProcessor)
     with explain_loading("the student", name, OPTION):
-        model = of_model.from_pretrained(name, dtype=torch.float32, revision=revision)
-        processor = of_processor.from_pretrained(name, revision=revision)
+        model = (CLIPModel if is_clip else AutoModel).from_pretrained(name, dtype=torch.float32, revision=revision)
+    processor = load_processor(name, revision, CLIPProcessor if is_clip else AutoProcessor)
     read_captions(processor, model)
     return model, processor
+
+
+def load_processor(name: str, revision: str | None = None, of_class: type = AutoProcessor) -> ProcessorMixin:
+    """A student's processor alone.
+
+    Raises:
+        OSError: the folder or Hub id cannot be loaded.
+        ImportError: it needs a package that is not installed.
+    """
+    with explain_loading("the student", name, OPTION):
+        return of_class.from_pretrained(name, revision=revision or "main")
 
 
 def load_clip(name_or_path: str | Path, revision: str | None = None) -> tuple[CLIPModel, CLIPProcessor]:
