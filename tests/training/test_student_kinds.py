@@ -6,6 +6,7 @@ import torch
 from dual_encoders import STUDENTS, make_dual_encoder
 from launching import launch
 from operations import operations
+from peft import PeftModel
 from trainers import assert_same, assert_same_weights, first_batch, one_step, tiny_trainer
 from transformers import AutoModel
 
@@ -50,7 +51,7 @@ def make(folder_of, make_trainer, scores_folder):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_run_trains_resumes_exports_and_is_evaluated(make, kind, tmp_path):
+def test_a_run_trains_resumes_exports_and_is_evaluated(make, folder_of, kind, tmp_path):
     options = {"trainable": "lora", "save_strategy": "steps", "save_steps": 1, "benchmarks": ["shapes:validation"]}
     options |= {"keep_images_in_memory": kind == "siglip2", "wise_ft_alpha": 0.9}
     trainer = make(kind, **options)
@@ -65,6 +66,9 @@ def test_a_run_trains_resumes_exports_and_is_evaluated(make, kind, tmp_path):
     captions = ["a Red cat", "dog"]
     with torch.no_grad():
         own = trainer.student.eval().encode_texts(**trainer.reader(captions))
+    torch.testing.assert_close(encoder.embed_tokens(encoder.tokenize(captions)), own, rtol=0, atol=1e-5)
+    base = AutoModel.from_pretrained(folder_of(kind))
+    encoder.model = PeftModel.from_pretrained(base, tmp_path / "export", subfolder="adapter").merge_and_unload().eval()
     torch.testing.assert_close(encoder.embed_tokens(encoder.tokenize(captions)), own, rtol=0, atol=1e-5)
     card = (tmp_path / "export" / "README.md").read_text()
     assert f"`{type(exported).__name__}`" in card and "from transformers import AutoModel, AutoProcessor" in card
