@@ -25,7 +25,9 @@ def save_processor(processor: ProcessorMixin, folder: Path) -> None:
     parts.image_processor.save_pretrained(folder)
     (folder / "processor_config.json").unlink(missing_ok=True)
     path = folder / "tokenizer.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"model": {"type": None}}
+    content: dict[str, Any] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"model": {"type": None}}
+    )
     model = content["model"]
     if model["type"] != "BPE" or any(" " in part for pair in model["merges"] for part in pair):
         return

@@ -16,7 +16,7 @@ from sdsclip_hf.common.writing import whole_folder
 from sdsclip_hf.config import TRAINABLE
 from sdsclip_hf.students import kinds
 from sdsclip_hf.students.latent_mapper import LatentMapper
-from sdsclip_hf.students.layers import add_adapter, candidates, chosen_prefixes, lora_config
+from sdsclip_hf.students.layers import PROJECTIONS, add_adapter, candidates, chosen_prefixes, lora_config
 from sdsclip_hf.students.loading import check_student
 from sdsclip_hf.students.loading import load_clip as load_clip
 from sdsclip_hf.students.processor_files import save_processor
@@ -116,6 +116,11 @@ class SDSCLIPModel(nn.Module):
                 f"peft_config needs trainable='lora', but trainable is {trainable!r}; set --trainable lora."
             )
         check_student(clip)
+        if train_projections and not any(hasattr(clip, name) for name in PROJECTIONS.values()):
+            raise ValueError(
+                f"train_projections is on, but a {type(clip).__name__} has no projections to the joint space; leave "
+                "--train_projections out."
+            )
         train_projections = trainable == "full" if train_projections is None else train_projections
         prefixes = chosen_prefixes(train_vision, train_text, train_projections)
         clip = clip.float().requires_grad_(False)

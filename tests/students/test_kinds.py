@@ -254,6 +254,8 @@ def test_models_that_are_no_students_are_refused(tmp_path):
         SDSCLIPModel(case.model)
     with pytest.raises(ValueError, match="a AlignModel cannot be a student: it has batch norms"):
         SDSCLIPModel(make_dual_encoder("align")[0])
+    with pytest.raises(ValueError, match=r"a SiglipModel has no projections.*--train_projections"):
+        Case("siglip").student(train_projections=True)
     wrong = make_clip()
     wrong.config.model_type = "metaclip_2"
     with pytest.raises(ValueError, match="the student is a CLIPModel, but its configuration is that of a 'metaclip_2'"):
