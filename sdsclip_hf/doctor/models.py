@@ -13,10 +13,11 @@ from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub, Place
 from sdsclip_hf.students.loading import load_processor, student_config
+from sdsclip_hf.students.processor_files import VOCABULARIES
 from sdsclip_hf.teachers.pipeline_layout import check_layout, model_index
 
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
-TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+TOKENIZER = ("tokenizer.json", *VOCABULARIES)
 TEXTS = (".json", ".txt", ".model")  # small files beside the weights
 
 

@@ -6,6 +6,8 @@ from typing import Any, cast
 
 from transformers import CLIPProcessor, ProcessorMixin
 
+VOCABULARIES = ("vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # of all kinds
+
 
 def save_processor(processor: ProcessorMixin, folder: Path) -> None:
     """Write ``preprocessor_config.json`` and the tokenizer's files; of other models than CLIP what transformers writes.
