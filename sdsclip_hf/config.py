@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from sdsclip_hf.contrastive_losses import CONTRASTIVE_FORMS, ContrastiveForm
 from sdsclip_hf.losses import (
     GRADIENTS,
     RANKING_TARGETS,
@@ -73,6 +74,11 @@ class SDSCLIPConfig(TrainingArguments):
         1.0,
         "Weight of the contrastive term L_CLIP, without unit. 0 trains by the other terms alone; it is computed and logged "
         "all the same.",
+    )
+    contrastive_form: ContrastiveForm = knob(
+        "auto",
+        "Form of L_CLIP: the softmax over all captions and images (CLIP), or the sigmoid of each pair with the model's bias "
+        "(SigLIP); auto: the one that the model was trained by.",
     )
     contrastive_batch_size: int | None = knob(
         None,
@@ -235,18 +241,22 @@ class SDSCLIPConfig(TrainingArguments):
 
     # The student.
     trainable: Trainable = knob(
-        "layernorm", "What of CLIP trains: its LayerNorms (the paper), LoRA adapters, or every weight."
+        "layernorm", "What of CLIP trains: its LayerNorms or RMSNorms (the paper), LoRA adapters, or every weight."
     )
     train_vision: bool = knob(True, "Whether the image tower trains.")
     train_text: bool = knob(True, "Whether the text tower trains.")
     train_projections: bool | None = knob(
         None, "Whether the projections to the joint space train; default: with trainable=full alone."
     )
-    train_logit_scale: bool = knob(False, "Whether the temperature trains; it is kept at or below ln 100.")
+    train_logit_scale: bool = knob(
+        False, "Whether the temperature trains, and SigLIP's bias; one that begins at or below ln 100 is kept there."
+    )
     lora_r: int = knob(16, "Rank of the LoRA adapters.")
     lora_alpha: int = knob(32, "Scaling of the LoRA adapters: they are multiplied by lora_alpha / lora_r.")
     lora_dropout: float = knob(0.0, "Dropout probability in front of the LoRA adapters.")
-    lora_target_modules: list[str] = knob(LORA_LAYERS, "Linear layers that LoRA adapts, by the end of their names.")
+    lora_target_modules: list[str] | None = knob(
+        None, "Linear layers that LoRA adapts, by the end of their names; default: all in the towers' layers."
+    )
 
     # The data.
     image_column: str = knob("image", "Column of the dataset that holds the images.")
@@ -332,6 +342,7 @@ class SDSCLIPConfig(TrainingArguments):
         for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name, choices in (
+            ("contrastive_form", CONTRASTIVE_FORMS),
             ("sds_reading", READINGS),
             ("sds_gradient", GRADIENTS),
             ("sds_weighting", (*WEIGHTINGS, None)),

@@ -9,12 +9,14 @@ z_t = alpha_t * z0 + sigma_t * eps.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from sdsclip_hf.contrastive_losses import KnownAnswers as KnownAnswers
+from sdsclip_hf.contrastive_losses import contrastive_loss as contrastive_loss
+from sdsclip_hf.contrastive_losses import sigmoid_loss as sigmoid_loss
 
 Reading = Literal["noised", "as_printed"]
 Gradient = Literal["full", "stop_gradient"]
@@ -23,110 +25,6 @@ Prediction = Literal["epsilon", "v_prediction", "flow"]
 RankingTargets = Literal["teacher", "labels"]
 READINGS, GRADIENTS, WEIGHTINGS, RANKING_TARGETS = map(get_args, (Reading, Gradient, Weighting, RankingTargets))
 PREDICTIONS = get_args(Prediction)
-
-
-class KnownAnswers(Protocol):
-    """Tells which answers are right beside each row's own."""
-
-    def true_of_images(self, rows: Tensor) -> Tensor:
-        """Of the images of ``rows`` (b,): which captions and negatives, (b, B + M)."""
-        ...
-
-    def true_of_texts(self, rows: Tensor) -> Tensor:
-        """Of the captions of ``rows`` (b,): which images, (b, B)."""
-        ...
-
-
-def contrastive_loss(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    logit_scale: Tensor,
-    all_image_embeds: Tensor | None = None,
-    all_text_embeds: Tensor | None = None,
-    offset: int = 0,
-    negative_embeds: Tensor | None = None,
-    chunk_size: int | None = None,
-    known: KnownAnswers | None = None,
-) -> Tensor:
-    """CLIP's symmetric cross-entropy over cosine similarities (Radford et al. 2021, arXiv 2103.00020, figure 3).
-
-    Args:
-        image_embeds: unit-length image embeddings of this process, (b, D).
-        text_embeds: unit-length caption embeddings of this process, (b, D); row i belongs to image i.
-        logit_scale: the factor on the cosines (already exponentiated), scalar.
-        all_image_embeds: image embeddings of all processes, (B, D), gathered with gradient; default: this process's.
-        all_text_embeds: the same for captions, (B, D).
-        offset: the row of ``all_*`` at which this process's embeddings begin.
-        negative_embeds: captions that belong to no image, (M, D), further wrong answers for every image: the hard
-            negatives of NegCLIP (Yuksekgonul et al. 2023, arXiv 2210.01936).
-        chunk_size: rows whose similarities are held at once, and computed again in the backward pass; default: all, (b, B).
-        known: which further answers are right as well, and therefore no negatives, such as [`KnownPairs`]; default: none.
-
-    Returns:
-        Scalar: the mean over this process's rows. With gathered embeddings, the mean over processes is the loss of the
-        whole batch, and averaging the processes' gradients, as DDP does, gives its gradient.
-
-    Raises:
-        ValueError: the two sides differ in number, or there is only one pair, which has no negatives.
-
-    Example:
-
-    ```python
-    import torch
-    from sdsclip_hf import contrastive_loss
-
-    embeds = torch.eye(2)  # two pairs that match, at right angles to one another
-    loss = contrastive_loss(embeds, embeds, logit_scale=torch.tensor(100.0))
-    print(f"{loss:.4f}")  # 0.0000
-    loss = contrastive_loss(embeds, embeds, torch.tensor(0.0))  # blind: ln 2
-    print(f"{loss:.4f}")  # 0.6931
-    ```
-    """
-    if image_embeds.shape != text_embeds.shape:
-        raise ValueError(
-            f"image_embeds {tuple(image_embeds.shape)} and text_embeds {tuple(text_embeds.shape)} must have one shape: "
-            "row i of each makes a pair."
-        )
-    all_image_embeds = image_embeds if all_image_embeds is None else all_image_embeds
-    all_text_embeds = text_embeds if all_text_embeds is None else all_text_embeds
-    if len(all_image_embeds) < 2:
-        raise ValueError(
-            "the contrastive loss needs at least two pairs, since a batch of one has no negatives; "
-            "raise --per_device_train_batch_size or --per_device_eval_batch_size."
-        )
-    answers = all_text_embeds if negative_embeds is None else torch.cat([all_text_embeds, negative_embeds])
-    labels = torch.arange(offset, offset + len(image_embeds), device=image_embeds.device)
-    true_of_images, true_of_texts = (None, None) if known is None else (known.true_of_images, known.true_of_texts)
-    # Over (b, B + M) similarities, and over (b, B).
-    of_images = _cross_entropy(image_embeds, answers, logit_scale, labels, chunk_size, true_of_images)
-    of_texts = _cross_entropy(text_embeds, all_image_embeds, logit_scale, labels, chunk_size, true_of_texts)
-    return (of_images + of_texts) / 2
-
-
-def _cross_entropy(
-    queries: Tensor,
-    answers: Tensor,
-    scale: Tensor,
-    labels: Tensor,
-    chunk_size: int | None,
-    true_of: Callable[[Tensor], Tensor] | None,
-) -> Tensor:
-    """The mean over the rows of ``scale * queries @ answers.T``, of which ``chunk_size`` are in memory at once.
-
-    What ``true_of`` tells to be right beside the labels is left out.
-    """
-
-    def of_rows(rows: Tensor, right: Tensor, answers: Tensor, scale: Tensor, reduction: str) -> Tensor:
-        logits = scale * rows @ answers.T
-        if true_of is not None:
-            logits = logits.masked_fill(true_of(right), -torch.inf)
-        return F.cross_entropy(logits, right, reduction=reduction)
-
-    if chunk_size is None or chunk_size >= len(queries):
-        return of_rows(queries, labels, answers, scale, "mean")
-    chunks = zip(queries.split(chunk_size), labels.split(chunk_size), strict=True)
-    parts = [checkpoint(of_rows, rows, right, answers, scale, "sum", use_reentrant=False) for rows, right in chunks]
-    return torch.stack(parts).sum() / len(queries)
 
 
 def noise_weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, snr_gamma: float = 5.0) -> Tensor:

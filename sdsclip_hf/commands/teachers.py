@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(
-        "\nAll of them score captions and give L_SDS. Weights and cost are the denoiser's; licences stand on the checkpoints' pages."
+        "\nAll of them score captions and give L_SDS. Weights and cost are the denoiser's. Read licences on their own pages."
         "\nDistilled checkpoints (Turbo, schnell, klein without base) work, with a warning: score with their originals."
         "\nA repository without model_index.json is none of these."
     )

@@ -11,20 +11,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import CLIPModel, Trainer
+from transformers import Trainer
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.errors import expand, explain_loading
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.scores import score_settings
-from sdsclip_hf.losses import contrastive_loss
+from sdsclip_hf.losses import contrastive_loss, sigmoid_loss
 from sdsclip_hf.planning.ledger import Ledger, Phase
 from sdsclip_hf.scoring.candidates import parse_sources
-from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput, clip_config
+from sdsclip_hf.students.loading import make_model, picture_shapes, student_config
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
 from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.teachers.families.family import blocks_of
 from sdsclip_hf.teachers.loading import SavedPipeline
+from sdsclip_hf.training.contrastive import contrastive_form
 from sdsclip_hf.training.parts import load_teacher, make_student
 
 STUDENT, DENOISER, ENCODER = PARTS = ("student", "denoiser", "caption encoder")
@@ -65,7 +67,7 @@ def rehearse(
     """What one optimiser step of [`SDSCLIPTrainer`] costs, found without weights and without data.
 
     Args:
-        model: the CLIP, a folder or Hub id, of which the configuration is read.
+        model: the student, a folder or Hub id, of which the configuration is read.
         teacher: the diffusion model, likewise; needed where ``config`` has L_SDS.
         config: of the run.
         caption_tokens: tokens of a caption, padding included; default: as many as the text tower reads.
@@ -80,9 +82,10 @@ def rehearse(
     optimizer_bytes = _optimizer_bytes(config)
     bare = _bare_teacher(teacher, config) if teacher and config.lambda_sds else None
     with torch.device("meta"):
-        clip = CLIPModel(clip_config(expand(shapes.resolve(model))))
+        clip = make_model(student_config(expand(shapes.resolve(model))))
         loaded = load_teacher(bare, config)
         student = make_student(clip, loaded, config, peft_config=None)
+    _leave_shapes_unread(student)
     with FakeTensorMode():
         _empty(student)
         if loaded is not None:
@@ -121,6 +124,18 @@ def _prompts(teacher: DiffusionTeacher, captions: int) -> Conditions:
     """What the denoiser is told of captions, of tensors without contents, encoded as the real ones are."""
     with torch.no_grad():
         return teacher.family.rehearse(captions, CAPTION_WORDS)
+
+
+def _leave_shapes_unread(student: SDSCLIPModel) -> None:
+    """Have SigLIP 2 NaFlex resize its positions without a look at each picture's shape, which here is unknown."""
+
+    def resized(grid: Tensor, shapes: Tensor, max_length: int) -> Tensor:
+        flat = grid.flatten(0, -2)  # (positions, D)
+        return (flat.new_ones(len(shapes), max_length, len(flat)) @ flat.float()).to(grid.dtype)
+
+    for part in student.modules():
+        if hasattr(part, "resize_positional_embeddings"):
+            part.resize_positional_embeddings = resized
 
 
 def _empty(module: nn.Module) -> None:
@@ -169,6 +184,7 @@ class _Step:
         self.ledger, self.student, self.teacher, self.config = ledger, student, teacher, config
         self.images, self.processes = config.per_device_train_batch_size, processes
         self.texts = self.images * (1 + others)
+        self.form = contrastive_form(student.base_clip, config)
         self.tokens = tokens or student.config.text_config.max_position_embeddings
         self.caches_prompts = config.prompt_cache_dir is not None
         self.prompt = prompt
@@ -219,11 +235,14 @@ class _Step:
         return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
 
     def _batch(self, parts: int) -> dict[str, Tensor]:
-        vision, images = self.student.config.vision_config, parts * self.images
+        of_picture, images = picture_shapes(self.student.config), parts * self.images
         with self.ledger.during(STUDENT, FORWARD):
-            pixels = torch.empty(images, vision.num_channels, vision.image_size, vision.image_size)
+            pictures = {
+                name: torch.ones(images, *shape, dtype=torch.float if name == "pixel_values" else torch.long)
+                for name, shape in of_picture.items()
+            }
             tokens = torch.ones(parts * self.texts, self.tokens, dtype=torch.long)
-            return {"pixel_values": pixels, "input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+            return pictures | {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
     def _encode(self, batch: dict[str, Tensor]) -> SDSCLIPOutput:
         dtype = torch.bfloat16 if self.config.bf16 else torch.float16 if self.config.fp16 else None
@@ -232,11 +251,13 @@ class _Step:
         output.image_embeds, output.text_embeds = output.image_embeds.float(), output.text_embeds.float()
         return output
 
-    def _contrastive(self, images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    def _contrastive(self, images: Tensor, texts: Tensor, output: SDSCLIPOutput) -> Tensor:
         captions, others = texts[: len(images)], texts[len(images) :]
         negatives = others if self.config.hard_negatives else None
-        chunk = self.config.contrastive_chunk_size
-        return contrastive_loss(images, captions, logit_scale, negative_embeds=negatives, chunk_size=chunk)
+        options = {"negative_embeds": negatives, "chunk_size": self.config.contrastive_chunk_size}
+        if self.form == "sigmoid":
+            return sigmoid_loss(images, captions, output.logit_scale, output.logit_bias, **options)
+        return contrastive_loss(images, captions, output.logit_scale, **options)
 
     def _cache_gradients(self, batch: dict[str, Tensor], parts: int) -> list[Tensor]:
         """The first pass of [`grad_cache`]: all mini-batches without gradient, and the loss of their embeddings."""
@@ -246,13 +267,13 @@ class _Step:
             embeds.new_empty(parts * len(embeds), embeds.shape[1], requires_grad=True)
             for embeds in (output.image_embeds, output.text_embeds)
         )
-        loss = self._contrastive(images, texts, output.logit_scale)
+        loss = self._contrastive(images, texts, output)
         return [images, texts, *torch.autograd.grad(loss, [images, texts])]
 
     def _forward_and_backward(self, batch: dict[str, Tensor]) -> None:
         output = self._encode(batch)
         if self.config.contrastive_batch_size is None:
-            loss = self._contrastive(output.image_embeds, output.text_embeds, output.logit_scale)
+            loss = self._contrastive(output.image_embeds, output.text_embeds, output)
         else:  # each embedding times its cached gradient
             loss = output.image_embeds.square().sum() + output.text_embeds.square().sum()
         if self.teacher is not None:

@@ -26,7 +26,9 @@ class ModelArguments:
     """Which student and which teacher."""
 
     model_name_or_path: str = knob(
-        "shapes/student", "The CLIP to fine-tune: a Hub id, a folder, or shapes/student, which comes with the package."
+        "shapes/student",
+        "The CLIP, SigLIP or other dual encoder to fine-tune: a Hub id, a folder, or shapes/student, which comes with the "
+        "package.",
     )
     teacher_name_or_path: str | None = knob(
         None,

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import torch
 from peft import PeftConfig
-from transformers import BaseImageProcessor, CLIPModel, Trainer, get_scheduler
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer, get_scheduler
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
@@ -16,9 +16,11 @@ from sdsclip_hf.data.images import BAD_IMAGES_FILE, BadImages
 from sdsclip_hf.data.scores import CandidateScores
 from sdsclip_hf.data.streams import EndlessStream, StreamingImageCaptionDataset, as_training_data
 from sdsclip_hf.students.latent_mapper import LatentMapper
+from sdsclip_hf.students.loading import embed_dim
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.teachers.prompt_cache import PromptCache
+from sdsclip_hf.training.contrastive import contrastive_form
 from sdsclip_hf.training.sharding import shard_teacher
 
 logger = logging.getLogger(__name__)
@@ -247,12 +249,14 @@ def load_scores(teacher: DiffusionTeacher | None, given, args: SDSCLIPConfig) ->
     return scores
 
 
-def make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLIPConfig, peft_config) -> SDSCLIPModel:
+def make_student(
+    clip: PreTrainedModel, teacher: DiffusionTeacher | None, args: SDSCLIPConfig, peft_config
+) -> SDSCLIPModel:
     """CLIP with what of it trains, and with a latent mapper where there is a teacher."""
     mapper = None
     if teacher is not None:
         mapper = LatentMapper(
-            clip.config.projection_dim, teacher.latent_shape, unit_rms=args.mapper_unit_rms, scale=args.mapper_scale
+            embed_dim(clip.config), teacher.latent_shape, unit_rms=args.mapper_unit_rms, scale=args.mapper_scale
         )
     return SDSCLIPModel(
         clip,
@@ -262,11 +266,12 @@ def make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLI
         train_text=args.train_text,
         train_projections=args.train_projections,
         train_logit_scale=args.train_logit_scale,
+        train_logit_bias=args.train_logit_scale and contrastive_form(clip, args) == "sigmoid",
         peft_config=peft_config,
         lora_r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
-        lora_target_modules=tuple(args.lora_target_modules),
+        lora_target_modules=None if args.lora_target_modules is None else tuple(args.lora_target_modules),
     )
 
 

@@ -10,7 +10,7 @@ from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.collator import PROMPTS
 from sdsclip_hf.data.scores import CandidateScores
 from sdsclip_hf.losses import ranking_loss, rms, spread
-from sdsclip_hf.students.sdsclip_model import SDSCLIPOutput
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
 from sdsclip_hf.teachers.conditions import CAPTIONS, Conditions, as_captions, rolled, rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
@@ -220,6 +220,11 @@ class RankingTerm:
         return divergence.sum() / len(images), shared.sum().float()
 
 
+def pictures_of(batch: dict[str, Tensor], student: SDSCLIPModel) -> dict[str, Tensor]:
+    """The tensors of a batch that the student's image tower takes, ``pixel_values`` for one."""
+    return {name: batch[name] for name in student.image_inputs if name in batch}
+
+
 class Texts(NamedTuple):
     """The texts of a batch, each once.
 
@@ -255,6 +260,7 @@ class Pairs(NamedTuple):
     Args:
         images, captions: (B, D).
         logit_scale: the student's, scalar.
+        logit_bias: the student's, scalar; None where it has none.
         candidates: (B, K, D), any where there is none; None without candidates.
         identities: a number for each distinct candidate, (B, K).
         is_negative: which candidates are wrong by their labels, (B, K): not those that the tokenizer cuts to the own
@@ -265,6 +271,7 @@ class Pairs(NamedTuple):
     images: Tensor
     captions: Tensor
     logit_scale: Tensor
+    logit_bias: Tensor | None = None
     candidates: Tensor | None = None
     identities: Tensor | None = None
     is_negative: Tensor | None = None
@@ -277,7 +284,7 @@ def pair_up(output: SDSCLIPOutput, texts: Texts, batch: dict[str, Tensor]) -> Pa
     """What the student has made of a batch, with each distinct text put where it belongs."""
     images, embeds = output.image_embeds.float(), output.text_embeds.float()
     keys = {name: batch.get(name) for name in ("picture_keys", "caption_keys", "candidate_keys")}
-    pairs = Pairs(images, embeds[texts.captions], output.logit_scale, **keys)
+    pairs = Pairs(images, embeds[texts.captions], output.logit_scale, output.logit_bias, **keys)
     if texts.candidates is None:
         return pairs
     exists = batch["candidate_attention_mask"].any(-1)
