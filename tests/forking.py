@@ -21,7 +21,7 @@ import datasets
 import torch
 import transformers.utils.hub
 from accelerate.state import AcceleratorState, GradientState
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 from tqdm.std import TqdmDefaultWriteLock, tqdm
 
 HANGS_AFTER = 300  # seconds; a fork then tells where it stands, and ends
@@ -122,3 +122,4 @@ def _as_if_imported_now(env: dict[str, str]) -> None:
         constants.HF_HUB_DISABLE_XET = True
         datasets.config.HF_DATASETS_CACHE = home / "datasets"
         transformers.utils.hub._hf_api = None
+        hf_api.api.endpoint = url

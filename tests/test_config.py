@@ -23,7 +23,7 @@ def make(tmp_path):
 
 def test_defaults_are_valid_and_leave_the_paper_s_choices(make):
     config = make()
-    assert (config.trainable, config.sds_gradient, config.sds_weighting) == ("layernorm", "full", "constant")
+    assert (config.trainable, config.sds_gradient, config.sds_weighting) == ("layernorm", "full", None)
     assert config.remove_unused_columns is False
     assert config.dataloader_drop_last is True
     assert config.logging_nan_inf_filter is False

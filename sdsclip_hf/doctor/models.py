@@ -14,7 +14,7 @@ from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub, Place
 from sdsclip_hf.students.loading import load_processor, student_config
 from sdsclip_hf.students.processor_files import VOCABULARIES
-from sdsclip_hf.teachers.loading import SavedPipeline
+from sdsclip_hf.teachers.saved_pipeline import SavedPipeline
 
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
 TOKENIZER = ("tokenizer.json", *VOCABULARIES)
@@ -104,7 +104,9 @@ def check_teacher(case: Case, hub: Hub) -> Iterator[Finding]:
         saved = SavedPipeline(expand(shapes.resolve(name)), revision, variant)
         files = _teacher_files(place, saved, option)
         yield Finding("ok", "teacher", _told(case, hub, place, files, f"a {saved.kind}"))
-        yield from (Finding("warn", "teacher", told, remedy) for told, remedy in saved.doubts())
+        if saved.is_distilled:
+            told = f"{name} is a distilled checkpoint, whose errors may order captions less well."
+            yield Finding("warn", "teacher", told, "Score with the one that it was distilled from.")
     case.missing.remove("teacher")
 
 

@@ -25,7 +25,7 @@ from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
 from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.teachers.families.family import blocks_of
-from sdsclip_hf.teachers.loading import SavedPipeline
+from sdsclip_hf.teachers.saved_pipeline import SavedPipeline
 from sdsclip_hf.training.contrastive import contrastive_form
 from sdsclip_hf.training.parts import load_teacher, make_student
 

@@ -17,8 +17,8 @@ from sdsclip_hf.losses import distillation_loss, predicted_noise
 from sdsclip_hf.teachers.caption_scores import CaptionScores
 from sdsclip_hf.teachers.conditions import Conditions, joined, moved, trimmed
 from sdsclip_hf.teachers.families.catalogue import family_of
-from sdsclip_hf.teachers.loading import SavedPipeline, check_tokenizers
 from sdsclip_hf.teachers.packing import pack_weights, unpack_weights
+from sdsclip_hf.teachers.saved_pipeline import SavedPipeline, check_tokenizers
 from sdsclip_hf.teachers.schedule import schedule_of
 
 logger = logging.getLogger(__name__)
@@ -107,8 +107,11 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         with explain_loading("the teacher", name, "--teacher_name_or_path"):
             saved = SavedPipeline(name, revision, variant)
-            for told, remedy in saved.doubts():
-                logger.warning(f"{told} {remedy}")
+            if saved.is_distilled:
+                logger.warning(
+                    f"the teacher {name} is a distilled checkpoint: what it predicts is no longer the mean of what is "
+                    "possible, and its errors may order captions less well. Score with the one that it was distilled from."
+                )
             pipeline = cast(Any, saved.text_side(dtype))
             setattr(pipeline, saved.family.denoiser_part, saved.load(saved.family.denoiser_part, dtype))
             exact = torch.float32 if saved.family.exact_autoencoder else dtype

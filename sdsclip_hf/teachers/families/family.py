@@ -51,6 +51,16 @@ class Family:
         distilled: whether all of its checkpoints were distilled from others.
         exact_autoencoder: whether the autoencoder stays in float32, whose numbers may be too large for float16.
         version: raised where a convention is corrected, since scores change by it.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import DiffusionTeacher
+    from sdsclip_hf.shapes import model_path
+
+    family = DiffusionTeacher.from_pretrained(model_path("teacher")).family
+    print(type(family).__name__, family.is_flow, family.factor)  # StableDiffusion False 4
+    ```
     """
 
     pipelines: ClassVar[tuple[str, ...]]

@@ -68,17 +68,11 @@ class SavedPipeline:
         """The other parts that are always read."""
         return [part for part in self.parts if part.startswith(("tokenizer", "scheduler")) and self._kind(part)]
 
-    def doubts(self) -> list[tuple[str, str]]:
-        """What speaks against this checkpoint as a teacher, and the remedy."""
-        if not (self.index.get("is_distilled") or self.family.distilled or DISTILLED.search(self.name.lower())):
-            return []
-        return [
-            (
-                f"{self.name} is a distilled checkpoint: what it predicts is no longer the mean of what is possible, so "
-                "that its errors may order captions less well.",
-                "Score with the checkpoint that it was distilled from, where there is one.",
-            )
-        ]
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it was made from another checkpoint to draw in few steps, by its configuration, its family or its name."""
+        named = DISTILLED.search(self.name.lower())
+        return bool(self.index.get("is_distilled") or self.family.distilled or named)
 
     def text_side(self, dtype: torch.dtype, bare: bool = False) -> DiffusionPipeline:
         """The pipeline with its text encoders; its denoiser and autoencoder have a form and no weights.
@@ -151,7 +145,7 @@ class SavedPipeline:
         if found is None:
             raise ValueError(
                 f"the teacher {self.name!r} has a {part} of the class {kind}, which this {library} does not know; upgrade "
-                f"it: pip install --upgrade {library}."
+                f"it: pip install -U {library}."
             )
         return found
 
