@@ -14,7 +14,7 @@ _WHERE = {
     "SDSCLIPConfig": "config",
     "SDSCLIPModel": "students.sdsclip_model",
     "SDSCLIPTrainer": "training.trainer",
-    "contrastive_loss": "losses",
+    "contrastive_loss": "contrastive_losses",
     "distillation_loss": "losses",
     "load_image_captions": "data.loading",
     "ranking_loss": "losses",
@@ -36,10 +36,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from sdsclip_hf.config import SDSCLIPConfig
+    from sdsclip_hf.contrastive_losses import contrastive_loss
     from sdsclip_hf.data.loading import load_image_captions
     from sdsclip_hf.data.scores import CandidateScores
     from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
-    from sdsclip_hf.losses import contrastive_loss, distillation_loss, ranking_loss
+    from sdsclip_hf.losses import distillation_loss, ranking_loss
     from sdsclip_hf.students.latent_mapper import LatentMapper
     from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
     from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher

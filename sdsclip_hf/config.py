@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from sdsclip_hf.contrastive_losses import CONTRASTIVE_FORMS, ContrastiveForm
 from sdsclip_hf.losses import (
     GRADIENTS,
     RANKING_TARGETS,
@@ -74,6 +75,11 @@ class SDSCLIPConfig(TrainingArguments):
         "Weight of the contrastive term L_CLIP, without unit. 0 trains by the other terms alone; it is computed and logged "
         "all the same.",
     )
+    contrastive_form: ContrastiveForm = knob(
+        "auto",
+        "Form of L_CLIP: the softmax over all captions and images (CLIP), or the sigmoid of each pair with the model's bias "
+        "(SigLIP); auto: the one that the model was trained by.",
+    )
     contrastive_batch_size: int | None = knob(
         None,
         "Pairs of which each is a negative of the others, over all processes, encoded by mini-batches of "
@@ -102,15 +108,18 @@ class SDSCLIPConfig(TrainingArguments):
     )
     sds_gradient: Gradient = knob(
         "full",
-        "Gradient of L_SDS: through the denoiser (full), or leaving its Jacobian out (stop_gradient; weigh it constant or "
-        "sigma_squared, since velocity makes it grow as 1/alpha_t).",
+        "Gradient of L_SDS: through the denoiser (full), or leaving its Jacobian out (stop_gradient).",
     )
-    sds_weighting: Weighting = knob(
-        "constant", "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, gamma)/SNR, or 1/alpha_t^2."
+    sds_weighting: Weighting | None = knob(
+        None,
+        "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, gamma)/SNR, or 1/alpha_t^2; default: velocity for "
+        "flow models, constant for others.",
     )
     snr_gamma: float = knob(5.0, "Gamma of sds_weighting=min_snr, a ratio without unit.")
     timestep_range: list[int] | None = knob(
-        None, "First and last timestep that L_SDS draws, both inclusive; default: the teacher's whole schedule."
+        None,
+        "First and last timestep that L_SDS draws, both inclusive; default: the teacher's whole schedule, of a flow "
+        "model 20 to 980.",
     )
     distill_every: int = knob(
         1,
@@ -232,18 +241,22 @@ class SDSCLIPConfig(TrainingArguments):
 
     # The student.
     trainable: Trainable = knob(
-        "layernorm", "What of CLIP trains: its LayerNorms (the paper), LoRA adapters, or every weight."
+        "layernorm", "What of CLIP trains: its LayerNorms or RMSNorms (the paper), LoRA adapters, or every weight."
     )
     train_vision: bool = knob(True, "Whether the image tower trains.")
     train_text: bool = knob(True, "Whether the text tower trains.")
     train_projections: bool | None = knob(
         None, "Whether the projections to the joint space train; default: with trainable=full alone."
     )
-    train_logit_scale: bool = knob(False, "Whether the temperature trains; it is kept at or below ln 100.")
+    train_logit_scale: bool = knob(
+        False, "Whether the temperature trains, and SigLIP's bias; one that begins at or below ln 100 is kept there."
+    )
     lora_r: int = knob(16, "Rank of the LoRA adapters.")
     lora_alpha: int = knob(32, "Scaling of the LoRA adapters: they are multiplied by lora_alpha / lora_r.")
     lora_dropout: float = knob(0.0, "Dropout probability in front of the LoRA adapters.")
-    lora_target_modules: list[str] = knob(LORA_LAYERS, "Linear layers that LoRA adapts, by the end of their names.")
+    lora_target_modules: list[str] | None = knob(
+        None, "Linear layers that LoRA adapts, by the end of their names; default: all in the towers' layers."
+    )
 
     # The data.
     image_column: str = knob("image", "Column of the dataset that holds the images.")
@@ -329,15 +342,18 @@ class SDSCLIPConfig(TrainingArguments):
         for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name, choices in (
+            ("contrastive_form", CONTRASTIVE_FORMS),
             ("sds_reading", READINGS),
             ("sds_gradient", GRADIENTS),
-            ("sds_weighting", WEIGHTINGS),
+            ("sds_weighting", (*WEIGHTINGS, None)),
             ("ranking_targets", RANKING_TARGETS),
             ("trainable", TRAINABLE),
             ("mapper_warmup_inputs", ("image", "text")),
             ("teacher_dtype", ("float32", "bfloat16", "float16")),
         ):
-            _require(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
+            _require(
+                getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(filter(None, choices))}"
+            )
         if self.timestep_range is not None:
             fits = len(self.timestep_range) == 2 and 0 <= self.timestep_range[0] <= self.timestep_range[1]
             _require(fits, "timestep_range", self.timestep_range, "two timesteps, 0 <= first <= last")

@@ -9,122 +9,22 @@ z_t = alpha_t * z0 + sigma_t * eps.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from sdsclip_hf.contrastive_losses import KnownAnswers as KnownAnswers
+from sdsclip_hf.contrastive_losses import contrastive_loss as contrastive_loss
+from sdsclip_hf.contrastive_losses import sigmoid_loss as sigmoid_loss
 
 Reading = Literal["noised", "as_printed"]
 Gradient = Literal["full", "stop_gradient"]
 Weighting = Literal["constant", "sigma_squared", "min_snr", "velocity"]
+Prediction = Literal["epsilon", "v_prediction", "flow"]
 RankingTargets = Literal["teacher", "labels"]
 READINGS, GRADIENTS, WEIGHTINGS, RANKING_TARGETS = map(get_args, (Reading, Gradient, Weighting, RankingTargets))
-
-
-class KnownAnswers(Protocol):
-    """Tells which answers are right beside each row's own."""
-
-    def true_of_images(self, rows: Tensor) -> Tensor:
-        """Of the images of ``rows`` (b,): which captions and negatives, (b, B + M)."""
-        ...
-
-    def true_of_texts(self, rows: Tensor) -> Tensor:
-        """Of the captions of ``rows`` (b,): which images, (b, B)."""
-        ...
-
-
-def contrastive_loss(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    logit_scale: Tensor,
-    all_image_embeds: Tensor | None = None,
-    all_text_embeds: Tensor | None = None,
-    offset: int = 0,
-    negative_embeds: Tensor | None = None,
-    chunk_size: int | None = None,
-    known: KnownAnswers | None = None,
-) -> Tensor:
-    """CLIP's symmetric cross-entropy over cosine similarities (Radford et al. 2021, arXiv 2103.00020, figure 3).
-
-    Args:
-        image_embeds: unit-length image embeddings of this process, (b, D).
-        text_embeds: unit-length caption embeddings of this process, (b, D); row i belongs to image i.
-        logit_scale: the factor on the cosines (already exponentiated), scalar.
-        all_image_embeds: image embeddings of all processes, (B, D), gathered with gradient; default: this process's.
-        all_text_embeds: the same for captions, (B, D).
-        offset: the row of ``all_*`` at which this process's embeddings begin.
-        negative_embeds: captions that belong to no image, (M, D), further wrong answers for every image: the hard
-            negatives of NegCLIP (Yuksekgonul et al. 2023, arXiv 2210.01936).
-        chunk_size: rows whose similarities are held at once, and computed again in the backward pass; default: all, (b, B).
-        known: which further answers are right as well, and therefore no negatives, such as [`KnownPairs`]; default: none.
-
-    Returns:
-        Scalar: the mean over this process's rows. With gathered embeddings, the mean over processes is the loss of the
-        whole batch, and averaging the processes' gradients, as DDP does, gives its gradient.
-
-    Raises:
-        ValueError: the two sides differ in number, or there is only one pair, which has no negatives.
-
-    Example:
-
-    ```python
-    import torch
-    from sdsclip_hf import contrastive_loss
-
-    embeds = torch.eye(2)  # two pairs that match, at right angles to one another
-    loss = contrastive_loss(embeds, embeds, logit_scale=torch.tensor(100.0))
-    print(f"{loss:.4f}")  # 0.0000
-    loss = contrastive_loss(embeds, embeds, torch.tensor(0.0))  # blind: ln 2
-    print(f"{loss:.4f}")  # 0.6931
-    ```
-    """
-    if image_embeds.shape != text_embeds.shape:
-        raise ValueError(
-            f"image_embeds {tuple(image_embeds.shape)} and text_embeds {tuple(text_embeds.shape)} must have one shape: "
-            "row i of each makes a pair."
-        )
-    all_image_embeds = image_embeds if all_image_embeds is None else all_image_embeds
-    all_text_embeds = text_embeds if all_text_embeds is None else all_text_embeds
-    if len(all_image_embeds) < 2:
-        raise ValueError(
-            "the contrastive loss needs at least two pairs, since a batch of one has no negatives; "
-            "raise --per_device_train_batch_size or --per_device_eval_batch_size."
-        )
-    answers = all_text_embeds if negative_embeds is None else torch.cat([all_text_embeds, negative_embeds])
-    labels = torch.arange(offset, offset + len(image_embeds), device=image_embeds.device)
-    true_of_images, true_of_texts = (None, None) if known is None else (known.true_of_images, known.true_of_texts)
-    # Over (b, B + M) similarities, and over (b, B).
-    of_images = _cross_entropy(image_embeds, answers, logit_scale, labels, chunk_size, true_of_images)
-    of_texts = _cross_entropy(text_embeds, all_image_embeds, logit_scale, labels, chunk_size, true_of_texts)
-    return (of_images + of_texts) / 2
-
-
-def _cross_entropy(
-    queries: Tensor,
-    answers: Tensor,
-    scale: Tensor,
-    labels: Tensor,
-    chunk_size: int | None,
-    true_of: Callable[[Tensor], Tensor] | None,
-) -> Tensor:
-    """The mean over the rows of ``scale * queries @ answers.T``, of which ``chunk_size`` are in memory at once.
-
-    What ``true_of`` tells to be right beside the labels is left out.
-    """
-
-    def of_rows(rows: Tensor, right: Tensor, answers: Tensor, scale: Tensor, reduction: str) -> Tensor:
-        logits = scale * rows @ answers.T
-        if true_of is not None:
-            logits = logits.masked_fill(true_of(right), -torch.inf)
-        return F.cross_entropy(logits, right, reduction=reduction)
-
-    if chunk_size is None or chunk_size >= len(queries):
-        return of_rows(queries, labels, answers, scale, "mean")
-    chunks = zip(queries.split(chunk_size), labels.split(chunk_size), strict=True)
-    parts = [checkpoint(of_rows, rows, right, answers, scale, "sum", use_reentrant=False) for rows, right in chunks]
-    return torch.stack(parts).sum() / len(queries)
+PREDICTIONS = get_args(Prediction)
 
 
 def noise_weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, snr_gamma: float = 5.0) -> Tensor:
@@ -132,8 +32,8 @@ def noise_weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, snr_gamma: 
 
     ``constant``: 1, the paper's. ``sigma_squared``: sigma_t^2, score distillation's (DreamFusion, arXiv 2209.14988).
     ``min_snr``: min(SNR, gamma) / SNR with SNR = alpha^2 / sigma^2 (arXiv 2303.09556). ``velocity``: 1 / alpha_t^2,
-    which turns the error in the noise into the error in the velocity v = alpha * eps - sigma * z0, so that the high
-    noise at which the layout of a picture is decided keeps its say.
+    which turns the error in the noise into the error in the velocity, v = alpha * eps - sigma * z0 or a flow's eps - z0,
+    so that the high noise at which the layout of a picture is decided keeps its say.
 
     Args:
         weighting: one of the names above.
@@ -175,13 +75,50 @@ def add_noise(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> T
     return alpha.view(shape) * latents + sigma.view(shape) * noise
 
 
+def predicted_noise(prediction: Prediction, predicted: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """eps_hat: what a denoiser's own prediction says of the noise.
+
+    Args:
+        prediction: ``epsilon``, the noise; ``v_prediction``, v = alpha * eps - sigma * z0; ``flow``, eps - z0.
+        predicted: by the denoiser, (B, C, h, w).
+        noisy: z_t, which it saw, (B, C, h, w).
+        alpha, sigma: the schedule's coefficients, (B,): alpha^2 + sigma^2 = 1, or for ``flow`` alpha + sigma = 1.
+
+    Returns:
+        (B, C, h, w). The clean latents that it means are (z_t - sigma * eps_hat) / alpha.
+
+    Raises:
+        ValueError: an unknown prediction.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf.losses import add_noise, predicted_noise
+
+    latents, noise, half = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), torch.tensor([0.5])
+    noisy = add_noise(latents, noise, half, half)
+    print(torch.equal(predicted_noise("flow", noise - latents, noisy, half, half), noise))  # True
+    ```
+    """
+    shape = (-1, *[1] * (noisy.dim() - 1))
+    if prediction == "epsilon":
+        return predicted
+    if prediction == "v_prediction":
+        return alpha.view(shape) * predicted + sigma.view(shape) * noisy
+    if prediction == "flow":
+        return noisy + alpha.view(shape) * predicted
+    raise ValueError(f"unknown prediction {prediction!r}; choose from {', '.join(PREDICTIONS)}.")
+
+
 def distillation_loss(
     latents: Tensor,
     noise: Tensor,
     alpha: Tensor,
     sigma: Tensor,
-    predict_noise: Callable[[Tensor], Tensor],
+    predict: Callable[[Tensor], Tensor],
     *,
+    prediction: Prediction = "epsilon",
     reading: Reading = "noised",
     gradient: Gradient = "full",
     weighting: Weighting = "constant",
@@ -194,26 +131,29 @@ def distillation_loss(
     target is then independent of the input.
 
     Gradient ``full`` (default) runs back through the denoiser. ``stop_gradient`` calls the denoiser under no_grad and
-    leaves its Jacobian out, as DreamFusion does: d loss / d z0 := w(t) * 2 / N * (eps_hat - eps) with N the number of
-    elements of a latent, which is the full gradient with alpha_t * J replaced by the identity. The value is the same.
+    leaves its Jacobian out, as DreamFusion does; the value is the same. The predicted noise then follows z_t as it stands:
+    d eps_hat / d z_t is 1 where the denoiser predicts noise or a flow, and sigma_t where it predicts v.
 
-    The squared norm is taken as a mean over the N elements, so that lambda does not depend on the latent size.
+    The error is the squared error of the predicted noise times w(t), whatever the denoiser predicts, so that weightings
+    mean the same for all. The squared norm is taken as a mean over the N elements, so that lambda does not depend on the
+    latent size.
 
     Args:
         latents: z0 = h_w(f_phi(x)), (B, C, h, w).
         noise: eps, standard normal, (B, C, h, w).
         alpha, sigma: the schedule's coefficients at the sampled timesteps, (B,).
-        predict_noise: the frozen denoiser, from its input (B, C, h, w) to the predicted noise (B, C, h, w).
+        predict: the frozen denoiser, from its input (B, C, h, w) to its prediction (B, C, h, w).
+        prediction: what that is, see [`predicted_noise`].
         reading: ``noised`` or ``as_printed``.
         gradient: ``full`` or ``stop_gradient``.
-        weighting: w(t), see [`noise_weight`].
+        weighting: w(t), see [`noise_weight`]. ``velocity`` is a flow model's own training loss, finite at alpha = 0, too.
         snr_gamma: gamma of weighting ``min_snr``.
 
     Returns:
         (B,) float32
 
     Raises:
-        ValueError: an unknown reading, gradient or weighting.
+        ValueError: an unknown reading, gradient, weighting or prediction.
 
     Example:
 
@@ -237,17 +177,18 @@ def distillation_loss(
     if gradient not in GRADIENTS:
         raise ValueError(f"unknown gradient {gradient!r}; choose from {', '.join(GRADIENTS)}.")
     latents, noise, alpha, sigma = latents.float(), noise.float(), alpha.float(), sigma.float()
-    weight = noise_weight(weighting, alpha, sigma, snr_gamma)  # (B,)
-    denoiser_input = add_noise(latents, noise, alpha, sigma) if reading == "noised" else latents
-    if gradient == "full":
-        residual = predict_noise(denoiser_input).float() - noise
-        return weight * residual.square().flatten(1).mean(1)
-    with torch.no_grad():
-        residual = predict_noise(denoiser_input).float() - noise
-        error = residual.square().flatten(1).mean(1)
-        pull = 2 * residual / residual[0].numel()
-    surrogate = (pull * latents).flatten(1).sum(1)  # its gradient in the latents is ``pull``
-    return weight * (error + surrogate - surrogate.detach())
+    seen = add_noise(latents, noise, alpha, sigma) if reading == "noised" else latents
+    with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "full"):
+        predicted = predict(seen).float()
+    if gradient == "stop_gradient" and prediction == "epsilon":
+        predicted = predicted + (seen - seen.detach())  # nothing, whose derivative is one
+    if prediction == "flow" and reading == "noised":  # eps_hat - eps is alpha times this, which may be 0
+        error = (predicted - (noise - latents)).square().flatten(1).mean(1)
+        if weighting == "velocity":
+            return error
+        return noise_weight(weighting, alpha, sigma, snr_gamma) * alpha.square() * error
+    found = predicted_noise(prediction, predicted, seen, alpha, sigma)
+    return noise_weight(weighting, alpha, sigma, snr_gamma) * (found - noise).square().flatten(1).mean(1)
 
 
 def ranking_loss(cosines: Tensor, errors: Tensor, temperature: float, logit_scale: Tensor | float) -> Tensor:

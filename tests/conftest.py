@@ -18,7 +18,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from hub_server import WRITER, HubServer
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 from PIL import Image
 from transformers import (
     CLIPConfig,
@@ -244,5 +244,6 @@ def hub_here(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the address that it began with
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)  # so does what diffusers asks
     monkeypatch.setenv("HF_TOKEN", WRITER)
     return hub

@@ -4,6 +4,7 @@ What the libraries read from the environment when they are imported is set in th
 since threads do not outlive a fork.
 """
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -20,8 +21,10 @@ import datasets
 import torch
 import transformers.utils.hub
 from accelerate.state import AcceleratorState, GradientState
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 from tqdm.std import TqdmDefaultWriteLock, tqdm
+
+HANGS_AFTER = 300  # seconds; a fork then tells where it stands, and ends
 
 
 class Forked:
@@ -68,6 +71,7 @@ class Forked:
             os.dup2(self._out.fileno(), 1)
             os.dup2(self._err.fileno(), 2)
             sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+            faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
             _log_here()
             os.environ.clear()
             os.environ.update(env)
@@ -118,3 +122,4 @@ def _as_if_imported_now(env: dict[str, str]) -> None:
         constants.HF_HUB_DISABLE_XET = True
         datasets.config.HF_DATASETS_CACHE = home / "datasets"
         transformers.utils.hub._hf_api = None
+        hf_api.api.endpoint = url

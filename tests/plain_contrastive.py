@@ -22,3 +22,16 @@ def masked_by_loops(images, texts, negatives, scale, pictures, captions, others)
         for row in (of_image, of_text):
             total = total + torch.stack(row).logsumexp(0) - row[0]
     return total / (2 * len(images))
+
+
+def sigmoid_by_loops(images, texts, negatives, scale, bias, pictures, captions, others):
+    """SigLIP's loss without what any row tells to be true: a sum of logs, one picture and one answer at a time."""
+    true = {(picture, text) for picture, words in zip(pictures, captions, strict=True) for text in words}
+    drawn = [words[0] for words in captions]
+    total = 0.0
+    for i in range(len(images)):
+        for j, (embed, text) in enumerate(zip([*texts, *negatives], drawn + others, strict=True)):
+            logit = scale * (images[i] @ embed) + bias
+            if i == j or (pictures[i], text) not in true:
+                total = total + torch.log1p(torch.exp(-logit if i == j else logit))
+    return total / len(images)

@@ -1,12 +1,13 @@
 """SDSCLIPConfig: what it refuses, and what a resumed run must agree on."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 
 import pytest
 from transformers import TrainingArguments
 
 from sdsclip_hf import SDSCLIPConfig
+from sdsclip_hf.config import knob
 
 OWN = [
     entry
@@ -22,7 +23,7 @@ def make(tmp_path):
 
 def test_defaults_are_valid_and_leave_the_paper_s_choices(make):
     config = make()
-    assert (config.trainable, config.sds_gradient, config.sds_weighting) == ("layernorm", "full", "constant")
+    assert (config.trainable, config.sds_gradient, config.sds_weighting) == ("layernorm", "full", None)
     assert config.remove_unused_columns is False
     assert config.dataloader_drop_last is True
     assert config.logging_nan_inf_filter is False
@@ -142,10 +143,11 @@ def test_batch_of_one_raises_and_names_the_option(make):
         make(per_device_train_batch_size=1)
 
 
-def test_mutable_defaults_are_not_shared(make):
-    one, other = make(), make()
-    one.lora_target_modules.append("extra")
-    assert "extra" not in other.lora_target_modules
+def test_mutable_defaults_are_not_shared():
+    Options = make_dataclass("Options", [("names", list, knob(("one",), "A list."))])
+    one, other = Options(), Options()
+    one.names.append("extra")
+    assert other.names == ["one"]
 
 
 @pytest.mark.parametrize("entry", OWN, ids=lambda entry: entry.name)

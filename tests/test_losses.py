@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_clip
-from plain_contrastive import masked_by_loops
+from plain_contrastive import masked_by_loops, sigmoid_by_loops
 
 from sdsclip_hf.data.duplicates import KnownPairs
 from sdsclip_hf.losses import (
@@ -22,6 +22,7 @@ from sdsclip_hf.losses import (
     ranking_loss,
     ranking_temperature,
     rms,
+    sigmoid_loss,
     teacher_confidence,
 )
 
@@ -154,6 +155,40 @@ def test_what_any_row_tells_to_be_true_is_no_negative(rows_that_share, parts, ch
     assert abs(unmasked.item() - expected.item()) > 1e-3
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("parts", "chunk"), [(1, None), (1, 3), (2, 3), (4, None)])
+def test_sigmoid_loss_is_that_of_the_loops_by_chunks_and_by_processes(rows_that_share, parts, chunk, masked):
+    pictures, captions, others = rows_that_share
+    known = known_pairs(pictures, captions, others) if masked else None
+    if not masked:  # no two are the same
+        pictures, captions, others = list("ABCDEFGH"), [[letter] for letter in "abcdefgh"], list("vwxyz")
+    leaves = [unit(8, 6).requires_grad_(), unit(8, 6).requires_grad_(), unit(5, 6).requires_grad_()]
+    leaves += [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (4.0, -2.0)]
+    images, texts, negatives, scale, bias = leaves
+    expected = sigmoid_by_loops(*leaves, pictures, captions, others)
+    size = 8 // parts
+    found = [
+        sigmoid_loss(
+            *(images[i : i + size], texts[i : i + size], scale, bias, texts, i, negatives),
+            chunk_size=chunk,
+            known=known,
+        )
+        for i in range(0, 8, size)
+    ]
+    found = sum(found) / parts
+    assert found.item() == pytest.approx(expected.item())
+    for one, other in zip(*(torch.autograd.grad(loss, leaves) for loss in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_sigmoid_loss_of_one_pair_or_of_unequal_sides_raises():
+    one = torch.tensor(1.0)
+    with pytest.raises(ValueError, match=r"at least two pairs"):
+        sigmoid_loss(unit(1, 4), unit(1, 4), one, one)
+    with pytest.raises(ValueError, match=r"\(3, 4\).*\(2, 4\)"):
+        sigmoid_loss(unit(3, 4), unit(2, 4), one, one)
+
+
 def test_rows_that_another_answer_is_right_for_are_counted(rows_that_share):
     pictures, captions, others = rows_that_share
     everyone = torch.arange(8)
@@ -224,7 +259,7 @@ def distillation_by_hand(case, reading: str, gradient: str, weighting: str, gamm
         seen = alpha * z0 + sigma * eps if reading == "noised" else z0
         predicted = np.tanh(matrix @ seen + bias)
         residual = predicted - eps
-        jacobian = slope * (1 - predicted**2)[:, None] * matrix if gradient == "full" else np.eye(ELEMENTS)
+        jacobian = slope * ((1 - predicted**2)[:, None] * matrix if gradient == "full" else np.eye(ELEMENTS))
         weight = weight_by_hand(weighting, alpha, sigma, gamma)
         values.append(weight * sum(residual**2) / ELEMENTS)
         gradients.append(weight * 2 / ELEMENTS * jacobian.T @ residual)
@@ -264,7 +299,7 @@ def test_full_gradient_equals_central_differences(case, reading, weighting):
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_stop_gradient_form_equals_the_pull_towards_the_denoised_latent(case, weighting):
-    """0.5 w (alpha/sigma) (2/N) ||z0 - x0_hat||^2 with x0_hat = (z_t - sigma eps_hat) / alpha held fixed."""
+    """0.5 w (alpha^2/sigma) (2/N) ||z0 - x0_hat||^2 with x0_hat = (z_t - sigma eps_hat) / alpha held fixed."""
     latents, noise, alpha, sigma, denoiser = case
     latents.requires_grad_(True)
     loss = distillation_loss(latents, noise, alpha, sigma, denoiser, gradient="stop_gradient", weighting=weighting)
@@ -275,7 +310,7 @@ def test_stop_gradient_form_equals_the_pull_towards_the_denoised_latent(case, we
     coefficients = zip(alpha.tolist(), sigma.tolist(), strict=True)
     weight = torch.tensor([weight_by_hand(weighting, *pair, 5.0) for pair in coefficients])
     distances = (latents - denoised).square().sum((1, 2, 3))
-    (of_pull,) = torch.autograd.grad((0.5 * weight * alpha / sigma * 2 / ELEMENTS * distances).sum(), latents)
+    (of_pull,) = torch.autograd.grad((0.5 * weight * alpha.square() / sigma * 2 / ELEMENTS * distances).sum(), latents)
     torch.testing.assert_close(of_loss, of_pull, rtol=1e-3, atol=1e-5)
 
 

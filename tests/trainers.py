@@ -60,6 +60,24 @@ def first_batch(trainer) -> dict[str, torch.Tensor]:
     return next(iter(trainer.get_train_dataloader()))
 
 
+def one_step(trainer, rows=range(12)) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss and the gradients of the first rows of the data."""
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    batch = trainer.data_collator([trainer.train_dataset[number] for number in rows])
+    trainer.student.zero_grad()
+    loss = trainer.training_step(trainer.model, batch)
+    gradients = {name: p.grad.clone() for name, p in trainer.student.named_parameters() if p.grad is not None}
+    return float(loss), gradients
+
+
+def assert_same(found, expected, tolerance):
+    assert set(found) == set(expected)
+    floor = 1e-3 * max(gradient.norm() for gradient in expected.values())  # some are nothing but rounding: keys' biases
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= tolerance * max(gradient.norm(), floor), name
+
+
 class At(TrainerCallback):
     """Calls a function at the beginning of every step."""
 

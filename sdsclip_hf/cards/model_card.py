@@ -20,6 +20,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundE
 from transformers.trainer_utils import HubStrategy
 
 from sdsclip_hf import shapes
+from sdsclip_hf.cards.student_facts import StudentFacts
 from sdsclip_hf.common.resources import git_revision, model_cards_dir, versions
 from sdsclip_hf.common.writing import write_text
 from sdsclip_hf.config import SDSCLIPConfig
@@ -45,7 +46,7 @@ STANDARD = {
     "retrieval": "retrieval",
 }
 IN_WORDS = {"L_CLIP": "the contrastive loss", "(1 - cos)": "a cosine term"}
-TAGS = ["clip", "sdsclip_hf", "compositionality", "diffusion-distillation"]
+TAGS = ["sdsclip_hf", "compositionality", "diffusion-distillation"]
 
 
 @dataclass
@@ -54,7 +55,7 @@ class RunFacts:
 
     Args:
         config: the run's.
-        base_name: the CLIP that it started from; ``base_revision`` its commit on the Hub, where known.
+        base_name: the model that it started from; ``base_revision`` its commit on the Hub, where known.
         teacher_name: the diffusion model, where L_SDS used one.
         scores_teacher: the diffusion model whose stored scores L_rank learns from.
         counts: see [`SDSCLIPModel.count_parameters`].
@@ -69,6 +70,7 @@ class RunFacts:
         unfinished: whether the training goes on.
         best_step: the step that the weights are of, where that is not the last.
         licence: what the base model's card tells, see [`find_licence`]; None where it could not be read.
+        student: of what kind it is.
         overrides: front matter that takes the place of what is found, by the Hub's names: ``license``, ``tags``, ….
     """
 
@@ -92,6 +94,7 @@ class RunFacts:
     unfinished: bool = False
     best_step: int | None = None
     licence: dict[str, str] | None = None
+    student: StudentFacts = field(default_factory=StudentFacts)
     overrides: dict = field(default_factory=dict)
 
     @property
@@ -122,6 +125,7 @@ def model_card(facts: RunFacts, folder: Path | None = None) -> ModelCard:
         _front_matter(facts, {"license": licence} if licence else of_base),
         template_path=str(model_cards_dir() / TEMPLATE),
         model_name=MODEL_NAME,
+        student=facts.student,
         terms=[IN_WORDS.get(name, name) for name in _terms(config)],
         versions=versions(),
         unfinished=facts.unfinished,
@@ -156,7 +160,7 @@ def _front_matter(facts: RunFacts, licence: dict[str, str]) -> ModelCardData:
         "library_name": "transformers",
         "pipeline_tag": "zero-shot-image-classification",
         "metrics": list(dict.fromkeys(result.metric_type for result in evaluated)) or None,
-        "tags": TAGS,
+        "tags": [facts.student.model_type, *TAGS],
         "model_name": MODEL_NAME if evaluated else None,
         "eval_results": evaluated or None,
     }
@@ -238,7 +242,7 @@ def _symbols(facts: RunFacts) -> Iterator[str]:
     config = facts.config
     if config.lambda_clip:
         yield (
-            "`L_CLIP`: the symmetric contrastive loss of a batch's pairs"
+            f"`L_CLIP`: {facts.student.contrastive}"
             + (", with the candidate captions as further negatives, by their labels" if config.hard_negatives else "")
             + "."
         )
@@ -328,7 +332,8 @@ def _files(facts: RunFacts) -> Iterator[str]:
     if facts.has_adapter:
         base = facts.base_name if is_hub_id(facts.base_name) else "BASE"
         yield (
-            f'`adapter/`: the LoRA alone; `PeftModel.from_pretrained(CLIPModel.from_pretrained("{base}"), "{MODEL_NAME}", '
+            f"`adapter/`: the LoRA alone; `PeftModel.from_pretrained({facts.student.classes[0]}.from_pretrained"
+            f'("{base}"), "{MODEL_NAME}", '
             'subfolder="adapter")` is the same model'
         )
     if facts.has_mapper:

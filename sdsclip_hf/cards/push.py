@@ -12,13 +12,15 @@ from sdsclip_hf.cards.model_card import CARD_FILE, EVAL_RESULTS, MODEL_NAME
 from sdsclip_hf.data.scores import portable_name
 from sdsclip_hf.hub.attempts import HubError
 from sdsclip_hf.hub.commits import check_holds_clip, check_login, check_repo_id, claim_repo, push_files
+from sdsclip_hf.students.loading import is_dual_encoder
+from sdsclip_hf.students.processor_files import VOCABULARIES
 from sdsclip_hf.students.sdsclip_model import MAPPER_FILE
 
 ADAPTER_CONFIG = "adapter/adapter_config.json"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PROCESSOR = (
-    *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"),
-    *("merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("merges.txt", "special_tokens_map.json", "added_tokens.json", *VOCABULARIES),
 )
 BESIDE = (
     MAPPER_FILE,
@@ -41,7 +43,7 @@ def model_files(folder: Path, model_name: str, revision: str | None = None) -> d
     main; the adapter's configuration loses the local path of its base model.
 
     Raises:
-        ValueError: the folder holds no exported CLIP.
+        ValueError: the folder holds no exported model.
     """
     _check_is_export(folder)
     patterns = ("config.json", *WEIGHTS, *PROCESSOR, *BESIDE)
@@ -73,8 +75,8 @@ def _check_is_export(folder: Path) -> None:
     if not config.is_file() or not _has_weights(folder):
         raise ValueError(f"{folder} holds no exported model; {remedy}.")
     model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    if model_type != "clip":
-        raise ValueError(f"{folder} holds a model of type {model_type!r}, not 'clip'; {remedy}.")
+    if not is_dual_encoder(model_type):
+        raise ValueError(f"{folder} holds a model of type {model_type!r}, which is no dual encoder; {remedy}.")
 
 
 def _has_weights(folder: Path) -> bool:

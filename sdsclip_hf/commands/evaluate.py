@@ -40,7 +40,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--label_column", help="of classification data; default: the ClassLabel column, or label")
     add("--num_draws", type=_at_least(1), default=10, help="draws of (t, noise) that a teacher's score is the mean of")
     add("--timestep_range", nargs=2, type=int, help="first and last timestep of a teacher's score; default: all")
-    add("--weighting", default="constant", choices=WEIGHTINGS, help="w(t) of a teacher's score")
+    add("--weighting", choices=WEIGHTINGS, help="w(t) of a teacher's score; default: by its kind")
     add("--seed", type=int, default=0, help="of a teacher's noise")
     args = parser.parse_args(argv)
     if not args.model and not args.teacher:

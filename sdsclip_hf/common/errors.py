@@ -1,6 +1,7 @@
 """One wording for the ways in which loading from a folder or from the Hub fails."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
+
+OPTIONAL = ("sentencepiece", "torchvision", "protobuf", "tiktoken", "ftfy", "timm")  # what parts of transformers need
 
 
 def expand(name_or_path: str | Path) -> str:
@@ -46,6 +49,7 @@ def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
 
     Raises:
         OSError: ``name`` is neither a usable folder nor a Hub id that can be reached.
+        ImportError: it needs a package that is not installed.
     """
     try:
         yield
@@ -61,3 +65,13 @@ def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
             )
         reason = str(error).strip().splitlines()
         raise OSError(f"could not load {what} {name!r}: {remedy}. ({reason[0] if reason else error!r})") from error
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "optional dependencies" not in str(error):
+            raise
+        sentences = re.split(r"(?<=\.)\s+", str(error).strip())
+        found = [(package, one) for one in sentences for package in OPTIONAL if package in one.lower()]
+        package, reason = found[0] if found else ("", sentences[0])
+        remedy = f"pip install {package}" if package else "install what it names"
+        raise ImportError(
+            f"{what} {name!r} needs a package that is not installed: {remedy}. ({reason.rstrip('.')})"
+        ) from error

@@ -4,6 +4,7 @@ import sys
 import warnings
 
 import datasets
+from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging
 
 
@@ -12,5 +13,6 @@ def hush_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*'pin_memory' argument is set as true but no accelerator is found.*")
     warnings.filterwarnings("ignore", message=".*requires torchvision.*|.*torchvision is not available.*")
     logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()

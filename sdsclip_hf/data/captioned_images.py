@@ -194,7 +194,8 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         num_candidates: how many of them are drawn beside the own caption; default: all.
         for_evaluation: whether rows tell, as ``readable``, if they have a picture and a caption; see [`CaptionedImages`].
         image_processor: if given, it prepares each picture once; what it makes is kept in memory, for later datasets of
-            the same rows in this process, too, and examples hold ``pixel_values`` (3, H, W) in place of ``image``.
+            the same rows in this process, too, and examples hold that, ``pixel_values`` (3, H, W) for one, in place of
+            ``image``.
 
     Example:
 
@@ -227,8 +228,8 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
     def _prepared(self, image: Image.Image, cell) -> tuple[dict, str | None]:
         if self.image_processor is None:
             return super()._prepared(image, cell)
-        pixels = self.image_processor([image], return_tensors="pt").pixel_values[0]
-        return {"pixel_values": pixels}, None if cell is None else picture_digest(cell, image)
+        made = {name: value[0] for name, value in self.image_processor([image], return_tensors="pt").items()}
+        return made, None if cell is None else picture_digest(cell, image)
 
     def _row(self, number: int) -> dict:
         """A row of the dataset; of one whose picture is kept its captions alone."""

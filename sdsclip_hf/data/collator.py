@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import CLIPProcessor
+from transformers import ProcessorMixin
 
+from sdsclip_hf.common.reading import CaptionReader
 from sdsclip_hf.data.duplicates import caption_key, caption_keys, picture_keys, token_key
 from sdsclip_hf.data.scores import RankedItem
+
+PROMPTS = "prompts."  # what a batch's entries for the teacher begin with
 
 
 @dataclass
@@ -17,19 +20,20 @@ class ImageCaptionCollator:
 
     Args:
         processor: the student's.
-        teacher_tokenize: a teacher's [`DiffusionTeacher.tokenize`]; None when no term needs prompts.
+        prompts: gives what a teacher's denoiser is told of captions, or captions as [`conditions.as_bytes`] does, tensors
+            by name with a row each; None when no term needs them.
         max_candidates: K, how many candidates a picture has at most; 0 when no term needs them.
-        prompts: the teacher's prompts of captions, (N, L, D), where they are at hand; default: its tokens are given.
         with_keys: whether to tell by what numbers equal pictures and captions are known.
+        reader: how the student reads captions; default: as CLIP does, padded to the longest of a batch.
 
-    An example holds ``image`` or, preprocessed, ``pixel_values``, and ``caption``, with candidates ``item``, too; and
-    perhaps ``captions``, all that are true of the image.
+    An example holds ``image`` or, preprocessed, ``pixel_values`` and what else the image processor gives, and ``caption``,
+    with candidates ``item``, too; and perhaps ``captions``, all that are true of the image.
 
-    Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W); ``input_ids`` and ``attention_mask`` (B, L), padded
-    to the longest of the batch; ``caption_cut`` (B,), true where a caption was longer than the text tower reads;
-    ``caption_empty`` (B,); in evaluation ``readable`` (B,), false where a blank stands for a picture that could not be
-    read or a caption that is missing; with a teacher
-    ``teacher_input_ids`` (B, T) or ``teacher_prompts`` (B, T, D); and with candidates ``candidate_input_ids`` and
+    Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W), and whatever other tensors the image processor gives;
+    ``input_ids`` and ``attention_mask`` (B, L), the latter even where the model takes none; ``caption_cut`` (B,), true
+    where a caption was longer than the text tower reads; ``caption_empty`` (B,); in evaluation ``readable`` (B,), false
+    where a blank stands for a picture that could not be read or a caption that is missing; with a teacher
+    ``prompts.NAME`` (B, ...) of all that ``prompts`` gives; and with candidates ``candidate_input_ids`` and
     ``candidate_attention_mask`` (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K),
     the teacher's d(x, c_k), NaN where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).
     Keys, int64, are equal where pictures or the words of captions are: ``picture_keys`` (B,), ``caption_keys`` (B, C) of
@@ -51,11 +55,16 @@ class ImageCaptionCollator:
     ```
     """
 
-    processor: CLIPProcessor
-    teacher_tokenize: Callable[[Sequence[str]], Tensor] | None = None
+    processor: ProcessorMixin
+    prompts: Callable[[Sequence[str]], dict[str, Tensor]] | None = None
     max_candidates: int = 0
-    prompts: Callable[[Sequence[str]], Tensor] | None = None
     with_keys: bool = True
+    reader: CaptionReader | None = None
+
+    def __post_init__(self):
+        if self.reader is None:
+            tokenizer = self.processor.tokenizer
+            self.reader = CaptionReader(tokenizer, tokenizer.model_max_length)
 
     def __call__(self, examples: list[dict]) -> dict[str, Tensor]:
         if not any(examples):
@@ -63,54 +72,42 @@ class ImageCaptionCollator:
         captions = [example["caption"] for example in examples]
         items = [example["item"] for example in examples] if self.max_candidates and "item" in examples[0] else []
         texts = captions + [candidate for item in items for candidate in item.candidates]
-        tokenizer = self.processor.tokenizer
-        tokens = tokenizer(
-            texts, padding=True, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
-        )
-        batch = {
-            "pixel_values": self._pixels(examples),
-            "input_ids": tokens.input_ids[: len(captions)],
-            "attention_mask": tokens.attention_mask[: len(captions)],
-            "caption_cut": self._cut(captions, tokens.attention_mask[: len(captions)].sum(1)),
-        }
+        tokens, pictures = self.reader(texts), self._pictures(examples)
+        batch = pictures | {name: value[: len(captions)] for name, value in tokens.items()}
+        batch["caption_cut"] = self._cut(captions, batch["attention_mask"].sum(1))
         batch["caption_empty"] = torch.tensor([not caption.strip() for caption in captions])
         if "readable" in examples[0]:
             batch["readable"] = torch.tensor([example["readable"] for example in examples])
         if self.prompts is not None:
-            batch["teacher_prompts"] = self.prompts(captions)
-        elif self.teacher_tokenize is not None:
-            batch["teacher_input_ids"] = self.teacher_tokenize(captions)
-        keys = self._text_keys(texts, tokens.input_ids, tokens.attention_mask) if self.with_keys else None
+            batch |= {f"{PROMPTS}{name}": values for name, values in self.prompts(captions).items()}
+        keys = self._text_keys(texts, **tokens) if self.with_keys else None
         if keys is not None:
-            batch["picture_keys"] = picture_keys(batch["pixel_values"])
+            batch["picture_keys"] = picture_keys(*pictures.values())
             batch["caption_keys"] = _of_images(examples, keys[: len(captions)])
         if items:
-            of_candidates = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
-            of_candidates |= {} if keys is None else {"keys": keys}
+            of_candidates = tokens | ({} if keys is None else {"keys": keys})
             batch |= self._candidates(items, {name: flat[len(captions) :] for name, flat in of_candidates.items()})
         return batch
 
     def _text_keys(self, texts: list[str], input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """A number for each text, (N,): for its words, or of one that fills the text tower for what is left of it."""
-        full = (attention_mask.sum(1) >= self.processor.tokenizer.model_max_length).tolist()
+        full = (attention_mask.sum(1) >= self.reader.max_length).tolist()
         keys = [0 if is_full else caption_key(text) for text, is_full in zip(texts, full, strict=True)]
         return torch.tensor([key or token_key(input_ids[number].tolist()) for number, key in enumerate(keys)])
 
     def _cut(self, captions: list[str], lengths: Tensor) -> Tensor:
         """Which captions lost tokens, (B,): of those that fill the text tower."""
-        tokenizer = self.processor.tokenizer
-        cut = lengths >= tokenizer.model_max_length
+        cut = lengths >= self.reader.max_length
         for number in cut.nonzero()[:, 0].tolist():
-            whole = tokenizer(captions[number], truncation=False, verbose=False).input_ids
-            cut[number] = len(whole) > tokenizer.model_max_length
+            cut[number] = self.reader.whole_lengths([captions[number]])[0] > self.reader.max_length
         return cut
 
-    def _pixels(self, examples: list[dict]) -> Tensor:
+    def _pictures(self, examples: list[dict]) -> dict[str, Tensor]:
+        """All that the image processor gives, whether here or, kept in memory, beforehand."""
         if "pixel_values" in examples[0]:
-            return torch.stack([example["pixel_values"] for example in examples])
-        return self.processor.image_processor(
-            [example["image"] for example in examples], return_tensors="pt"
-        ).pixel_values
+            names = [name for name, value in examples[0].items() if isinstance(value, Tensor)]
+            return {name: torch.stack([example[name] for example in examples]) for name in names}
+        return dict(self.processor.image_processor([example["image"] for example in examples], return_tensors="pt"))
 
     def _candidates(self, items: list[RankedItem], told: dict[str, Tensor]) -> dict[str, Tensor]:
         """The items' candidates, and what is ``told`` of them one after another, as a row of K an image."""

@@ -34,9 +34,13 @@ def caption_keys(captions: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(caption_key, captions)))
 
 
-def picture_keys(pixel_values: Tensor) -> Tensor:
-    """A number for each picture, the same for equal ones on every process: (B, 3, H, W) to (B,) int64, above 0."""
-    return torch.tensor([_number(pixels.tobytes()) for pixels in pixel_values.numpy()])
+def picture_keys(*tensors: Tensor) -> Tensor:
+    """A number for each picture, the same for equal ones on every process: (B, 3, H, W) to (B,) int64, above 0.
+
+    Pictures of several tensors, each (B, ...), are equal where all of these are.
+    """
+    rows = zip(*(tensor.numpy() for tensor in tensors), strict=True)
+    return torch.tensor([_number(b"".join(part.tobytes() for part in row)) for row in rows])
 
 
 def token_key(input_ids: Sequence[int]) -> int:

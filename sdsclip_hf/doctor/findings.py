@@ -37,13 +37,13 @@ class Trouble(Exception):
 def checked(what: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
     """The findings of a check; one that raises has failed, and the others go on.
 
-    The package's own errors (ValueError, OSError) tell their remedy; of any other the kind is told.
+    The package's own errors (ValueError, OSError, ImportError) tell their remedy; of any other the kind is told.
     """
     try:
         yield from check()
     except Trouble as trouble:
         yield Finding("fail", what, trouble.found, trouble.remedy)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         yield Finding("fail", what, str(error) or repr(error))
     except Exception as error:
         remedy = "The check itself went wrong; please report it, with the command."

@@ -12,11 +12,12 @@ from sdsclip_hf.data.scores import SCORES_FILE, portable_name, score_settings
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub, Place
-from sdsclip_hf.students.sdsclip_model import clip_config
-from sdsclip_hf.teachers.pipeline_layout import check_layout, model_index
+from sdsclip_hf.students.loading import load_processor, student_config
+from sdsclip_hf.students.processor_files import VOCABULARIES
+from sdsclip_hf.teachers.saved_pipeline import SavedPipeline
 
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
-TOKENIZER = ("tokenizer.json", "vocab.json")
+TOKENIZER = ("tokenizer.json", *VOCABULARIES)
 TEXTS = (".json", ".txt", ".model")  # small files beside the weights
 
 
@@ -65,7 +66,7 @@ def _told(case: Case, hub: Hub, place: Place, files: list[str], kind: str) -> st
 
 
 def check_student(case: Case, hub: Hub) -> Iterator[Finding]:
-    """The CLIP: configuration, weights and processor."""
+    """The student: configuration, weights and processor."""
     case.missing.append("student")
     name, option = case.model.model_name_or_path, "--model_name_or_path"
     place = hub.place(name, "model", option)
@@ -74,11 +75,15 @@ def check_student(case: Case, hub: Hub) -> Iterator[Finding]:
     missing += [] if weights else ["weights (model.safetensors)"]
     parts = (("image processor", PROCESSOR), ("tokenizer", TOKENIZER))
     missing += [f"{what} ({one_of[0]})" for what, one_of in parts if not set(one_of) & set(files)]
-    _check_whole("CLIP", place, missing, f"Give {option} what save_pretrained of the model and its processor wrote.")
+    _check_whole("student", place, missing, f"Give {option} what save_pretrained of the model and its processor wrote.")
     _check_readable(place, weights)
-    clip_config(expand(shapes.resolve(name)))
+    resolved = expand(shapes.resolve(name))
+    kind = student_config(resolved).model_type
+    if kind != "clip":
+        load_processor(resolved)  # which may need a package that is not installed
     case.missing.remove("student")
-    yield Finding("ok", "student", _told(case, hub, place, [*weights, *_small(files)], "a CLIP"))
+    told = "a CLIP" if kind == "clip" else f"a dual encoder of type {kind}"
+    yield Finding("ok", "student", _told(case, hub, place, [*weights, *_small(files)], told))
 
 
 def check_teacher(case: Case, hub: Hub) -> Iterator[Finding]:
@@ -94,25 +99,27 @@ def check_teacher(case: Case, hub: Hub) -> Iterator[Finding]:
     for revision, variant in sorted(wanted, key=str):
         place = hub.place(name, "model", option, revision)
         unlike = [] if "model_index.json" in place.files else ["model_index.json"]
-        remedy = f"Give {option} what save_pretrained of a Stable Diffusion pipeline wrote."
+        remedy = f"Give {option} what save_pretrained of a text-to-image pipeline wrote; `sdsclip teachers` lists them."
         _check_whole("diffusion model", place, unlike, remedy)
-        files = _teacher_files(place, variant, option)
-        resolved = expand(shapes.resolve(name))
-        check_layout(name, model_index(resolved, revision))
-        yield Finding("ok", "teacher", _told(case, hub, place, files, "Stable Diffusion's layout"))
+        saved = SavedPipeline(expand(shapes.resolve(name)), revision, variant)
+        files = _teacher_files(place, saved, option)
+        yield Finding("ok", "teacher", _told(case, hub, place, files, f"a {saved.kind}"))
+        if saved.is_distilled:
+            told = f"{name} is a distilled checkpoint, whose errors may order captions less well."
+            yield Finding("warn", "teacher", told, "Score with the one that it was distilled from.")
     case.missing.remove("teacher")
 
 
-def _teacher_files(place: Place, variant: str | None, option: str) -> list[str]:
+def _teacher_files(place: Place, saved: SavedPipeline, option: str) -> list[str]:
     """What of it is read; raises Trouble where some of it is not there."""
-    chosen, missing = ["model_index.json"], []
-    for folder in ("unet", "text_encoder"):
+    chosen, missing, variant = ["model_index.json"], [], saved.variant
+    for folder in saved.weighty:
         weights = weights_of(place.files, folder, variant)
         if not weights:
             missing.append(f"weights in {folder}" + (f" of the variant {variant!r}" if variant else ""))
         missing += [] if f"{folder}/config.json" in place.files else [f"{folder}/config.json"]
         chosen += [*weights, *_small(place.files, folder)]
-    for folder in ("tokenizer", "scheduler"):
+    for folder in saved.small:
         found = _small(place.files, folder)
         missing += [] if found else [folder]
         chosen += found

@@ -21,7 +21,7 @@ from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub
 from sdsclip_hf.planning.plan import num_steps
 from sdsclip_hf.planning.rehearsal import OPTIMIZER, STUDENT, StepCost, rehearse
-from sdsclip_hf.students.sdsclip_model import clip_config
+from sdsclip_hf.students.loading import picture_shapes, student_config
 from sdsclip_hf.training.compared import run_beside
 from sdsclip_hf.training.output_dir import claim_output_dir
 
@@ -114,8 +114,9 @@ def check_shared_memory(case: Case) -> Iterator[Finding]:
     workers, config = case.config.dataloader_num_workers, case.config
     if not workers or not PLACE.is_dir() or case.missing:
         return
-    pixels = clip_config(expand(shapes.resolve(case.model.model_name_or_path))).vision_config.image_size
-    batch, of_process = torch.empty(1, 3, pixels, pixels), (config.contrastive_batch_size or 0) // case.processes
+    of_picture = picture_shapes(student_config(expand(shapes.resolve(case.model.model_name_or_path))))
+    batch = {name: torch.empty(1, *shape) for name, shape in of_picture.items()}
+    of_process = (config.contrastive_batch_size or 0) // case.processes
     rows = of_process or config.per_device_train_batch_size
     needed = bytes_on_their_way(batch, rows, workers, config.dataloader_prefetch_factor) * case.processes
     free = shutil.disk_usage(PLACE).free

@@ -11,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from sdsclip_hf.hub.attempts import insist
 from sdsclip_hf.hub.heads import GIT_FILE, Wanted, matches
 from sdsclip_hf.hub.one_commit import OneCommit
+from sdsclip_hf.students.loading import is_dual_encoder
 
 TEXTS = (".md", ".json", ".yaml", ".txt", ".py")  # files that could hold what somebody typed
 HARMLESS = {GIT_FILE, "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"}
@@ -95,7 +96,7 @@ def check_holds_clip(repo_id: str, *, token: str | None = None, revision: str | 
         return files, _model_type(Path(api.hf_hub_download(repo_id, "config.json", revision=revision)))
 
     files, model_type = insist(look, repo_id)
-    if files and model_type != "clip":
+    if files and not is_dual_encoder(model_type):
         held = f"a model of type {model_type!r}" if model_type else f"{', '.join(files[:3])}{' …' * (len(files) > 3)}"
         raise ValueError(
             f"{repo_id} on the Hub holds something other than a CLIP: {held}. Choose another name, or say that it shall "

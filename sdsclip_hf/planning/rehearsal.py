@@ -9,26 +9,29 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-import transformers
-from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoTokenizer, CLIPModel, Trainer
+from transformers import Trainer
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.errors import expand, explain_loading
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.scores import score_settings
-from sdsclip_hf.losses import contrastive_loss
+from sdsclip_hf.losses import contrastive_loss, sigmoid_loss
 from sdsclip_hf.planning.ledger import Ledger, Phase
 from sdsclip_hf.scoring.candidates import parse_sources
-from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput, clip_config
+from sdsclip_hf.students.loading import make_model, picture_shapes, student_config
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
+from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
-from sdsclip_hf.teachers.pipeline_layout import check_layout, model_index
+from sdsclip_hf.teachers.families.family import blocks_of
+from sdsclip_hf.teachers.saved_pipeline import SavedPipeline
+from sdsclip_hf.training.contrastive import contrastive_form
 from sdsclip_hf.training.parts import load_teacher, make_student
 
 STUDENT, DENOISER, ENCODER = PARTS = ("student", "denoiser", "caption encoder")
 WEIGHTS, OPTIMIZER, FORWARD, BACKWARD, GAP = "weights", "optimiser", "forward", "backward", "gap"
+CAPTION_WORDS = 32  # tokens of a caption, where a family's denoiser sees those alone and no padding
 ADAM_BYTES = 8  # two float32 numbers a weight
 CHECKPOINTING = "activation_checkpointing"
 if not hasattr(SDSCLIPConfig, CHECKPOINTING):  # before transformers 5.23
@@ -64,7 +67,7 @@ def rehearse(
     """What one optimiser step of [`SDSCLIPTrainer`] costs, found without weights and without data.
 
     Args:
-        model: the CLIP, a folder or Hub id, of which the configuration is read.
+        model: the student, a folder or Hub id, of which the configuration is read.
         teacher: the diffusion model, likewise; needed where ``config`` has L_SDS.
         config: of the run.
         caption_tokens: tokens of a caption, padding included; default: as many as the text tower reads.
@@ -77,17 +80,19 @@ def rehearse(
     has_others = config.lambda_rank or config.hard_negatives
     others = _other_candidates(config) if has_others else 0
     optimizer_bytes = _optimizer_bytes(config)
+    bare = _bare_teacher(teacher, config) if teacher and config.lambda_sds else None
     with torch.device("meta"):
-        clip = CLIPModel(clip_config(expand(shapes.resolve(model))))
-        bare = _bare_teacher(teacher, config) if teacher and config.lambda_sds else None
+        clip = make_model(student_config(expand(shapes.resolve(model))))
         loaded = load_teacher(bare, config)
         student = make_student(clip, loaded, config, peft_config=None)
+    _leave_shapes_unread(student)
     with FakeTensorMode():
         _empty(student)
         if loaded is not None:
             _empty(loaded)
+        prompt = _prompts(loaded, 1) if loaded is not None else {}
         with Ledger() as ledger:
-            step = _Step(ledger, student, loaded, config, others, caption_tokens, processes)
+            step = _Step(ledger, student, loaded, config, others, prompt, caption_tokens, processes)
             cost = step.run(optimizer_bytes)
     if config.shard_teacher and loaded is not None:
         weights = Phase(DENOISER, WEIGHTS)
@@ -97,26 +102,40 @@ def rehearse(
 
 def _sharded(denoiser: nn.Module, whole: int, processes: int) -> int:
     """The bytes of the denoiser's weights on each process, and of the largest block, which is whole while it computes."""
-    blocks = [*denoiser.down_blocks, *denoiser.up_blocks, *filter(None, [denoiser.mid_block])]
-    return whole // processes + max(sum(weight.nbytes for weight in block.parameters()) for block in blocks)
+    blocks = [sum(weight.nbytes for weight in block.parameters()) for block in blocks_of(denoiser)]
+    return whole // processes + max(blocks)
 
 
 def _bare_teacher(name_or_path: str, config: SDSCLIPConfig) -> DiffusionTeacher:
     """What [`DiffusionTeacher.from_pretrained`] gives, but for the weights."""
-    name, hub = expand(shapes.resolve(name_or_path)), {"revision": config.teacher_revision}
+    name = expand(shapes.resolve(name_or_path))
     with explain_loading("the teacher", name, "--teacher_name_or_path"):
-        index = model_index(name, **hub)
-        check_layout(name, index)
-        encoder_class = getattr(transformers, index["text_encoder"][1])
-        encoder_config = encoder_class.config_class.from_pretrained(name, subfolder="text_encoder", **hub)
-        denoiser_config = UNet2DConditionModel.load_config(name, subfolder="unet", **hub)
-        tokenizer = AutoTokenizer.from_pretrained(name, subfolder="tokenizer", **hub)
-        scheduler = DDPMScheduler.from_pretrained(name, subfolder="scheduler", **hub)
-    denoiser, encoder = UNet2DConditionModel.from_config(denoiser_config), encoder_class(encoder_config)
+        pipeline = SavedPipeline(name, config.teacher_revision).text_side(
+            getattr(torch, config.teacher_dtype), bare=True
+        )
+        pipeline.vae = None
+        teacher = DiffusionTeacher(pipeline, config.latent_size)
     if config.teacher_gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
-    denoiser, encoder = (part.to(getattr(torch, config.teacher_dtype)) for part in (denoiser, encoder))
-    return DiffusionTeacher(denoiser, encoder, tokenizer, scheduler, latent_size=config.latent_size)
+        teacher.denoiser.enable_gradient_checkpointing()
+    return teacher
+
+
+def _prompts(teacher: DiffusionTeacher, captions: int) -> Conditions:
+    """What the denoiser is told of captions, of tensors without contents, encoded as the real ones are."""
+    with torch.no_grad():
+        return teacher.family.rehearse(captions, CAPTION_WORDS)
+
+
+def _leave_shapes_unread(student: SDSCLIPModel) -> None:
+    """Have SigLIP 2 NaFlex resize its positions without a look at each picture's shape, which here is unknown."""
+
+    def resized(grid: Tensor, shapes: Tensor, max_length: int) -> Tensor:
+        flat = grid.flatten(0, -2)  # (positions, D)
+        return (flat.new_ones(len(shapes), max_length, len(flat)) @ flat.float()).to(grid.dtype)
+
+    for part in student.modules():
+        if hasattr(part, "resize_positional_embeddings"):
+            part.resize_positional_embeddings = resized
 
 
 def _empty(module: nn.Module) -> None:
@@ -125,7 +144,8 @@ def _empty(module: nn.Module) -> None:
         for name, weight in part.named_parameters(recurse=False):
             empty = torch.empty(weight.shape, dtype=weight.dtype)
             setattr(part, name, nn.Parameter(empty, weight.requires_grad))
-        for name, buffer in part.named_buffers(recurse=False):
+        plain = [(name, value) for name, value in vars(part).items() if isinstance(value, Tensor)]
+        for name, buffer in (*part.named_buffers(recurse=False), *plain):
             setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
@@ -145,6 +165,7 @@ class _Step:
         student, teacher: of tensors without contents.
         config: of the run.
         others: captions of an image that are encoded beside its own.
+        prompt: what the denoiser is told of one caption, of tensors without contents; nothing without a teacher.
         tokens: their length; default: as many as the text tower reads.
         processes: of the run.
     """
@@ -156,18 +177,17 @@ class _Step:
         teacher: DiffusionTeacher | None,
         config: SDSCLIPConfig,
         others: int,
+        prompt: Conditions,
         tokens: int | None,
         processes: int,
     ):
         self.ledger, self.student, self.teacher, self.config = ledger, student, teacher, config
         self.images, self.processes = config.per_device_train_batch_size, processes
         self.texts = self.images * (1 + others)
+        self.form = contrastive_form(student.base_clip, config)
         self.tokens = tokens or student.config.text_config.max_position_embeddings
         self.caches_prompts = config.prompt_cache_dir is not None
-        self.prompt_shape, self.prompt_dtype = None, None
-        if teacher is not None:
-            self.prompt_shape = (self.images, teacher.max_length, teacher.text_encoder.config.hidden_size)
-            self.prompt_dtype = teacher.dtype
+        self.prompt = prompt
 
     def run(self, optimizer_bytes: float | None) -> StepCost:
         config, ledger = self.config, self.ledger
@@ -199,7 +219,7 @@ class _Step:
             flops=self._averaged(ledger.flops),
             memory={phase: size for phase, size in ledger.peak.items() if size},
             latent_shape=None if self.teacher is None else self.teacher.latent_shape,
-            prompt_bytes=math.prod(self.prompt_shape[1:]) * self.prompt_dtype.itemsize if self.teacher else 0,
+            prompt_bytes=sum(value.nbytes for value in self.prompt.values()),
             knows_optimizer=optimizer_bytes is not None,
         )
 
@@ -207,18 +227,22 @@ class _Step:
         parts = {STUDENT: self.student}
         if self.teacher is not None:
             parts |= {DENOISER: self.teacher.denoiser}
-            parts |= {} if self.caches_prompts else {ENCODER: self.teacher.text_encoder}
+            encoders = nn.ModuleList(self.teacher.text_encoders.values())
+            parts |= {} if self.caches_prompts else {ENCODER: encoders}
         for name, part in parts.items():
             with self.ledger.during(name, WEIGHTS):
                 self.ledger.hold([*part.parameters(), *part.buffers()])
         return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
 
     def _batch(self, parts: int) -> dict[str, Tensor]:
-        vision, images = self.student.config.vision_config, parts * self.images
+        of_picture, images = picture_shapes(self.student.config), parts * self.images
         with self.ledger.during(STUDENT, FORWARD):
-            pixels = torch.empty(images, vision.num_channels, vision.image_size, vision.image_size)
+            pictures = {
+                name: torch.ones(images, *shape, dtype=torch.float if name == "pixel_values" else torch.long)
+                for name, shape in of_picture.items()
+            }
             tokens = torch.ones(parts * self.texts, self.tokens, dtype=torch.long)
-            return {"pixel_values": pixels, "input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+            return pictures | {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
     def _encode(self, batch: dict[str, Tensor]) -> SDSCLIPOutput:
         dtype = torch.bfloat16 if self.config.bf16 else torch.float16 if self.config.fp16 else None
@@ -227,11 +251,13 @@ class _Step:
         output.image_embeds, output.text_embeds = output.image_embeds.float(), output.text_embeds.float()
         return output
 
-    def _contrastive(self, images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    def _contrastive(self, images: Tensor, texts: Tensor, output: SDSCLIPOutput) -> Tensor:
         captions, others = texts[: len(images)], texts[len(images) :]
         negatives = others if self.config.hard_negatives else None
-        chunk = self.config.contrastive_chunk_size
-        return contrastive_loss(images, captions, logit_scale, negative_embeds=negatives, chunk_size=chunk)
+        options = {"negative_embeds": negatives, "chunk_size": self.config.contrastive_chunk_size}
+        if self.form == "sigmoid":
+            return sigmoid_loss(images, captions, output.logit_scale, output.logit_bias, **options)
+        return contrastive_loss(images, captions, output.logit_scale, **options)
 
     def _cache_gradients(self, batch: dict[str, Tensor], parts: int) -> list[Tensor]:
         """The first pass of [`grad_cache`]: all mini-batches without gradient, and the loss of their embeddings."""
@@ -241,13 +267,13 @@ class _Step:
             embeds.new_empty(parts * len(embeds), embeds.shape[1], requires_grad=True)
             for embeds in (output.image_embeds, output.text_embeds)
         )
-        loss = self._contrastive(images, texts, output.logit_scale)
+        loss = self._contrastive(images, texts, output)
         return [images, texts, *torch.autograd.grad(loss, [images, texts])]
 
     def _forward_and_backward(self, batch: dict[str, Tensor]) -> None:
         output = self._encode(batch)
         if self.config.contrastive_batch_size is None:
-            loss = self._contrastive(output.image_embeds, output.text_embeds, output.logit_scale)
+            loss = self._contrastive(output.image_embeds, output.text_embeds, output)
         else:  # each embedding times its cached gradient
             loss = output.image_embeds.square().sum() + output.text_embeds.square().sum()
         if self.teacher is not None:
@@ -263,9 +289,9 @@ class _Step:
         latents.register_hook(self._enter_student)
         with ledger.during(ENCODER, FORWARD):
             if self.caches_prompts:
-                prompts = torch.empty(self.prompt_shape, dtype=self.prompt_dtype)[:rows]
+                prompts = {name: value.new_empty(rows, *value.shape[1:]) for name, value in self.prompt.items()}
             else:
-                prompts = teacher.encode_tokens(torch.ones(rows, teacher.max_length, dtype=torch.long))
+                prompts = _prompts(teacher, rows)
         draw = torch.zeros(rows, dtype=torch.long), torch.empty(latents.shape)
         options = {"reading": self.config.sds_reading, "gradient": self.config.sds_gradient}
         with ledger.during(DENOISER, FORWARD):

@@ -22,8 +22,8 @@ class ScoringArguments:
 
     teacher_name_or_path: str | None = knob(
         None,
-        "The diffusion model that scores: a Hub id or folder in Stable Diffusion's layout, or shapes/teacher. Without one "
-        "the candidates are written unscored, for hard negatives.",
+        "The diffusion model that scores: the Hub id or folder of a pipeline (see sdsclip teachers), or shapes/teacher. "
+        "Without one the candidates are written unscored, for hard negatives.",
     )
     teacher_dtype: Dtype = knob("float32", "Number format of the teacher's weights; errors are float32 whatever it is.")
     teacher_revision: str | None = knob(None, "Branch, tag or commit of the teacher on the Hub.")
@@ -62,10 +62,14 @@ class ScoringArguments:
 
     num_draws: int = knob(10, "Draws of (timestep, noise) that an item gets at most.")
     timestep_range: list[int] | None = knob(
-        None, "First and last timestep of the draws, both inclusive; default: the teacher's whole schedule."
+        None,
+        "First and last timestep of the draws, both inclusive; default: the teacher's whole schedule, of a flow model 20 to "
+        "980.",
     )
-    weighting: Weighting = knob(
-        "constant", "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, 5)/SNR, or 1/alpha_t^2."
+    weighting: Weighting | None = knob(
+        None,
+        "Weight w(t) on the squared noise error: 1, sigma_t^2, min(SNR, 5)/SNR, or 1/alpha_t^2; default: velocity for flow "
+        "models, constant for others.",
     )
     seed: int = knob(0, "Of the noise and of all that is drawn.")
     stop_confidence: float = knob(
@@ -93,9 +97,11 @@ class ScoringArguments:
             raise ValueError(
                 f"stop_confidence is {self.stop_confidence}; it must be in [0, 1), 0 for never. Set --stop_confidence."
             )
-        for name, choices in {"weighting": WEIGHTINGS, "settled": SETTLED, "teacher_dtype": DTYPES}.items():
+        for name, choices in {"weighting": (*WEIGHTINGS, None), "settled": SETTLED, "teacher_dtype": DTYPES}.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(choices)}.")
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(filter(None, choices))}."
+                )
         if self.timestep_range is not None and len(self.timestep_range) != 2:
             raise ValueError(f"timestep_range is {self.timestep_range}; give the first and the last timestep.")
         for source, needs in (("column", "candidates_column"), ("nearest", "model_name_or_path")):

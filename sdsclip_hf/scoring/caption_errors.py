@@ -27,8 +27,8 @@ class CaptionErrors:
     Args:
         teacher: whose denoising errors are taken.
         num_draws: R, how many draws an item gets at most; the same as of [`DiffusionTeacher.diffusion_score`].
-        timestep_range: first and last timestep; default: the whole schedule.
-        weighting: w(t), see [`noise_weight`].
+        timestep_range: first and last timestep; default: see [`DiffusionTeacher.diffusion_score`].
+        weighting: w(t), see [`noise_weight`]; default: see [`DiffusionTeacher.denoising_error`].
         seed: of the noise.
         stop_confidence: an item stops when what ``settled`` names is that of all R draws with this probability; 0: never.
         settled: the whole ``order`` of an item's captions, or the ``first_choice`` alone.
@@ -43,7 +43,7 @@ class CaptionErrors:
         teacher: DiffusionTeacher,
         num_draws: int = 10,
         timestep_range: Sequence[int] | None = None,
-        weighting: str = "constant",
+        weighting: str | None = None,
         seed: int = 0,
         stop_confidence: float = 0.0,
         settled: str = "order",
@@ -86,11 +86,6 @@ class CaptionErrors:
                 weighting=self.weighting,
                 batch_size=self.batch_size,
             )
-            if not errors.isfinite().all():
-                raise ValueError(
-                    f"the teacher's error is not finite at timestep {self.timesteps[draw]}; its numbers may have "
-                    f"overflowed {self.teacher.dtype}. Choose another --teacher_dtype."
-                )
             counts = [len(items[place].captions) for place in active]
             for place, column in zip(active, errors.split(counts), strict=True):
                 found[place] = np.column_stack([found[place], column.numpy()])

@@ -226,7 +226,7 @@ class Scoring:
                 "fingerprint": fingerprint(self.teacher.denoiser),
                 "dtype": str(self.teacher.dtype).removeprefix("torch."),
                 "latent_shape": list(self.teacher.latent_shape),
-            }
+            } | self.teacher.conventions
         if self.embedder is not None:
             clip = {
                 "name": portable_name(arguments.model_name_or_path),
@@ -241,13 +241,13 @@ class Scoring:
             "captions": hashlib.sha256(repr(self.captions).encode()).hexdigest()[:16],
         }
         scored = teacher is not None
-        first_last = arguments.timestep_range or (0, self.teacher.num_timesteps - 1) if scored else None
+        schedule = self.teacher.schedule if scored else None
         return {
             "sdsclip_hf_format": FORMAT_VERSION,
             "teacher": teacher,
             "num_draws": arguments.num_draws if scored else None,
-            "timestep_range": list(first_last) if scored else None,
-            "weighting": arguments.weighting if scored else None,
+            "timestep_range": list(arguments.timestep_range or schedule.default_range) if scored else None,
+            "weighting": (arguments.weighting or schedule.default_weighting) if scored else None,
             "stop_confidence": arguments.stop_confidence if scored else None,
             "settled": arguments.settled if scored else None,
             "seed": arguments.seed,

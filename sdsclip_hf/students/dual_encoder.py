@@ -1,11 +1,7 @@
 """Any checkpoint that embeds images and captions into one space: CLIP, SigLIP and their like, LoRA adapters too."""
 
 import hashlib
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +13,8 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.errors import expand, explain_loading
-from sdsclip_hf.common.tokenizers import check_words, max_length
-from sdsclip_hf.students.onednn import FastLinear
+from sdsclip_hf.students.kinds import caption_reader, image_features, inference, text_features
+from sdsclip_hf.students.loading import check_dual_encoder, check_processor
 
 
 class DualEncoder:
@@ -33,14 +29,11 @@ class DualEncoder:
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
-        _check_model(model)
-        _check_processor(processor)
+        check_dual_encoder(model)
+        check_processor(processor)
         self.model, self.processor = model, processor
         self.preprocess = _Preprocess(processor.image_processor)
-        text = getattr(model.config, "text_config", None)
-        self.max_length = max_length(processor.tokenizer, text)
-        self._text_inputs = set(inspect.signature(cast(Callable, model.get_text_features)).parameters)
-        self._pads_to_longest: bool | None = None
+        self.reader = caption_reader(model, processor.tokenizer)
 
     def embed_pixels(self, inputs: dict[str, Tensor]) -> Tensor:
         """Preprocessed images to (B, D), on the CPU."""
@@ -49,22 +42,18 @@ class DualEncoder:
             name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
             for name, value in inputs.items()
         }
-        with _inference(self.model):
-            return _unit(cast(Callable, self.model.get_image_features)(**moved))
+        with inference(self.model):
+            return _unit(image_features(self.model, moved))
 
     def tokenize(self, captions: list[str]) -> list[list[int]]:
         """The token ids of each caption, cut at the longest that the text tower reads."""
-        return self.processor.tokenizer(captions, truncation=True, max_length=self.max_length).input_ids
+        return self.reader.tokenize(captions)
 
     def count_cut(self, captions: list[str]) -> int:
         """How many of the captions are longer than the text tower reads."""
-        full = [
-            caption
-            for caption, ids in zip(captions, self.tokenize(captions), strict=True)
-            if len(ids) >= self.max_length
-        ]
-        whole = self.processor.tokenizer(full, truncation=False, verbose=False).input_ids if full else []
-        return sum(len(ids) > self.max_length for ids in whole)
+        longest = self.reader.max_length
+        full = [caption for caption, ids in zip(captions, self.tokenize(captions), strict=True) if len(ids) >= longest]
+        return sum(length > longest for length in self.reader.whole_lengths(full)) if full else 0
 
     def fingerprint(self) -> str:
         """Of the weights, and of all that preprocesses and tokenizes."""
@@ -72,27 +61,15 @@ class DualEncoder:
         vocabulary = (
             tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else str(sorted(tokenizer.get_vocab().items()))
         )
-        reading = f"{self.processor.image_processor.to_json_string()}{vocabulary}{self.max_length}"
+        lower = "lower" if self.reader.lower else ""
+        reading = f"{self.processor.image_processor.to_json_string()}{vocabulary}{self.reader.max_length}{lower}"
         return f"{fingerprint(self.model)}-{hashlib.sha256(reading.encode()).hexdigest()[:8]}"
 
     def embed_tokens(self, ids: list[list[int]]) -> Tensor:
         """Tokenised captions to (B, D), on the CPU; padded to the longest of them where padding changes nothing."""
-        if self._pads_to_longest is None:
-            self._pads_to_longest = self._ignores_padding(ids[0])
-        return self._embed_padded(ids, "longest" if self._pads_to_longest else "max_length")
-
-    def _ignores_padding(self, ids: list[int]) -> bool:
-        """SigLIP, for one, reads its padding and was trained with captions padded to the full length."""
-        short, full = (self._embed_padded([ids[:1] + ids[-1:]], kind) for kind in ("longest", "max_length"))
-        return bool((short - full).abs().max() < 1e-3 * full.abs().max())
-
-    def _embed_padded(self, ids: list[list[int]], padding: str) -> Tensor:
-        batch = self.processor.tokenizer.pad(
-            {"input_ids": ids}, padding=padding, max_length=self.max_length, return_tensors="pt"
-        )
-        tokens = {name: value.to(self.model.device) for name, value in batch.items() if name in self._text_inputs}
-        with _inference(self.model):
-            return _unit(cast(Callable, self.model.get_text_features)(**tokens))
+        tokens = {name: value.to(self.model.device) for name, value in self.reader.pad(ids).items()}
+        with inference(self.model):
+            return _unit(text_features(self.model, **tokens))
 
 
 class _Preprocess:
@@ -105,41 +82,8 @@ class _Preprocess:
         return dict(self.image_processor(images, return_tensors="pt"))
 
 
-def _check_model(model: PreTrainedModel) -> None:
-    for part in ("get_image_features", "get_text_features"):
-        if not hasattr(model, part):
-            raise ValueError(
-                f"a {type(model).__name__} does not embed images and captions apart (it has no {part}); give an "
-                "image-text dual encoder such as CLIP or SigLIP."
-            )
-
-
-def _check_processor(processor: ProcessorMixin) -> None:
-    """Without its files transformers makes some tokenizers of special tokens alone, to which all captions are one."""
-    tokenizer = getattr(processor, "tokenizer", None)
-    if tokenizer is None or not hasattr(processor, "image_processor"):
-        raise ValueError(
-            f"a {type(processor).__name__} is no processor of an image processor and a tokenizer; give the model's own, as "
-            "AutoProcessor.from_pretrained loads it."
-        )
-    check_words(tokenizer)
-
-
-@contextmanager
-def _inference(model: PreTrainedModel) -> Iterator[None]:
-    """No gradients, no dropout; afterwards the model is in the mode that it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), FastLinear():
-            yield
-    finally:
-        model.train(was_training)
-
-
-def _unit(features) -> Tensor:
-    pooled = features if isinstance(features, Tensor) else features.pooler_output
-    return F.normalize(pooled.float(), dim=-1).cpu()
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1).cpu()
 
 
 def load_dual_encoder(
@@ -182,7 +126,7 @@ def load_dual_encoder(
                 raise
             return _load_adapter(name, revision, adapter, dtype, device)
         model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype).to(device).eval()
-        _check_model(model)
+        check_dual_encoder(model)
         return DualEncoder(model, AutoProcessor.from_pretrained(name, revision=revision))
 
 

@@ -1,28 +1,26 @@
-"""The student: CLIP and the linear latent mapper h_w as one module, which of its weights train, and its export."""
+"""The student: a dual encoder and the linear latent mapper h_w as one module, which of its weights train, and its export."""
 
 import copy
-import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import PeftConfig, PeftModel, PeftType
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import ModelOutput
 
-from sdsclip_hf.common.errors import expand, explain_loading
-from sdsclip_hf.common.tokenizers import check_words, max_length
 from sdsclip_hf.common.writing import whole_folder
-from sdsclip_hf.config import LORA_LAYERS, TRAINABLE
+from sdsclip_hf.config import TRAINABLE
+from sdsclip_hf.students import kinds
 from sdsclip_hf.students.latent_mapper import LatentMapper
+from sdsclip_hf.students.layers import PROJECTIONS, add_adapter, candidates, chosen_prefixes, lora_config
+from sdsclip_hf.students.loading import check_student
+from sdsclip_hf.students.loading import load_clip as load_clip
 from sdsclip_hf.students.processor_files import save_processor
 
-MAX_LOGIT_SCALE = math.log(100)
 MAPPER_FILE = "latent_mapper.safetensors"
 EXPORTED = ("adapter", MAPPER_FILE, "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 EXPORTED += ("processor_config.json",)  # of earlier versions
@@ -36,30 +34,36 @@ class SDSCLIPOutput(ModelOutput):
         image_embeds: f_phi(x), unit length, (B, D).
         text_embeds: g(c), unit length, (M, D): of the M texts that were given, whether captions or candidates.
         logit_scale: the exponentiated factor on cosines, scalar.
+        logit_bias: what SigLIP adds to them, scalar; None of others.
         latents: z0 = h_w(f_phi(x)), (B, C, h, w); None without a mapper.
     """
 
     image_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
     logit_scale: Tensor | None = None
+    logit_bias: Tensor | None = None
     latents: Tensor | None = None
 
 
 class SDSCLIPModel(nn.Module):
     """CLIP and the latent mapper in one module, so that the optimiser, DDP, FSDP and resuming see a single model.
 
+    CLIP stands for any dual encoder of transformers: SigLIP, MetaCLIP 2, AltCLIP and others work alike.
+
     Args:
         clip: the CLIP to fine-tune.
         mapper: h_w; None when no term needs latents.
-        trainable: ``layernorm`` (the LayerNorm parameters, the paper's choice), ``lora`` or ``full``. The mapper always
-            trains.
+        trainable: ``layernorm`` (the LayerNorm or RMSNorm parameters, the paper's choice), ``lora`` or ``full``. The
+            mapper always trains.
         train_vision, train_text: whether the image tower and the text tower train.
         train_projections: whether the two projections to the joint space train; default: with ``full`` alone.
-        train_logit_scale: whether the temperature trains. It is kept at or below ln 100.
+        train_logit_scale: whether the temperature trains. Where it begins at or below ln 100, it is kept there.
+        train_logit_bias: whether SigLIP's bias trains; default: with the temperature.
         peft_config: the whole PEFT configuration of ``lora``; it takes the place of the three that follow and of the
             choice of towers.
         lora_r, lora_alpha, lora_dropout: rank, scaling and dropout of ``lora``.
-        lora_target_modules: endings of the names of the linear layers that ``lora`` adapts, in the chosen towers.
+        lora_target_modules: endings of the names of the linear layers that ``lora`` adapts, in the chosen towers; default:
+            all in their stacks of layers.
 
     Raises:
         ValueError: an unknown ``trainable``, LoRA targets that match nothing, or nothing left to train.
@@ -82,14 +86,14 @@ class SDSCLIPModel(nn.Module):
     ```
     """
 
-    clip: CLIPModel | PeftModel
+    clip: PreTrainedModel | PeftModel
     mapper: LatentMapper | None
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False
 
     def __init__(
         self,
-        clip: CLIPModel,
+        clip: PreTrainedModel,
         mapper: LatentMapper | None = None,
         *,
         trainable: str = "layernorm",
@@ -97,11 +101,12 @@ class SDSCLIPModel(nn.Module):
         train_text: bool = True,
         train_projections: bool | None = None,
         train_logit_scale: bool = False,
+        train_logit_bias: bool | None = None,
         peft_config: PeftConfig | None = None,
         lora_r: int = 16,
         lora_alpha: int = 32,
         lora_dropout: float = 0.0,
-        lora_target_modules: tuple[str, ...] = LORA_LAYERS,
+        lora_target_modules: tuple[str, ...] | None = None,
     ):
         super().__init__()
         if trainable not in TRAINABLE:
@@ -110,20 +115,28 @@ class SDSCLIPModel(nn.Module):
             raise ValueError(
                 f"peft_config needs trainable='lora', but trainable is {trainable!r}; set --trainable lora."
             )
-        check_clip(clip)
+        check_student(clip)
+        if train_projections and not any(hasattr(clip, name) for name in PROJECTIONS.values()):
+            raise ValueError(
+                f"train_projections is on, but a {type(clip).__name__} has no projections to the joint space; leave "
+                "--train_projections out."
+            )
         train_projections = trainable == "full" if train_projections is None else train_projections
-        prefixes = _chosen_prefixes(train_vision, train_text, train_projections)
+        prefixes = chosen_prefixes(train_vision, train_text, train_projections)
         clip = clip.float().requires_grad_(False)
         if trainable == "lora" and (peft_config or prefixes):
-            config = peft_config or _lora_config(prefixes, lora_r, lora_alpha, lora_dropout, lora_target_modules)
-            self.clip = _add_adapter(clip, config)
+            config = peft_config or lora_config(clip, prefixes, lora_r, lora_alpha, lora_dropout, lora_target_modules)
+            self.clip = add_adapter(clip, config)
         else:
-            for name, parameter in _candidates(clip, only_layernorm=trainable == "layernorm"):
+            for name, parameter in candidates(clip, only_norms=trainable == "layernorm"):
                 parameter.requires_grad_(name.startswith(prefixes))
             self.clip = clip
         self.mapper = mapper
         self.trainable = trainable
-        self.base_clip.logit_scale.requires_grad_(train_logit_scale)
+        train_logit_bias = train_logit_scale if train_logit_bias is None else train_logit_bias
+        for name, value in kinds.temperatures(self.base_clip).items():
+            value.requires_grad_(train_logit_bias if name == "logit_bias" else train_logit_scale)
+        self._is_clamped = kinds.is_below_limit(self.base_clip)
         if not any(parameter.requires_grad for parameter in self.clip.parameters()):
             raise ValueError(
                 f"nothing of CLIP would train with trainable={trainable!r}, train_vision={train_vision}, "
@@ -131,8 +144,8 @@ class SDSCLIPModel(nn.Module):
             )
 
     @property
-    def base_clip(self) -> CLIPModel:
-        """The CLIPModel itself, inside its adapter if it has one."""
+    def base_clip(self) -> PreTrainedModel:
+        """The dual encoder itself, inside its adapter if it has one."""
         return self.clip.get_base_model() if isinstance(self.clip, PeftModel) else self.clip  # pyright: ignore[reportReturnType]
 
     @property
@@ -146,11 +159,21 @@ class SDSCLIPModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.base_clip.logit_scale.device
+        return next(iter(kinds.temperatures(self.base_clip).values())).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.base_clip.logit_scale.dtype
+        return next(iter(kinds.temperatures(self.base_clip).values())).dtype
+
+    @property
+    def image_inputs(self) -> tuple[str, ...]:
+        """The names of the tensors that the image tower may take: ``pixel_values``, and with some models others."""
+        return kinds.inputs_of(type(self.base_clip), "get_image_features")
+
+    @property
+    def trains_logit_scale(self) -> bool:
+        """Whether the temperature trains, or the bias beside it."""
+        return any(value.requires_grad for value in kinds.temperatures(self.base_clip).values())
 
     @property
     def _keys_to_ignore_on_save(self) -> set[str]:
@@ -175,7 +198,8 @@ class SDSCLIPModel(nn.Module):
             mapper = self.mapper and LatentMapper(
                 self.mapper.linear.in_features, self.mapper.latent_shape, self.mapper.unit_rms, self.mapper.scale
             )
-            student = SDSCLIPModel(CLIPModel(self.config), mapper, trainable=self.trainable, peft_config=adapter)
+            clip = type(self.base_clip)(self.config)
+            student = SDSCLIPModel(clip, mapper, trainable=self.trainable, peft_config=adapter)
         student.load_state_dict(weights)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         for name, parameter in student.named_parameters():
@@ -193,20 +217,29 @@ class SDSCLIPModel(nn.Module):
         }
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **options) -> None:
-        """Recompute CLIP's activations in the backward pass instead of keeping them; options are CLIPModel's own."""
-        self.base_clip.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
+        """Recompute CLIP's activations in the backward pass instead of keeping them; options are the model's own."""
+        for part in self._with_checkpoints():
+            part.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **options) -> None:
         """The same under the name that Trainer called it by before transformers 5.23."""
-        self.base_clip.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+        for part in self._with_checkpoints():
+            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def activation_checkpointing_disable(self) -> None:
-        self.base_clip.activation_checkpointing_disable()
+        for part in self._with_checkpoints():
+            part.activation_checkpointing_disable()
+
+    def _with_checkpoints(self) -> list[PreTrainedModel]:
+        """The model, or of one that only holds two others, these."""
+        clip: Any = self.base_clip
+        return [clip] if clip.supports_gradient_checkpointing else [clip.vision_model, clip.text_model]
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep the temperature at or below ln 100, as OpenAI's CLIP does."""
-        self.base_clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        """Keep the temperature at or below ln 100, as OpenAI's CLIP does, where it began there."""
+        if self._is_clamped:
+            kinds.clamp_scale(self.base_clip)
 
     def start_weights(self) -> dict[str, Tensor]:
         """A copy of CLIP's weights that train, for [`go_back`]; of LoRA without the matrices A.
@@ -238,39 +271,45 @@ class SDSCLIPModel(nn.Module):
         for name, first in start.items():
             weights[name].lerp_(first.to(weights[name]), 1 - alpha)
 
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """f_phi(x): (B, 3, H, W) to unit-length (B, D)."""
-        features: Any = self.base_clip.get_image_features(pixel_values=pixel_values)
-        return F.normalize(features.pooler_output, dim=-1)
+    def encode_images(self, pixel_values: Tensor, **others: Tensor) -> Tensor:
+        """f_phi(x): (B, 3, H, W), and what else the image processor gives, to unit-length (B, D)."""
+        return F.normalize(kinds.image_features(self.base_clip, {"pixel_values": pixel_values, **others}), dim=-1)
 
     def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """g(c): (B, L) to unit-length (B, D)."""
-        features: Any = self.base_clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
-        return F.normalize(features.pooler_output, dim=-1)
+        return F.normalize(kinds.text_features(self.base_clip, input_ids, attention_mask), dim=-1)
 
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> SDSCLIPOutput:
-        """Encode images (B, 3, H, W) and captions (M, L), and map the image embeddings to latents."""
-        image_embeds = self.encode_images(pixel_values)
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Tensor
+    ) -> SDSCLIPOutput:
+        """Encode images (B, 3, H, W) and captions (M, L), and map the image embeddings to latents.
+
+        Args:
+            pixel_values, others: what the image processor gives.
+            input_ids, attention_mask: what the tokenizer gives; the mask goes to models that were trained with one.
+        """
+        image_embeds = self.encode_images(pixel_values, **others)
         return SDSCLIPOutput(
             image_embeds=image_embeds,
             text_embeds=self.encode_texts(input_ids, attention_mask),
-            logit_scale=self.base_clip.logit_scale.exp(),
+            logit_scale=kinds.logit_scale(self.base_clip),
+            logit_bias=kinds.logit_bias(self.base_clip),
             latents=None if self.mapper is None else self.mapper(image_embeds),
         )
 
-    def merged_clip(self) -> CLIPModel:
-        """A plain CLIPModel with the trained weights, adapters merged in; the student itself is left as it is."""
+    def merged_clip(self) -> PreTrainedModel:
+        """A plain model of the base's class, with the trained weights, adapters merged in; the student is left as it is."""
         clip = copy.deepcopy(self.clip)
         clip = clip.merge_and_unload() if isinstance(clip, PeftModel) else clip
         return clip.requires_grad_(True).eval()
 
-    def export(self, folder: str | Path, processor: CLIPProcessor | None = None) -> None:
-        """Write a plain CLIP that ``CLIPModel.from_pretrained`` loads, and beside it what the method adds.
+    def export(self, folder: str | Path, processor: ProcessorMixin | None = None) -> None:
+        """Write a plain model that ``AutoModel.from_pretrained`` loads, and beside it what the method adds.
 
         Args:
             folder: receives config.json, model.safetensors and the processor's files, ``latent_mapper.safetensors``,
                 and for LoRA runs ``adapter/``, which PEFT loads on the base model.
-            processor: the CLIPProcessor that goes with the model.
+            processor: the one that goes with the model.
 
         Raises:
             NoRoomError: the disk is full; an earlier export stays.
@@ -284,126 +323,3 @@ class SDSCLIPModel(nn.Module):
                 self.mapper.save(new / MAPPER_FILE)
             if self.has_adapter:
                 self.clip.save_pretrained(str(new / "adapter"))
-
-
-def clip_config(name: str, revision: str | None = None) -> CLIPConfig:
-    """The configuration of a CLIP, no weights loaded.
-
-    Raises:
-        OSError: the folder or Hub id cannot be loaded.
-        ValueError: it holds a model of another type.
-    """
-    with explain_loading("the CLIP model", name, "--model_name_or_path"):
-        config = CLIPConfig.get_config_dict(name, revision=revision)[0]
-        if not config:
-            raise OSError("it has no config.json")
-        if config.get("model_type") != "clip":
-            raise ValueError(
-                f"{name!r} holds a model of type {config.get('model_type')!r}, not 'clip'; "
-                "give --model_name_or_path a CLIP checkpoint."
-            )
-        return CLIPConfig.from_dict(config)
-
-
-def load_clip(name_or_path: str | Path, revision: str | None = None) -> tuple[CLIPModel, CLIPProcessor]:
-    """CLIPModel (float32 master weights) and CLIPProcessor from a folder or the Hub.
-
-    Args:
-        name_or_path: a folder that ``save_pretrained`` wrote, or a Hub id.
-        revision: branch, tag or commit on the Hub.
-
-    Returns:
-        The model and its processor.
-
-    Raises:
-        OSError: the folder or Hub id cannot be loaded.
-        ValueError: it holds a model of another type.
-
-    Example:
-
-    ```python
-    from sdsclip_hf.shapes import model_path
-    from sdsclip_hf.students.sdsclip_model import load_clip
-
-    clip, processor = load_clip(model_path("student"))  # or "openai/clip-vit-base-patch32"
-    print(type(clip).__name__, clip.dtype)  # CLIPModel torch.float32
-    ```
-    """
-    name = expand(name_or_path)
-    clip_config(name, revision)
-    with explain_loading("the CLIP model", name, "--model_name_or_path"):
-        clip = CLIPModel.from_pretrained(name, revision=revision or "main", dtype=torch.float32)
-        processor = CLIPProcessor.from_pretrained(name, revision=revision or "main")
-    check_processor(processor, clip)
-    return clip, processor
-
-
-def check_clip(clip: nn.Module) -> None:
-    """Raise ValueError unless this is a CLIPModel without adapters."""
-    if any(isinstance(part, BaseTunerLayer) for part in clip.modules()):
-        raise ValueError(
-            "the model has adapters inside, of an earlier trainer or of get_peft_model. Load it anew, or merge them first: "
-            "model.merge_and_unload()."
-        )
-    kind = getattr(getattr(clip, "config", None), "model_type", None)
-    if not isinstance(clip, CLIPModel) or kind != "clip":
-        raise ValueError(
-            f"the student is a {type(clip).__name__} of type {kind!r}; only a CLIPModel of type 'clip' can be trained. Give "
-            "--model_name_or_path a CLIP checkpoint."
-        )
-
-
-def check_processor(processor: CLIPProcessor, clip: CLIPModel) -> None:
-    """See that a processor's tokenizer knows words, and have it cut captions at what the text tower reads.
-
-    Raises:
-        ValueError: the tokenizer's files are incomplete.
-    """
-    tokenizer = cast(Any, processor).tokenizer
-    check_words(tokenizer)
-    tokenizer.model_max_length = max_length(tokenizer, clip.config.text_config)
-
-
-def _chosen_prefixes(vision: bool, text: bool, projections: bool) -> tuple[str, ...]:
-    towers = [name for name, chosen in (("vision", vision), ("text", text)) if chosen]
-    projection_of = {"vision": "visual_projection", "text": "text_projection"}
-    chosen = [f"{tower}_model." for tower in towers]
-    return tuple(chosen + ([f"{projection_of[tower]}." for tower in towers] if projections else []))
-
-
-def _candidates(clip: CLIPModel, only_layernorm: bool) -> list[tuple[str, nn.Parameter]]:
-    if not only_layernorm:
-        return list(clip.named_parameters())
-    return [
-        (f"{module_name}.{name}", parameter)
-        for module_name, module in clip.named_modules()
-        if isinstance(module, nn.LayerNorm)
-        for name, parameter in module.named_parameters()
-    ]
-
-
-def _lora_config(prefixes: tuple[str, ...], r: int, alpha: int, dropout: float, layers: tuple[str, ...]) -> LoraConfig:
-    projections = [prefix.rstrip(".") for prefix in prefixes if prefix.endswith("_projection.")]
-    towers = [re.escape(prefix) for prefix in prefixes if prefix.endswith("_model.")]
-    endings = "|".join(re.escape(layer) for layer in layers)
-    pattern = "|".join([rf"(?:{'|'.join(towers)}).*\.(?:{endings})", *projections] if towers else projections)
-    return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)
-
-
-def _add_adapter(clip: CLIPModel, config: PeftConfig) -> PeftModel:
-    if config.is_prompt_learning:
-        raise ValueError(
-            f"CLIP cannot carry a {type(config).__name__}, whose prompts go into language models; give the configuration of "
-            "an adapter, such as LoraConfig, LoHaConfig or IA3Config."
-        )
-    try:
-        return get_peft_model(clip, config)
-    except ValueError as error:
-        if "target modules" not in str(error).lower():
-            raise
-        linear = sorted({name.rsplit(".", 1)[-1] for name, part in clip.named_modules() if isinstance(part, nn.Linear)})
-        targets = getattr(config, "target_modules", None)
-        raise ValueError(
-            f"the LoRA targets {targets!r} match no layer of the model; its linear layers are "
-            f"{', '.join(linear)}. Set --lora_target_modules."
-        ) from error

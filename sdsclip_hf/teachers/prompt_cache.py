@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,24 +12,27 @@ import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
+from safetensors.torch import load, save
 from tqdm.auto import tqdm
 
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.writing import sweep, whole_file, write_json
+from sdsclip_hf.teachers.conditions import Conditions, joined, row_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SETTINGS_FILE = "prompts.json"
-CHUNK = 1024
-SCHEMA = pa.schema({"caption": pa.string(), "prompt": pa.binary()})
+CHUNK = 256  # captions of a file; of the largest teachers one takes 16 MB
+SCHEMA = pa.schema({"caption": pa.string(), "prompt": pa.binary(), "checksum": pa.uint32()})
 
 
 class PromptCache:
-    """Reads prompts from the memory-mapped Arrow files that [`build`] wrote.
+    """Reads from the memory-mapped Arrow files that [`build`] wrote what the denoiser is told of captions.
+
+    A row is a caption, its tensors in the safetensors format without their masked places, and a checksum of those bytes.
 
     Args:
         folder: of a finished cache.
@@ -40,7 +44,7 @@ class PromptCache:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         settings = json.loads((self.folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        self.dtype, self.shape = getattr(torch, settings["dtype"]), settings["prompt_shape"]
+        self.mask = settings["mask"]
         chunks = [_chunk(self.folder, number) for number in range(-(-settings["captions"]["count"] // CHUNK))]
         missing = [path.name for path in chunks if not path.is_file()]
         if missing:
@@ -79,17 +83,21 @@ class PromptCache:
         mine = missing[state.process_index :: state.num_processes]
         for number in tqdm(mine, "encoding captions", disable=None if state.is_main_process and mine else True):
             part = captions[number * CHUNK : (number + 1) * CHUNK]
-            prompts = teacher.encode_captions(part, batch_size).cpu().contiguous()
-            as_bytes = [prompt.flatten().view(torch.uint8).numpy().tobytes() for prompt in prompts]
-            _write_whole(pa.table({"caption": part, "prompt": as_bytes}, SCHEMA), _chunk(folder, number))
+            rows = []
+            for start in range(0, len(part), batch_size):
+                prompts = teacher.encode_captions(part[start : start + batch_size])
+                count = len(part[start : start + batch_size])
+                rows += [save(row_of(prompts, row, teacher.family.mask)) for row in range(count)]
+            columns = {"caption": part, "prompt": rows, "checksum": [zlib.crc32(row) for row in rows]}
+            _write_whole(pa.table(columns, SCHEMA), _chunk(folder, number))
         state.wait_for_everyone()
         return cls(folder)
 
-    def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Prompts (N, L, D) of N captions, in the teacher's dtype.
+    def __call__(self, captions: Sequence[str]) -> Conditions:
+        """What the denoiser is told of N captions, as [`DiffusionTeacher.encode_captions`] gave it.
 
         Raises:
-            ValueError: a caption is not in the cache.
+            ValueError: a caption is not in the cache, or its bytes are not those that were written.
         """
         unknown = [caption for caption in captions if caption not in self.row_of]
         if unknown:
@@ -97,22 +105,34 @@ class PromptCache:
                 f"the prompts in {self.folder} lack the caption {unknown[0]!r:.200}: they were made of other captions. Give "
                 "another --prompt_cache_dir, or none."
             )
-        stored = b"".join(self.data[[self.row_of[caption] for caption in captions]]["prompt"])
-        return torch.frombuffer(bytearray(stored), dtype=self.dtype).view(len(captions), *self.shape)
+        rows = [self.row_of[caption] for caption in captions]
+        stored = self.data[rows]
+        for row, prompt, checksum in zip(rows, stored["prompt"], stored["checksum"], strict=True):
+            if zlib.crc32(prompt) != checksum:
+                path = _chunk(self.folder, row // CHUNK)
+                raise ValueError(f"{path} is not what was written: delete it, and the same command makes it anew.")
+        return joined([load(prompt) for prompt in stored["prompt"]], self.mask)
 
 
 def _settings(teacher: DiffusionTeacher, captions: Sequence[str]) -> dict:
     """What decides the prompts."""
-    tokenizer = json.loads(teacher.tokenizer.backend_tokenizer.to_str())
-    padding = [teacher.max_length, teacher.tokenizer.pad_token]
-    tokenizer |= {"truncation": None, "padding": padding}  # in place of those of the last call
+    tokenizers = []
+    for tokenizer in teacher.tokenizers.values():
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        padding = [tokenizer.model_max_length, tokenizer.pad_token]
+        tokenizers.append(backend | {"truncation": None, "padding": padding})  # in place of those of the last call
+    encoders = teacher.text_encoders
     return {
         "sdsclip_hf_format": FORMAT_VERSION,
-        "dtype": str(teacher.text_encoder.dtype).removeprefix("torch."),
-        "teacher": {"name": teacher.name_or_path, "text_encoder": fingerprint(teacher.text_encoder)},
-        "tokenizer": hashlib.sha256(json.dumps(tokenizer).encode()).hexdigest()[:16],
+        "dtype": str(next(iter(encoders.values())).dtype).removeprefix("torch."),
+        "teacher": {
+            "name": teacher.name_or_path,
+            "text_encoder": "+".join(fingerprint(encoder) for encoder in encoders.values()),
+        },
+        "tokenizer": hashlib.sha256(json.dumps(tokenizers).encode()).hexdigest()[:16],
+        "family": [type(teacher.family).__name__, teacher.family.version],
         "captions": {"count": len(captions), "sha256": hashlib.sha256(repr(captions).encode()).hexdigest()[:16]},
-        "prompt_shape": [teacher.max_length, teacher.text_encoder.config.hidden_size],
+        "mask": teacher.family.mask,
     }
 
 

@@ -26,12 +26,14 @@ class ModelArguments:
     """Which student and which teacher."""
 
     model_name_or_path: str = knob(
-        "shapes/student", "The CLIP to fine-tune: a Hub id, a folder, or shapes/student, which comes with the package."
+        "shapes/student",
+        "The CLIP, SigLIP or other dual encoder to fine-tune: a Hub id, a folder, or shapes/student, which comes with the "
+        "package.",
     )
     teacher_name_or_path: str | None = knob(
         None,
-        "The diffusion model: a Hub id or folder in Stable Diffusion's layout, or shapes/teacher. Default: the bundled "
-        "teacher with a bundled student, none with another.",
+        "The diffusion model: the Hub id or folder of a pipeline (see sdsclip teachers), or shapes/teacher. Default: the "
+        "bundled teacher with a bundled student, none with another.",
     )
 
 

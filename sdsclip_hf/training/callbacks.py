@@ -6,11 +6,11 @@ from sdsclip_hf.data.captioned_images import CaptionedImages
 
 
 class ClampLogitScale(TrainerCallback):
-    """Keeps CLIP's temperature at or below ln 100 after every optimiser step."""
+    """Keeps CLIP's temperature at or below ln 100 after every optimiser step, where it began there."""
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         clip = getattr(model, "module", model)
-        if clip.base_clip.logit_scale.requires_grad:
+        if clip.trains_logit_scale:
             clip.clamp_logit_scale()
 
 

@@ -1,15 +1,33 @@
-"""L_CLIP of a batch over all processes: what is gathered, and what is known to be no negative."""
+"""L_CLIP of a batch over all processes: its form, what is gathered, and what is known to be no negative."""
 
 import torch
 import torch.distributed.nn
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdsclip_hf.common.processes import gather_ragged
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.duplicates import KnownPairs
-from sdsclip_hf.losses import contrastive_loss
+from sdsclip_hf.losses import contrastive_loss, sigmoid_loss
+from sdsclip_hf.students.kinds import logit_bias
 from sdsclip_hf.training.terms import Pairs
+
+
+def contrastive_form(model: nn.Module, args: SDSCLIPConfig) -> str:
+    """``softmax`` or ``sigmoid``: what ``args`` ask for, or else what a dual encoder was trained by.
+
+    Raises:
+        ValueError: a sigmoid, which needs a bias, for a model without one.
+    """
+    has_bias = logit_bias(model) is not None
+    if args.contrastive_form == "auto":
+        return "sigmoid" if has_bias else "softmax"
+    if args.contrastive_form == "sigmoid" and not has_bias:
+        raise ValueError(
+            f"contrastive_form sigmoid adds the model's bias to each logit, which a {type(model).__name__} has not; leave "
+            "--contrastive_form out, or give --model_name_or_path a SigLIP."
+        )
+    return args.contrastive_form
 
 
 class ContrastiveTerm:
@@ -18,10 +36,11 @@ class ContrastiveTerm:
     Args:
         args: which negatives there are.
         accelerator: of the run.
+        form: see [`contrastive_form`].
     """
 
-    def __init__(self, args: SDSCLIPConfig, accelerator: Accelerator):
-        self.args, self.accelerator = args, accelerator
+    def __init__(self, args: SDSCLIPConfig, accelerator: Accelerator, form: str = "softmax"):
+        self.args, self.accelerator, self.form = args, accelerator, form
 
     def __call__(self, pairs: Pairs, even: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """The term and its figures.
@@ -33,7 +52,8 @@ class ContrastiveTerm:
         Returns:
             L_CLIP, scalar; and ``false_negatives``, the share of the b rows that another row or candidate is right for.
         """
-        (images, first), (captions, _) = self._everyone(pairs.images, even), self._everyone(pairs.captions, even)
+        captions, first = self._everyone(pairs.captions, even)
+        images = self._everyone(pairs.images, even)[0] if self.form == "softmax" else None
         negatives = is_negative = known = None
         if self.args.hard_negatives and pairs.candidates is not None:
             is_negative = self._everyone(pairs.is_negative, even)[0]  # (B, K)
@@ -43,14 +63,14 @@ class ContrastiveTerm:
             keys = self._everyone(pairs.candidate_keys, even)[0][is_negative] if is_negative is not None else None
             of_captions = self.accelerator.pad_across_processes(pairs.caption_keys, dim=1)
             known = KnownPairs(self._everyone(pairs.picture_keys, even)[0], self._everyone(of_captions, even)[0], keys)
-            shared = known.are_shared(torch.arange(first, first + len(pairs.images), device=images.device))
+            shared = known.are_shared(torch.arange(first, first + len(pairs.images), device=pairs.images.device))
             figures["false_negatives"] = shared.float().mean()
             known = known if shared.any() else None
         chunk = self.args.contrastive_chunk_size
-        loss = contrastive_loss(
-            pairs.images, pairs.captions, pairs.logit_scale, images, captions, first, negatives, chunk, known
-        )
-        return loss, figures
+        own, others = (pairs.images, pairs.captions, pairs.logit_scale), (captions, first, negatives, chunk, known)
+        if self.form == "sigmoid":
+            return sigmoid_loss(*own, pairs.logit_bias, *others), figures
+        return contrastive_loss(*own, images, *others), figures
 
     def _everyone(self, rows: Tensor, even: bool) -> tuple[Tensor, int]:
         """The rows that count as one batch, (B, ...), with the gradient of this process's; and where these begin."""

@@ -16,6 +16,7 @@ from sdsclip_hf.students.sdsclip_model import SDSCLIPOutput
 from sdsclip_hf.training.terms import Pairs
 
 EMBEDS = ("images", "captions", "candidates")
+SCALARS = ("logit_scale", "logit_bias")
 EXACT, ROUGH = 1e-4, 1e-2  # how far an element of an embedding may differ between the passes, in float32 and in less
 Batch = dict[str, Tensor]
 
@@ -106,18 +107,15 @@ def _join(parts: list[Pairs]) -> Pairs:
     for name in Pairs._fields:
         values = [getattr(part, name) for part in parts]
         if values[0] is not None and name != "identities":  # those are numbers within a mini-batch
-            joined[name] = values[0].clone() if name == "logit_scale" else torch.cat(values)
+            joined[name] = values[0].clone() if name in SCALARS else torch.cat(values)
     return Pairs(
-        **{
-            name: value.requires_grad_() if name in (*EMBEDS, "logit_scale") else value
-            for name, value in joined.items()
-        }
+        **{name: value.requires_grad_() if name in (*EMBEDS, *SCALARS) else value for name, value in joined.items()}
     )
 
 
 def _gradients(contrastive: Tensor, pairs: Pairs) -> dict[str, Tensor | None]:
-    """The gradient of the contrastive term for each of the embeddings and for the factor on cosines."""
-    leaves = {name: getattr(pairs, name) for name in (*EMBEDS, "logit_scale") if getattr(pairs, name) is not None}
+    """The gradient of the contrastive term for each of the embeddings, for the factor on cosines and for the bias."""
+    leaves = {name: getattr(pairs, name) for name in (*EMBEDS, *SCALARS) if getattr(pairs, name) is not None}
     found = torch.autograd.grad(contrastive, list(leaves.values()), allow_unused=True)
     return dict(zip(leaves, found, strict=True))
 
@@ -126,7 +124,7 @@ def _stand_in(pairs: Pairs, gradients: dict[str, Tensor | None], rows: slice, fi
     """A scalar whose gradient for a mini-batch's embeddings is the contrastive loss's."""
     known = {name: gradient for name, gradient in gradients.items() if gradient is not None}
     total = sum((getattr(pairs, name) * known[name][rows]).sum() for name in EMBEDS if name in known)
-    return total + pairs.logit_scale * known["logit_scale"] if first else total
+    return total + sum(getattr(pairs, name) * known[name] for name in SCALARS if name in known) if first else total
 
 
 def _check_replay(student: nn.Module, before: Pairs, now: Pairs, tolerance: float) -> None:

@@ -17,6 +17,7 @@ from transformers.trainer_utils import HubStrategy
 
 from sdsclip_hf.cards.model_card import RunFacts, find_licence, write_card
 from sdsclip_hf.cards.push import push_model
+from sdsclip_hf.cards.student_facts import StudentFacts
 from sdsclip_hf.common.writing import GO_ON, own_name, remove, telling_full_disk, write_text
 from sdsclip_hf.hub.attempts import HubError
 from sdsclip_hf.hub.commits import check_holds_clip, claim_repo
@@ -101,8 +102,15 @@ class HubTrainer(Trainer):
             unfinished=unfinished,
             best_step=best_step if best and best_step != self.state.global_step else None,
             licence=self._licence if unfinished else self._read_licence(),
+            student=self._student_facts(),
             **{name: value for name, value in self.card_facts.items() if name != "arguments"},
         )
+
+    def _student_facts(self) -> StudentFacts:
+        """Of what kind the student is, and how it reads captions."""
+        model, reader = self.student.base_clip, self.reader
+        length = reader.max_length if reader.to_full_length else None
+        return StudentFacts(type(model).__name__, model.config.model_type, length, reader.lower, self.contrastive.form)
 
     def create_model_card(
         self,

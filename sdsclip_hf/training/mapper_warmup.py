@@ -10,7 +10,7 @@ from transformers import set_seed
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 from sdsclip_hf.training.notes import Notes
-from sdsclip_hf.training.terms import DistillationTerm, prompts_of
+from sdsclip_hf.training.terms import DistillationTerm, pictures_of, prompts_of
 
 WHITENING_SAMPLE = 2048
 
@@ -56,7 +56,7 @@ class MapperWarmup:
     def _inputs(self, batch: dict[str, Tensor]) -> Tensor:
         """The embeddings (B, D) that the mapper is prepared on."""
         if self.args.mapper_warmup_inputs == "image":
-            return self.student.encode_images(batch["pixel_values"])
+            return self.student.encode_images(**pictures_of(batch, self.student))
         return self.student.encode_texts(batch["input_ids"], batch["attention_mask"])
 
     def _warm_up(self) -> None:

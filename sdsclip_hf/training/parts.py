@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import torch
 from peft import PeftConfig
-from transformers import BaseImageProcessor, CLIPModel, Trainer, get_scheduler
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer, get_scheduler
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
@@ -16,9 +16,11 @@ from sdsclip_hf.data.images import BAD_IMAGES_FILE, BadImages
 from sdsclip_hf.data.scores import CandidateScores
 from sdsclip_hf.data.streams import EndlessStream, StreamingImageCaptionDataset, as_training_data
 from sdsclip_hf.students.latent_mapper import LatentMapper
+from sdsclip_hf.students.loading import embed_dim
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.teachers.prompt_cache import PromptCache
+from sdsclip_hf.training.contrastive import contrastive_form
 from sdsclip_hf.training.sharding import shard_teacher
 
 logger = logging.getLogger(__name__)
@@ -127,6 +129,7 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
         ValueError: there is none, or it does not fit ``args``.
     """
     if args.lambda_sds == 0:
+        args.sds_weighting = args.sds_weighting or "constant"
         return None
     if teacher is None:
         raise ValueError(
@@ -152,6 +155,7 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
         )
     if args.timestep_range is not None:
         teacher.check_timestep_range(args.timestep_range)
+    args.sds_weighting = args.sds_weighting or teacher.schedule.default_weighting
     return teacher
 
 
@@ -182,13 +186,13 @@ def _check_compiled(teacher: DiffusionTeacher, pairs: int) -> None:
     draw = torch.Generator().manual_seed(0)
     like = {"device": teacher.device, "dtype": teacher.dtype}
     latents, direction = (torch.randn(pairs, *teacher.latent_shape, generator=draw).to(**like) for _ in range(2))
-    prompt_shape = pairs, teacher.max_length, teacher.denoiser.config.cross_attention_dim
-    prompts = torch.randn(prompt_shape, generator=draw).to(**like)
-    timesteps = torch.linspace(0, teacher.num_timesteps - 1, pairs).long().to(teacher.device)
-    gradients = []
-    for predict in (teacher.denoiser.forward, teacher.denoiser):  # only the second is compiled
+    prompts = teacher.encode_captions(["a photo"] * pairs)
+    timesteps = torch.linspace(*teacher.schedule.default_range, pairs).long().to(teacher.device)
+    gradients, compiled = [], teacher.denoiser._compiled_call_impl
+    for call in (None, compiled):
+        teacher.denoiser._compiled_call_impl = call
         noisy = latents.clone().requires_grad_()
-        predicted = predict(noisy, timesteps, prompts).sample
+        predicted = teacher.predict(noisy, timesteps, prompts)
         gradients.append(torch.autograd.grad((predicted * direction).float().sum(), noisy)[0].float())
     plain, compiled = gradients
     difference = ((compiled - plain).norm() / plain.norm()).item()
@@ -245,12 +249,14 @@ def load_scores(teacher: DiffusionTeacher | None, given, args: SDSCLIPConfig) ->
     return scores
 
 
-def make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLIPConfig, peft_config) -> SDSCLIPModel:
+def make_student(
+    clip: PreTrainedModel, teacher: DiffusionTeacher | None, args: SDSCLIPConfig, peft_config
+) -> SDSCLIPModel:
     """CLIP with what of it trains, and with a latent mapper where there is a teacher."""
     mapper = None
     if teacher is not None:
         mapper = LatentMapper(
-            clip.config.projection_dim, teacher.latent_shape, unit_rms=args.mapper_unit_rms, scale=args.mapper_scale
+            embed_dim(clip.config), teacher.latent_shape, unit_rms=args.mapper_unit_rms, scale=args.mapper_scale
         )
     return SDSCLIPModel(
         clip,
@@ -260,11 +266,12 @@ def make_student(clip: CLIPModel, teacher: DiffusionTeacher | None, args: SDSCLI
         train_text=args.train_text,
         train_projections=args.train_projections,
         train_logit_scale=args.train_logit_scale,
+        train_logit_bias=args.train_logit_scale and contrastive_form(clip, args) == "sigmoid",
         peft_config=peft_config,
         lora_r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
-        lora_target_modules=tuple(args.lora_target_modules),
+        lora_target_modules=None if args.lora_target_modules is None else tuple(args.lora_target_modules),
     )
 
 

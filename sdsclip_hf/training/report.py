@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from sdsclip_hf import shapes
+from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.writing import write_text
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.images import tell_bad_images
@@ -58,7 +59,9 @@ def report(results: dict, runs: dict, log_history: list[dict], folder: Path, ste
     made = [
         name for name in (REPORT_FILE, "results.json", MAIN_PLOT, WHOLE_PLOT, LOSSES_PLOT) if (folder / name).exists()
     ]
-    print(f'The tuned model is in {folder}: CLIPModel.from_pretrained("{folder}"). Beside it: {", ".join(made)}.')
+    kind = read_json(folder / "config.json", "Train anew.").get("model_type")
+    loads = "CLIPModel" if kind == "clip" else "AutoModel"
+    print(f'The tuned model is in {folder}: {loads}.from_pretrained("{folder}"). Beside it: {", ".join(made)}.')
     print("\n".join(["Next:", *(f"  {step}" for step in steps)]), flush=True)
 
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from transformers import TrainingArguments
 
-from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.config import LORA_LAYERS, SDSCLIPConfig
 
 # Of TrainingArguments. A checkpoint holds what follows from the first, so that Trainer would not take others; what is to
 # follow from the second is decided anew.
@@ -33,7 +33,9 @@ def _own_defaults() -> dict:
 def kept_options(args: SDSCLIPConfig) -> dict:
     """The options on which a resumed run must agree, by name."""
     own = [name for name in _own_defaults() if name not in FREE]
-    return {name: getattr(args, name) for name in [*own, *KEPT]}
+    kept = {name: getattr(args, name) for name in [*own, *KEPT]}
+    kept["lora_target_modules"] = kept["lora_target_modules"] or list(LORA_LAYERS)  # the default of earlier versions
+    return kept
 
 
 def obeyed_options(args: SDSCLIPConfig) -> dict:

@@ -9,8 +9,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers.utils.versions import require_version
 
 from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.students.kinds import temperatures
+from sdsclip_hf.students.layers import layer_classes
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+from sdsclip_hf.teachers.families.family import blocks_of
 
 
 def shard_teacher(teacher: DiffusionTeacher, device: torch.device, world_size: int) -> None:
@@ -33,9 +36,8 @@ def shard_teacher(teacher: DiffusionTeacher, device: torch.device, world_size: i
         )
     mesh = init_device_mesh(device.type, (world_size,))
     denoiser = teacher.denoiser
-    for block in (*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks):
-        if block is not None:
-            fully_shard(block, mesh=mesh)
+    for block in blocks_of(denoiser):
+        fully_shard(block, mesh=mesh)
     fully_shard(denoiser, mesh=mesh)
 
 
@@ -52,7 +54,8 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 def prepare_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCLIPConfig) -> None:
     """Make a student that FSDP2 or DeepSpeed is about to take over fit for it.
 
-    Neither can split a scalar parameter, so that the temperature becomes a buffer.
+    Neither can split a scalar parameter, so that the temperature becomes a buffer, and a bias beside it. FSDP is told the
+    student's layers where it was told another model's, as recipes/accelerate tells it CLIP's.
 
     Args:
         student: not yet wrapped.
@@ -70,6 +73,9 @@ def prepare_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCL
             f"FSDP is configured with version {fsdp.fsdp_version} and {fsdp.state_dict_type}; the export needs whole "
             "weights: set fsdp_version: 2 and fsdp_state_dict_type: FULL_STATE_DICT, as recipes/accelerate/fsdp2.yaml does."
         )
+    named = getattr(fsdp, "transformer_cls_names_to_wrap", None)
+    if named and not set(named) & {type(part).__name__ for part in student.modules()}:
+        fsdp.transformer_cls_names_to_wrap = layer_classes(student.base_clip)
     precision = accelerator.mixed_precision
     if deepspeed and (deepspeed.zero_stage == 3 or precision != "no"):
         raise ValueError(
@@ -79,7 +85,7 @@ def prepare_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCL
         )
     clip = student.base_clip
     impossible = {
-        "train_logit_scale": clip.logit_scale.requires_grad,
+        "train_logit_scale": student.trains_logit_scale,
         "gradient_norm_steps": args.gradient_norm_steps,
         "wise_ft_alpha": args.wise_ft_alpha < 1,
         "contrastive_batch_size": deepspeed and args.contrastive_batch_size,  # it steps after each backward pass
@@ -88,6 +94,6 @@ def prepare_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCL
         if given:
             raise ValueError(f"{option} is not possible under {'FSDP' if fsdp else 'DeepSpeed'}; leave --{option} out.")
     student.to(args.device)  # Trainer would leave it on the CPU until it splits it
-    temperature = clip.logit_scale.detach()
-    del clip.logit_scale
-    clip.register_buffer("logit_scale", temperature)
+    for name, value in temperatures(clip).items():
+        delattr(clip, name)
+        clip.register_buffer(name, value.detach())

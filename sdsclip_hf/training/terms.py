@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.data.collator import PROMPTS
 from sdsclip_hf.data.scores import CandidateScores
 from sdsclip_hf.losses import ranking_loss, rms, spread
-from sdsclip_hf.students.sdsclip_model import SDSCLIPOutput
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
+from sdsclip_hf.teachers.conditions import CAPTIONS, Conditions, as_captions, rolled, rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 CONFIDENT = 0.5
@@ -30,7 +32,7 @@ class DistillationTerm:
     def __call__(
         self,
         latents: Tensor,
-        prompts: Tensor,
+        prompts: Conditions,
         draw_number: tuple[int, int],
         with_gap: bool = False,
         place: tuple[int, int] | None = None,
@@ -40,7 +42,7 @@ class DistillationTerm:
 
         Args:
             latents: z0 = h_w(f(x)), (B, C, h, w).
-            prompts: the captions in the teacher's tokens, (B, L), or already encoded, (B, L, D).
+            prompts: of B captions, see [`prompts_of`].
             draw_number: step and call, which decide t and eps; see [`draw`].
             with_gap: whether L_SDS under other images' captions is measured, too.
             place: the first row and the number of rows of the batch that these are a part of; default: they are all.
@@ -68,18 +70,19 @@ class DistillationTerm:
             figures["sds_gap"] = none if alone else (-gap if shuffled else gap).mean()
         return errors.sum() / count, figures
 
-    def _encoded(self, prompts: Tensor, rows: Tensor, with_others: bool) -> tuple[Tensor, Tensor | None]:
-        """The prompts of the images ``rows``, (R, L, D), and if asked for those of the images before them."""
+    def _encoded(self, prompts: Conditions, rows: Tensor, with_others: bool) -> tuple[Conditions, Conditions | None]:
+        """What the denoiser is told of the images ``rows``, and if asked for of the images before them."""
 
-        def encode(prompts: Tensor) -> Tensor:
-            return prompts if prompts.is_floating_point() else self.teacher.encode_tokens(prompts)
+        def encode(prompts: Conditions) -> Conditions:
+            return self.teacher.encode_captions(as_captions(prompts)) if CAPTIONS in prompts else prompts
 
-        true = encode(prompts[rows])
+        true = encode(rows_of(prompts, rows))
         if not with_others:
             return true, None
-        return true, true.roll(1, dims=0) if len(rows) == len(prompts) else encode(prompts.roll(1, dims=0)[rows])
+        are_all = len(rows) == len(next(iter(prompts.values())))
+        return true, rolled(true) if are_all else encode(rows_of(rolled(prompts), rows))
 
-    def _errors(self, latents: Tensor, prompts: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+    def _errors(self, latents: Tensor, prompts: Conditions, timesteps: Tensor, noise: Tensor) -> Tensor:
         return self.teacher.denoising_error(
             latents,
             prompts,
@@ -119,16 +122,16 @@ class DistillationTerm:
         generator = torch.Generator().manual_seed(_seed_of(self.args.seed, *number))
         start, rows = place or (0, len(latents))
         world, rank = self.args.world_size, self.args.process_index
-        first, last = self.args.timestep_range or (0, self.teacher.num_timesteps - 1)
+        first, last = self.args.timestep_range or self.teacher.schedule.default_range
         timesteps = torch.randint(first, last + 1, (world * rows,), generator=generator)
         noise = torch.randn((world * rows, *latents.shape[1:]), generator=generator)
         mine = slice(rank * rows + start, rank * rows + start + len(latents))
         return timesteps[mine].to(latents.device), noise[mine].to(latents.device)
 
 
-def prompts_of(batch: dict[str, Tensor]) -> Tensor:
-    """The teacher's prompts of a batch, (B, L, D), or the token ids (B, L) that it is yet to encode."""
-    return batch["teacher_prompts"] if "teacher_prompts" in batch else batch["teacher_input_ids"]
+def prompts_of(batch: dict[str, Tensor]) -> Conditions:
+    """What a batch from [`ImageCaptionCollator`] holds of its captions for the teacher: encoded, or as bytes."""
+    return {name.removeprefix(PROMPTS): values for name, values in batch.items() if name.startswith(PROMPTS)}
 
 
 class RankingTerm:
@@ -217,6 +220,11 @@ class RankingTerm:
         return divergence.sum() / len(images), shared.sum().float()
 
 
+def pictures_of(batch: dict[str, Tensor], student: SDSCLIPModel) -> dict[str, Tensor]:
+    """The tensors of a batch that the student's image tower takes, ``pixel_values`` for one."""
+    return {name: batch[name] for name in student.image_inputs if name in batch}
+
+
 class Texts(NamedTuple):
     """The texts of a batch, each once.
 
@@ -252,6 +260,7 @@ class Pairs(NamedTuple):
     Args:
         images, captions: (B, D).
         logit_scale: the student's, scalar.
+        logit_bias: the student's, scalar; None where it has none.
         candidates: (B, K, D), any where there is none; None without candidates.
         identities: a number for each distinct candidate, (B, K).
         is_negative: which candidates are wrong by their labels, (B, K): not those that the tokenizer cuts to the own
@@ -262,6 +271,7 @@ class Pairs(NamedTuple):
     images: Tensor
     captions: Tensor
     logit_scale: Tensor
+    logit_bias: Tensor | None = None
     candidates: Tensor | None = None
     identities: Tensor | None = None
     is_negative: Tensor | None = None
@@ -274,7 +284,7 @@ def pair_up(output: SDSCLIPOutput, texts: Texts, batch: dict[str, Tensor]) -> Pa
     """What the student has made of a batch, with each distinct text put where it belongs."""
     images, embeds = output.image_embeds.float(), output.text_embeds.float()
     keys = {name: batch.get(name) for name in ("picture_keys", "caption_keys", "candidate_keys")}
-    pairs = Pairs(images, embeds[texts.captions], output.logit_scale, **keys)
+    pairs = Pairs(images, embeds[texts.captions], output.logit_scale, output.logit_bias, **keys)
     if texts.candidates is None:
         return pairs
     exists = batch["candidate_attention_mask"].any(-1)

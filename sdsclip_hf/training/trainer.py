@@ -9,7 +9,7 @@ import torch
 from peft import PeftConfig
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import CLIPModel, CLIPProcessor, set_seed
+from transformers import PreTrainedModel, ProcessorMixin, set_seed
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import check_same_run, fingerprint, last_checkpoint
@@ -18,11 +18,13 @@ from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.data.collator import ImageCaptionCollator
 from sdsclip_hf.losses import gradient_norms
-from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput, check_clip, check_processor, load_clip
+from sdsclip_hf.students.loading import check_student, load_student, read_captions
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
+from sdsclip_hf.teachers.conditions import as_bytes
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.training.callbacks import ClampLogitScale, TellEpoch
 from sdsclip_hf.training.checkpoint_trainer import CheckpointTrainer
-from sdsclip_hf.training.contrastive import ContrastiveTerm
+from sdsclip_hf.training.contrastive import ContrastiveTerm, contrastive_form
 from sdsclip_hf.training.grad_cache import GradCache
 from sdsclip_hf.training.loaders import PairLoaders
 from sdsclip_hf.training.mapper_warmup import MapperWarmup
@@ -39,7 +41,15 @@ from sdsclip_hf.training.parts import (
 )
 from sdsclip_hf.training.resumed_options import earlier_defaults
 from sdsclip_hf.training.sharding import is_sharded, prepare_student, whole_weights
-from sdsclip_hf.training.terms import DistillationTerm, Pairs, RankingTerm, distinct_texts, pair_up, prompts_of
+from sdsclip_hf.training.terms import (
+    DistillationTerm,
+    Pairs,
+    RankingTerm,
+    distinct_texts,
+    pair_up,
+    pictures_of,
+    prompts_of,
+)
 from sdsclip_hf.training.validation import Validation
 
 Pictures = datasets.Dataset | datasets.IterableDataset | Dataset  # the last is torch's, as of CaptionedImages
@@ -52,13 +62,13 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
     training and in evaluation. What a term does not need is not loaded.
 
     Args:
-        model: the CLIP to fine-tune: a CLIPModel, a folder or a Hub id.
+        model: the CLIP to fine-tune: a CLIPModel or another dual encoder of transformers, a folder or a Hub id.
         args: every knob, ``ranking_scores`` among them.
         teacher: a [`DiffusionTeacher`], a folder or a Hub id; needed when ``lambda_sds`` is above 0.
         train_dataset, eval_dataset: ``datasets`` datasets with the columns that ``args`` name, or
             [`CaptionedImages`]. ``eval_dataset`` may be a dict of them; it needs no scores, and L_rank is not
             measured on it.
-        processing_class: the CLIPProcessor; default: the one beside the model.
+        processing_class: the model's processor; default: the one beside it.
         peft_config: the whole PEFT configuration for ``trainable="lora"``.
         kwargs: what else Trainer takes: ``callbacks``, ``optimizers``, ``data_collator``, …
 
@@ -85,12 +95,12 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
 
     def __init__(
         self,
-        model: CLIPModel | str | Path,
+        model: PreTrainedModel | str | Path,
         args: SDSCLIPConfig | None = None,
         teacher: DiffusionTeacher | str | Path | None = None,
         train_dataset: Pictures | None = None,
         eval_dataset: Pictures | dict[str, Pictures] | None = None,
-        processing_class: CLIPProcessor | None = None,
+        processing_class: ProcessorMixin | None = None,
         peft_config: PeftConfig | None = None,
         **kwargs,
     ):
@@ -106,17 +116,19 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         check_agreement(args.to_dict() | {"peft_config": self.peft_settings})
         set_seed(args.seed)  # the mapper and the adapters are initialised here, before Trainer sets it
         self.base_name = (
-            str(model) if isinstance(model, (str, Path)) else model.config._name_or_path or "an unnamed CLIPModel"
+            str(model)
+            if isinstance(model, (str, Path))
+            else model.config._name_or_path or f"an unnamed {type(model).__name__}"
         )
         if isinstance(model, (str, Path)):
-            model, loaded_processor = load_clip(shapes.resolve(model))
+            model, loaded_processor = load_student(shapes.resolve(model))
             processing_class = processing_class or loaded_processor
         else:
-            check_clip(model)
+            check_student(model)
             model = copy.deepcopy(model)  # the caller's stays as it is
         if processing_class is None:
-            raise ValueError("processing_class is missing; give the CLIPProcessor that goes with the model.")
-        check_processor(processing_class, model)
+            raise ValueError("processing_class is missing; give the processor that goes with the model.")
+        self.reader = read_captions(processing_class, model)
         self.base_revision = getattr(model.config, "_commit_hash", None)
         self.base_fingerprint = fingerprint(model)
         self.teacher_fingerprint = None
@@ -129,7 +141,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         as_data = DatasetMaker(args, processing_class.image_processor, self.scores, needs_candidates)
         max_candidates = self.scores.max_candidates if needs_candidates else 0
         train_dataset, eval_dataset = as_data(train_dataset, training=True), as_data(eval_dataset)
-        prompts, fingerprints = None, {"base_fingerprint": self.base_fingerprint}
+        prompts, fingerprints = teacher and as_bytes, {"base_fingerprint": self.base_fingerprint}
         if self.scores is not None:
             fingerprints["scores_fingerprint"] = self.scores.fingerprint
         if teacher is not None:
@@ -140,15 +152,15 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
             if args.prompt_cache_dir is not None:
                 prompts = cache_prompts(teacher, train_dataset, eval_dataset, args)
                 if given_teacher is not teacher:
-                    teacher.text_encoder = None  # frees its memory
+                    teacher.free_text_encoders()
         kwargs.setdefault(
             "data_collator",
             ImageCaptionCollator(
                 processing_class,
-                teacher and teacher.prompt_tokenizer,
-                max_candidates,
                 prompts,
+                max_candidates,
                 with_keys=args.mask_duplicates,
+                reader=self.reader,
             ),
         )
         super().__init__(
@@ -165,7 +177,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         self.term_weights = {"contrastive": args.lambda_clip} | {
             name: weight for name, weight in weights.items() if weight
         }
-        self.contrastive = ContrastiveTerm(args, self.accelerator)
+        self.contrastive = ContrastiveTerm(args, self.accelerator, contrastive_form(model, args))
         self.ranking = RankingTerm(self.scores, args) if args.lambda_rank else None
         self.model_accepts_loss_kwargs = False  # a contrastive loss is a mean over its batch
         self.can_return_loss = True
@@ -253,9 +265,8 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
                 "the batch has no candidates, which lambda_rank and hard_negatives need; give train_dataset as a datasets "
                 "dataset and leave data_collator to the trainer, or have yours give what ImageCaptionCollator does."
             )
-        output = model(
-            pixel_values=batch["pixel_values"], input_ids=texts.input_ids, attention_mask=texts.attention_mask
-        )
+        pictures = pictures_of(batch, self.student)
+        output = model(**pictures, input_ids=texts.input_ids, attention_mask=texts.attention_mask)
         return output, pair_up(output, texts, batch)
 
     def contrastive_term(self, pairs: Pairs) -> Tensor:

@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 from conftest import hub_env
+from dual_encoders import make_dual_encoder
 from hub_runs import CLI, ask_errors, run, titles
 from hub_server import WRITER, HubServer
 
 from sdsclip_hf.cards.push import model_files, push_model
 from sdsclip_hf.hub.attempts import HubError
 from sdsclip_hf.shapes import model_path
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 
 
 def test_a_hub_that_is_gone_at_the_end_is_tried_again(tmp_path):
@@ -83,6 +85,18 @@ def test_only_a_whole_model_is_pushed(tmp_path):
     assert not {"compared/x/losses.png", "before.json", "bad_images.txt"} & set(model_files(tmp_path, "org/new"))
 
 
+@pytest.mark.parametrize("kind", ["siglip2", "chinese_clip"])
+def test_all_that_an_export_of_another_kind_needs_is_pushed(tmp_path, kind):
+    model, processor = make_dual_encoder(kind)
+    SDSCLIPModel(model, trainable="lora").export(tmp_path, processor)
+    (tmp_path / "vocab.txt").touch()  # as older transformers write it
+    there = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert there - {"adapter/README.md"} == set(model_files(tmp_path, "org/new"))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="type 'bert', which is no dual encoder"):
+        model_files(tmp_path, "org/new")
+
+
 def test_push_of_a_folder_by_hand(hub, tmp_path):
     folder, other = tmp_path / "run", hub.root / "models/org/other"
     shutil.copytree(model_path("student"), folder)
@@ -108,7 +122,7 @@ def test_push_of_a_folder_by_hand(hub, tmp_path):
         },
     )
     assert "there is no folder" in told["no folder"] and "holds no exported model" in told["no model"]
-    assert "holds no exported model" in told["no clip"] or "not 'clip'" in told["no clip"]
+    assert "holds no exported model" in told["no clip"]
     assert "'bert'" in told["taken"] and "--force" in told["taken"]
     assert all(told[name] == "no error" for name in ("forced", "new", "again", "branch", "own")), told
     assert list(titles(hub, "org/new")) == ["first"]  # the second push changed nothing

@@ -14,7 +14,9 @@ from sdsclip_hf.common.tokenizers import check_words, max_length
 from sdsclip_hf.shapes import model_path
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
 from sdsclip_hf.students.sdsclip_model import load_clip
+from sdsclip_hf.teachers.conditions import as_captions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+from sdsclip_hf.training.terms import prompts_of
 
 CAPTIONS = ["a red square above a blue star", "a green circle"]
 
@@ -77,8 +79,10 @@ def test_captions_are_cut_at_what_both_allow(told, tmp_path):
     expected = {name: min(limit, told or limit) for name, limit in limits.items()}
     long = ["red " * 300, "a dog"]
     teacher = DiffusionTeacher.from_pretrained(tmp_path / "teacher")
-    assert teacher.tokenize(long).shape == (2, expected["teacher"])
-    assert teacher.encode_captions(long).isfinite().all()
+    assert teacher.tokenizers["tokenizer"].model_max_length == expected["teacher"]
+    (words,) = teacher.encode_captions(long).values()
+    assert words.shape[:2] == (2, expected["teacher"])
+    assert words.isfinite().all()
     encoder = load_dual_encoder(str(tmp_path / "student"))
     assert len(encoder.tokenize(long)[0]) == expected["student"]
     clip, processor = load_clip(tmp_path / "student")
@@ -112,6 +116,4 @@ def test_loader_workers_get_none_of_the_teachers_weights(tmp_path, pairs, clip_f
     with (tmp_path / "pickled").open("rb") as file:
         collate = pickle.load(file)
     examples = [trainer.train_dataset[number] for number in (0, 1)]
-    assert torch.equal(
-        collate(examples)["teacher_input_ids"], trainer.teacher.tokenize([example["caption"] for example in examples])
-    )
+    assert as_captions(prompts_of(collate(examples))) == [example["caption"] for example in examples]

@@ -8,7 +8,8 @@ from image_captions import picture
 
 from sdsclip_hf.data.collator import ImageCaptionCollator
 from sdsclip_hf.data.streams import PASSED_OVER
-from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+from sdsclip_hf.teachers.conditions import as_bytes, as_captions, rolled, rows_of
+from sdsclip_hf.training.terms import prompts_of
 
 
 def test_rows_that_are_passed_over_make_a_batch_of_nothing():
@@ -35,15 +36,15 @@ def test_captions_longer_than_the_text_tower_reads_are_cut_and_marked():
 def test_a_batch_is_padded_to_its_longest_caption():
     batch = batch_of(["a cat", "a cat on a mat"])
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 7)
-    assert not batch["caption_cut"].any() and "teacher_input_ids" not in batch
+    assert not batch["caption_cut"].any() and not any(name.startswith("prompts.") for name in batch)
 
 
-def test_teacher_prompts_are_cut_and_padded_to_what_the_teacher_reads(teacher_folder):
-    teacher = DiffusionTeacher.from_pretrained(teacher_folder)
-    ids = batch_of(["a cat", "dog " * 40], teacher_tokenize=teacher.tokenize)["teacher_input_ids"]
-    assert ids.shape == (2, 16)
-    assert ids[:, -1].tolist() == [teacher.tokenizer.pad_token_id, teacher.tokenizer.eos_token_id]
-    assert teacher.encode_tokens(ids).shape == (2, 16, 16)
+def test_captions_for_the_teacher_travel_as_bytes_and_come_back_as_they_were():
+    captions = ["a cat", "", "日本の猫 🐈\0.", "a cat " * 60]
+    prompts = prompts_of(batch_of(captions, prompts=as_bytes))
+    assert prompts["captions"].dtype == torch.uint8 and len(prompts["captions"]) == 4
+    assert as_captions(prompts) == captions
+    assert as_captions(rows_of(rolled(prompts), torch.tensor([1, 3]))) == [captions[0], captions[2]]
 
 
 def test_pixels_of_a_batch_are_those_of_the_processor():

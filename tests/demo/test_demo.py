@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_clip, make_processor
+from dual_encoders import KINDS, STUDENTS, make_dual_encoder
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor, SiglipConfig, SiglipModel
+from transformers import CLIPModel, CLIPProcessor
 
 from sdsclip_hf.commands import demo as command
 from sdsclip_hf.demo.page.preference import compare, load
@@ -60,21 +61,18 @@ def test_scores_are_the_models_own_logits(pictures, count):
     assert [scores.caption_of(picture) for picture in range(count)] == chosen
 
 
-def test_siglip_scores_are_its_own_logits_but_for_its_bias(tmp_path):
-    """It reads its padding, and adds a bias, which no preference hangs on."""
-    processor = make_processor()
-    text = {"vocab_size": len(processor.tokenizer), "max_position_embeddings": 20}
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision = {"image_size": 16, "patch_size": 8}
-    model = SiglipModel(SiglipConfig(text_config=small | text, vision_config=small | vision)).eval()
-    torch.nn.init.constant_(model.logit_scale, 2.0)
-    torch.nn.init.constant_(model.logit_bias, -3.0)
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+@pytest.mark.parametrize("kind", STUDENTS)
+def test_scores_are_the_model_s_own_logits_but_for_a_bias(kind, tmp_path):
+    """SigLIP reads its padding, and adds a bias, which no preference hangs on; TIPSv2 divides by its temperature."""
+    model, processor = make_dual_encoder(kind)
+    bias = model.logit_bias.item() if hasattr(model, "logit_bias") else 0.0
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
     captions, picture = ["a cat", "a red dog on a mat"], Image.new("RGB", (30, 20), "red")
-    inputs = processor(text=captions, images=picture, padding="max_length", max_length=20, return_tensors="pt")
+    text = {"padding": "max_length", "max_length": 12 if kind.startswith("siglip") else 20, "return_tensors": "pt"}
+    inputs = processor(text=captions, images=picture, **text, **KINDS[kind].options)
     with torch.no_grad():
-        expected = model(**inputs).logits_per_image[0] + 3
+        expected = model(**inputs).logits_per_image[0] - bias
     scores = load(str(tmp_path)).score([picture], captions)
     torch.testing.assert_close(torch.tensor([scores.logit(0, 0), scores.logit(1, 0)]), expected, atol=1e-4, rtol=1e-4)
 

@@ -104,8 +104,9 @@ def test_a_space_requires_what_the_package_does():
     lines = (PAGE / "requirements.txt").read_text().splitlines()
     ours = {requirement.name: requirement.specifier for requirement in map(Requirement, requires("sdsclip_hf"))}
     asked = [Requirement(line) for line in lines if not line.startswith("--")]
-    assert {requirement.name for requirement in asked} == {"numpy", "pillow", "torch", "transformers"}
-    assert all(ours[requirement.name] == requirement.specifier for requirement in asked)
+    of_siglip = {"sentencepiece"}  # which nobody need install who has no such model
+    assert {requirement.name for requirement in asked} == {"numpy", "pillow", "torch", "transformers"} | of_siglip
+    assert all(ours[one.name] == one.specifier for one in asked if one.name not in of_siglip)
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
-from doctor_cases import failures, local, look, the_failure
+from doctor_cases import failures, local, look, of, the_failure
+from dual_encoders import make_dual_encoder
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -29,6 +31,21 @@ def test_weights_that_cannot_be_read_are_one_line(content, clip_folder, folder_o
 def test_a_model_of_another_kind_is_one_line(teacher_folder, folder_of_pairs):
     failed = the_failure(*local(f"{teacher_folder}/text_encoder", folder_of_pairs))
     assert failed.what == "student"
+
+
+@pytest.mark.parametrize("kind", ["chinese_clip", "siglip", "siglip of a package that is not installed"])
+def test_other_kinds_of_students_are_ok_and_what_they_need_is_told(kind, folder_of_pairs, tmp_path):
+    for part in make_dual_encoder(kind.split()[0]):
+        part.save_pretrained(tmp_path / "student")
+    argv = local(str(tmp_path / "student"), folder_of_pairs)
+    if " " not in kind:
+        assert of(look(*argv), "student").found.startswith(f"{tmp_path / 'student'}: a dual encoder of type {kind}")
+        return
+    (tmp_path / "student/tokenizer_config.json").write_text('{"tokenizer_class": "SiglipTokenizer"}')
+    if find_spec("sentencepiece"):
+        pytest.skip("it is installed")
+    failed = the_failure(*argv)
+    assert failed.what == "student" and "pip install sentencepiece" in failed.found
 
 
 @pytest.mark.parametrize(

@@ -324,10 +324,11 @@ def test_who_may_not_write_is_told_so(hub_here, log_in, waits):
 
 
 def test_what_a_branch_holds_is_looked_at_there(hub_here):
-    for model_type, revision in (("clip", None), ("bert", "other")):
+    for model_type, revision in (("clip", None), ("siglip", "another"), ("bert", "other")):
         content = json.dumps({"model_type": model_type}).encode()
         push_files({"config.json": content}, "org/mixed", message="a push", revision=revision)
     check_holds_clip("org/mixed")
+    check_holds_clip("org/mixed", revision="another")
     with pytest.raises(ValueError, match="a model of type 'bert'"):
         check_holds_clip("org/mixed", revision="other")
 

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from operations import operations
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.planning.rehearsal import CHECKPOINTING, WEIGHTS, rehearse
@@ -38,21 +37,6 @@ RUNS = {
 QUICK = {"the paper's", "stop-gradient", "GradCache", "latents of half the size"}
 
 
-def attention(query, key, value, *args, **kwargs) -> int:
-    batch, heads, queries, width = query
-    return 4 * batch * heads * queries * key[2] * width
-
-
-def attention_backward(gradient, *shapes, **kwargs) -> int:
-    return 5 * attention(*shapes[:3]) // 2  # one product of its own for each of the two, and the first once more
-
-
-OF_CPUS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
-}
-
-
 @pytest.fixture
 def make_run(tmp_path, pairs):
     """A trainer, and the plan of one of its steps with captions as long as its own."""
@@ -68,13 +52,6 @@ def make_run(tmp_path, pairs):
         return trainer, rehearse(MODELS["model"], MODELS["teacher"], config, tokens)
 
     return make
-
-
-def operations(trainer: SDSCLIPTrainer) -> float:
-    """Of a step."""
-    with FlopCounterMode(display=False, custom_mapping=OF_CPUS) as counter:
-        trainer.train()
-    return counter.get_total_flops() / trainer.state.global_step
 
 
 def peak(trainer: SDSCLIPTrainer, path: Path) -> int:

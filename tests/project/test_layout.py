@@ -8,7 +8,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sdsclip_hf"
 ORDER = (
-    *("losses", "config", "common", "shapes", "data", "benchmarks", "students", "hub", "metrics", "teachers"),
+    *(
+        "contrastive_losses",
+        "losses",
+        "config",
+        "common",
+        "shapes",
+        "data",
+        "benchmarks",
+        "students",
+        "hub",
+        "metrics",
+        "teachers",
+    ),
     *("evaluation", "cards", "scoring", "training", "planning", "doctor", "study", "demo", "commands"),
 )
 MOST_LINES, MOST_FILES = 450, 5

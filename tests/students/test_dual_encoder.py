@@ -7,137 +7,16 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import WORDS, hub_env, make_clip, make_processor, make_rows, make_tokenizer, text_config
+from conftest import hub_env, make_clip, make_processor, make_rows, make_tokenizer, text_config
+from dual_encoders import KINDS, TOWER, make_dual_encoder
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AlignConfig,
-    AlignModel,
-    AlignProcessor,
-    AltCLIPConfig,
-    AltCLIPModel,
-    AltCLIPProcessor,
-    AutoProcessor,
-    BertConfig,
-    BertModel,
-    BertTokenizer,
-    ChineseCLIPConfig,
-    ChineseCLIPModel,
-    ChineseCLIPProcessor,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPProcessor,
-    CLIPTextModel,
-    EfficientNetImageProcessorPil,
-    MetaClip2Config,
-    MetaClip2Model,
-    PreTrainedTokenizerFast,
-    Siglip2Config,
-    Siglip2ImageProcessorPil,
-    Siglip2Model,
-    Siglip2Processor,
-    Siglip2Tokenizer,
-    SiglipConfig,
-    SiglipImageProcessorPil,
-    SiglipModel,
-    SiglipProcessor,
-)
+from transformers import AutoProcessor, BertConfig, BertModel, CLIPModel, CLIPTextModel
 
 from sdsclip_hf.shapes import model_path
 from sdsclip_hf.students.dual_encoder import DualEncoder, load_dual_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-VISION = {**TOWER, "image_size": 16, "patch_size": 8}
-SIZE = {"height": 16, "width": 16}
 CAPTIONS = ["a red cat", "dog", "a photo of a blue chair on a mat"]
-BERT_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-
-
-def word_tokenizer(pad: str, length: int, inputs: list[str]) -> PreTrainedTokenizerFast:
-    """Whole words with an end token, as SigLIP's and XLM-R's do it."""
-    vocabulary = ["<pad>", "</s>", "<unk>", *WORDS]
-    inner = Tokenizer(models.WordLevel({word: row for row, word in enumerate(vocabulary)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token=pad,
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=length,
-        model_input_names=inputs,
-    )
-
-
-def bert_tokenizer() -> BertTokenizer:
-    return BertTokenizer(vocab={word: row for row, word in enumerate(BERT_VOCABULARY)}, model_max_length=20)
-
-
-def clip():
-    return make_clip(), make_processor()
-
-
-def metaclip2():
-    tokenizer = make_tokenizer(20)
-    text = text_config(tokenizer, 20).to_dict()
-    model = MetaClip2Model(MetaClip2Config(text_config=text, vision_config=VISION, projection_dim=12))
-    return model, CLIPProcessor(CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=SIZE), tokenizer)
-
-
-def chinese_clip():
-    text = {**TOWER, "vocab_size": len(BERT_VOCABULARY), "max_position_embeddings": 20}
-    model = ChineseCLIPModel(ChineseCLIPConfig(text_config=text, vision_config=VISION, projection_dim=12))
-    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=SIZE)
-    return model, ChineseCLIPProcessor(images, bert_tokenizer())
-
-
-def altclip():
-    text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 24, "project_dim": 12, "pad_token_id": 0}
-    model = AltCLIPModel(AltCLIPConfig(text_config=text, vision_config=VISION, projection_dim=12))
-    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=SIZE)
-    return model, AltCLIPProcessor(images, word_tokenizer("<pad>", 20, ["input_ids", "attention_mask"]))
-
-
-def align():
-    blocks = {"in_channels": [32, 16], "out_channels": [16, 24], "kernel_sizes": [3, 3], "strides": [1, 2]}
-    blocks |= {"num_block_repeats": [1, 1], "expand_ratios": [1, 6], "depthwise_padding": []}
-    vision = {**blocks, "image_size": 32, "width_coefficient": 1.0, "depth_coefficient": 1.0}
-    text = {**TOWER, "vocab_size": len(BERT_VOCABULARY), "max_position_embeddings": 20}
-    model = AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=24))
-    return model, AlignProcessor(EfficientNetImageProcessorPil(size={"height": 32, "width": 32}), bert_tokenizer())
-
-
-SIGLIP_TEXT = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12, "pad_token_id": 1, "eos_token_id": 1}
-
-
-def siglip():
-    model = SiglipModel(SiglipConfig(text_config={**SIGLIP_TEXT, "bos_token_id": None}, vision_config=VISION))
-    return model, SiglipProcessor(SiglipImageProcessorPil(size=SIZE), word_tokenizer("</s>", 12, ["input_ids"]))
-
-
-def siglip2():
-    vision = {**TOWER, "patch_size": 8, "num_patches": 16}
-    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = Siglip2Tokenizer(
-        vocab={token: row for row, token in enumerate(tokens)}, padding_side="right", model_input_names=["input_ids"]
-    )
-    text = {**SIGLIP_TEXT, "vocab_size": len(tokens), "bos_token_id": None, "pad_token_id": 0}
-    model = Siglip2Model(Siglip2Config(text_config=text, vision_config=vision))
-    images = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
-    return model, Siglip2Processor(images, tokenizer)
-
-
-# each with whether padding changes its captions' embeddings, and what its processor has to be told
-ARCHITECTURES = {
-    "clip": (clip, False, {}),
-    "metaclip2": (metaclip2, False, {}),
-    "chinese_clip": (chinese_clip, False, {}),
-    "altclip": (altclip, False, {}),
-    "align": (align, False, {}),
-    "siglip": (siglip, True, {}),
-    "siglip2": (siglip2, True, {"patch_size": 8, "max_num_patches": 16}),
-}
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +24,13 @@ def images():
     return [row["image"] for row in make_rows(3)]
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=KINDS)
 def saved(request, tmp_path):
     """(name, the model, its folder, whether it reads its padding, its processor's options)."""
-    make, reads_padding, options = ARCHITECTURES[request.param]
-    model, processor = make()
-    model.eval().save_pretrained(tmp_path)
+    model, processor = make_dual_encoder(request.param)
+    model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    return request.param, model, tmp_path, reads_padding, options
+    return request.param, model, tmp_path, KINDS[request.param].reads_padding, KINDS[request.param].options
 
 
 def embed(encoder: DualEncoder, images, captions):
@@ -173,7 +51,7 @@ def test_embeddings_equal_the_model_s_forward_pass(saved, images):
     for ours, theirs in zip(found, (output.image_embeds, output.text_embeds), strict=True):
         torch.testing.assert_close(ours, F.normalize(theirs, dim=-1), rtol=0, atol=1e-6)
         torch.testing.assert_close(ours.norm(dim=1), torch.ones(3))
-    assert encoder._pads_to_longest != reads_padding
+    assert encoder.reader.to_full_length == reads_padding
     if reads_padding:  # or the test above would not tell the two ways of padding apart
         short = model.get_text_features(torch.tensor([encoder.tokenize(["dog"])[0]]))
         short = F.normalize(short.pooler_output, dim=-1)

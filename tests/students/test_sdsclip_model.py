@@ -435,11 +435,11 @@ def test_load_clip_gives_float32_weights_of_a_half_precision_checkpoint(clip_fol
 
 def test_folder_of_another_model_raises_with_its_type(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip"}))
-    with pytest.raises(ValueError, match=r"type 'siglip', not 'clip'.*--model_name_or_path"):
+    with pytest.raises(ValueError, match=r"type 'siglip', not 'clip'; load it by load_student"):
         load_clip(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-clip", "no/such/folder"])
 def test_clip_that_is_nowhere_raises_with_its_name(name):
-    with pytest.raises(OSError, match=rf"the CLIP model '{name}'.*--model_name_or_path a local folder"):
+    with pytest.raises(OSError, match=rf"the student '{name}'.*--model_name_or_path a local folder"):
         load_clip(name)

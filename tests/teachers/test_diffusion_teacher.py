@@ -16,6 +16,7 @@ from PIL import Image
 
 from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.teachers.conditions import rolled, rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.training.parts import place_teacher
 
@@ -44,6 +45,12 @@ def case(teacher):
     """Latents, noise, timesteps and prompts of three samples."""
     latents, noise = torch.randn(2, 3, 4, 4, 4)
     return latents, noise, torch.tensor([20, 500, 950]), teacher.encode_captions(CAPTIONS)
+
+
+def words_of(prompts: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What Stable Diffusion is told."""
+    (words,) = prompts.values()
+    return words
 
 
 def pictures(count: int, width: int = 8, height: int = 8) -> list[Image.Image]:
@@ -77,7 +84,7 @@ def test_nothing_of_the_teacher_trains_or_leaves_evaluation_mode():
     parts = make_pipeline()
     for part in (parts.unet, parts.text_encoder, parts.vae):
         part.train()
-    teacher = DiffusionTeacher(parts.unet, parts.text_encoder, parts.tokenizer, parts.scheduler, parts.vae)
+    teacher = DiffusionTeacher(parts)
     assert not any(part.training for part in teacher.modules())
     assert not any(part.training for part in teacher.train().modules())
     assert len(list(teacher.parameters())) > 0
@@ -112,20 +119,14 @@ def test_dtype_is_that_of_the_weights_and_errors_stay_float32(teacher_folder, ca
 def test_encode_captions_equals_the_pipeline_s_own(teacher, pipeline):
     captions = [*CAPTIONS, "", "a cat on a mat " * 20]
     expected, _ = pipeline.encode_prompt(captions, "cpu", 1, do_classifier_free_guidance=False)
-    assert teacher.encode_captions(captions).shape == (5, 16, 16)
-    torch.testing.assert_close(teacher.encode_captions(captions), expected)
-
-
-def test_tokens_and_captions_give_the_same_prompts(teacher):
-    ids = teacher.tokenize(CAPTIONS)
-    assert ids.shape == (3, teacher.max_length) == (3, 16)
-    assert torch.equal(teacher.encode_tokens(ids), teacher.encode_captions(CAPTIONS))
+    assert expected.shape == (5, 16, 16)
+    assert torch.equal(words_of(teacher.encode_captions(captions)), expected)
 
 
 def test_epsilon_teacher_gives_the_denoiser_s_own_output(teacher, pipeline, case):
     latents, _, timesteps, prompts = case
     with torch.no_grad():
-        expected = pipeline.unet(latents, timesteps, encoder_hidden_states=prompts).sample
+        expected = pipeline.unet(latents, timesteps, encoder_hidden_states=words_of(prompts)).sample
     torch.testing.assert_close(teacher.predict_noise(latents, timesteps, prompts), expected)
 
 
@@ -134,7 +135,7 @@ def test_velocity_teacher_converts_with_the_schedule(velocity_teacher, velocity_
     prompts = velocity_teacher.encode_captions(CAPTIONS)
     schedule = DDIMScheduler.from_pretrained(velocity_teacher_folder, subfolder="scheduler").alphas_cumprod
     with torch.no_grad():
-        velocity = velocity_teacher.denoiser(latents, timesteps, encoder_hidden_states=prompts).sample
+        velocity = velocity_teacher.denoiser(latents, timesteps, encoder_hidden_states=words_of(prompts)).sample
     predicted = velocity_teacher.predict_noise(latents, timesteps, prompts)
     for row, timestep in enumerate(timesteps.tolist()):
         alpha, sigma = schedule[timestep] ** 0.5, (1 - schedule[timestep]) ** 0.5
@@ -148,7 +149,7 @@ class Fixed(torch.nn.Module):
         super().__init__()
         self.answer, self.dtype = answer, answer.dtype
 
-    def forward(self, latents, timesteps, prompts):
+    def forward(self, latents, timesteps, **prompts):
         return SimpleNamespace(sample=self.answer)
 
 
@@ -156,7 +157,7 @@ def test_the_true_velocity_is_read_as_the_true_noise(velocity_teacher_folder, ca
     latents, noise, timesteps, prompts = case
     scheduler = DDIMScheduler.from_pretrained(velocity_teacher_folder, subfolder="scheduler")
     teacher = DiffusionTeacher.from_pretrained(velocity_teacher_folder)
-    teacher.denoiser = Fixed(scheduler.get_velocity(latents, noise, timesteps))
+    teacher.denoiser = teacher.family.pipeline.unet = Fixed(scheduler.get_velocity(latents, noise, timesteps))
     noisy = scheduler.add_noise(latents, noise, timesteps)
     torch.testing.assert_close(teacher.predict_noise(noisy, timesteps, prompts), noise, rtol=1e-4, atol=1e-5)
     errors = teacher.denoising_error(latents, prompts, timesteps, noise)
@@ -179,7 +180,7 @@ def test_denoising_error_equals_the_scheduler_and_unet_put_together_by_hand(teac
         t = timesteps[row : row + 1]
         noisy = pipeline.scheduler.add_noise(latents[row : row + 1], noise[row : row + 1], t)
         with torch.no_grad():
-            predicted = pipeline.unet(noisy, t, encoder_hidden_states=prompts[row : row + 1]).sample
+            predicted = pipeline.unet(noisy, t, encoder_hidden_states=words_of(prompts)[row : row + 1]).sample
         expected = (predicted - noise[row]).square().mean().item()
         got = teacher.denoising_error(latents, prompts, timesteps, noise)[row].item()
         assert got == pytest.approx(expected, rel=1e-4)
@@ -188,8 +189,9 @@ def test_denoising_error_equals_the_scheduler_and_unet_put_together_by_hand(teac
 def test_denoising_error_of_a_row_does_not_depend_on_the_others(teacher, case):
     latents, noise, timesteps, prompts = case
     before = teacher.denoising_error(latents, prompts, timesteps, noise)
-    others = latents.clone(), noise.clone(), timesteps.clone(), prompts.clone()
-    for tensor in others:
+    words = words_of(prompts).clone()
+    others = latents.clone(), noise.clone(), timesteps.clone(), {"encoder_hidden_states": words}
+    for tensor in (*others[:3], words):
         tensor[0], tensor[2] = tensor[2].clone(), tensor[0].clone() * 2 % 900
     after = teacher.denoising_error(others[0], others[3], others[2], others[1])
     torch.testing.assert_close(after[1], before[1])
@@ -198,7 +200,7 @@ def test_denoising_error_of_a_row_does_not_depend_on_the_others(teacher, case):
 
 def test_denoising_error_depends_on_the_caption(teacher, case):
     latents, noise, timesteps, prompts = case
-    shuffled = teacher.denoising_error(latents, prompts.roll(1, 0), timesteps, noise)
+    shuffled = teacher.denoising_error(latents, rolled(prompts), timesteps, noise)
     assert not torch.isclose(shuffled, teacher.denoising_error(latents, prompts, timesteps, noise), rtol=1e-6).any()
 
 
@@ -208,7 +210,7 @@ def test_options_reach_the_loss(teacher, pipeline, case):
         latents, prompts, timesteps, noise, reading="as_printed", weighting="sigma_squared"
     )
     with torch.no_grad():
-        predicted = pipeline.unet(latents, timesteps, encoder_hidden_states=prompts).sample
+        predicted = pipeline.unet(latents, timesteps, encoder_hidden_states=words_of(prompts)).sample
     sigma_squared = 1 - pipeline.scheduler.alphas_cumprod[timesteps]
     torch.testing.assert_close(errors, sigma_squared * (predicted - noise).square().mean((1, 2, 3)))
 
@@ -286,7 +288,7 @@ def test_latents_are_shifted_as_diffusers_shifts_them():
     """As its pipelines of autoencoders with a shift_factor do: (z - shift) * scale in, z / scale + shift out."""
     parts = make_pipeline()
     parts.vae.register_to_config(shift_factor=0.7)
-    teacher = DiffusionTeacher(parts.unet, parts.text_encoder, parts.tokenizer, parts.scheduler, parts.vae)
+    teacher = DiffusionTeacher(parts)
     pixels = torch.rand(2, 3, 8, 8) * 2 - 1
     latents = teacher.encode_images(pixels)
     with torch.no_grad():
@@ -298,7 +300,7 @@ def test_latents_are_shifted_as_diffusers_shifts_them():
 
 def test_latents_need_not_be_square():
     parts = make_pipeline(sample_size=(4, 6))
-    teacher = DiffusionTeacher(parts.unet, parts.text_encoder, parts.tokenizer, parts.scheduler, parts.vae)
+    teacher = DiffusionTeacher(parts)
     assert teacher.latent_shape == (4, 4, 6)
     assert teacher.encode_images(pictures(1, 20, 20)).shape == (1, 4, 4, 6)
 
@@ -402,7 +404,7 @@ def test_errors_of_a_draw_are_those_of_each_pair(teacher, case, batch_size):
     options = {"weighting": "velocity", "batch_size": batch_size}
     errors = teacher.draw_errors(latents, prompts, *rows, timesteps[1], noise[0], **options)
     for error, image, caption in zip(errors, *rows, strict=True):
-        one = latents[image][None], prompts[caption][None], timesteps[1:2], noise[:1]
+        one = latents[image][None], rows_of(prompts, caption[None]), timesteps[1:2], noise[:1]
         torch.testing.assert_close(error, teacher.denoising_error(*one, weighting="velocity")[0], rtol=1e-5, atol=0)
 
 

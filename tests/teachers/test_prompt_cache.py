@@ -57,11 +57,9 @@ def test_prompts_are_those_that_the_teacher_encodes(teacher_folder, tmp_path, dt
     teacher = DiffusionTeacher.from_pretrained(teacher_folder, dtype=dtype)
     cache = PromptCache.build(tmp_path / "prompts", teacher, CAPTIONS, batch_size=2)
     asked = [CAPTIONS[number] for number in (4, 0, 2, 0)]
-    found = cache(asked)
+    (found,), (expected,) = cache(asked).values(), teacher.encode_captions(asked).values()
     assert found.dtype == getattr(torch, dtype) and found.shape == (4, 16, 16)
-    torch.testing.assert_close(
-        found, teacher.encode_captions(asked), rtol=1e-2 if dtype != "float32" else 1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(found, expected, rtol=1e-2 if dtype != "float32" else 1e-5, atol=1e-5)
     assert not torch.equal(found[0], found[1]) and torch.equal(found[1], found[3])
 
 
@@ -79,18 +77,19 @@ def encoded(monkeypatch):
     monkeypatch.setattr(
         DiffusionTeacher,
         "encode_captions",
-        lambda self, texts, size=None: captions.extend(texts) or encode(self, texts, size),
+        lambda self, texts: captions.extend(texts) or encode(self, texts),
     )
     return captions
 
 
 def test_finished_cache_is_not_made_again_and_a_killed_one_goes_on(teacher, tmp_path, encoded):
-    first = PromptCache.build(tmp_path, teacher, CAPTIONS)(CAPTIONS)
+    first = PromptCache.build(tmp_path, teacher, CAPTIONS)(CAPTIONS)["encoder_hidden_states"]
     encoded.clear()
     PromptCache.build(tmp_path, teacher, CAPTIONS)
     assert encoded == []
     (tmp_path / "prompts-000001.arrow").unlink()
-    assert torch.equal(PromptCache.build(tmp_path, teacher, CAPTIONS)(CAPTIONS), first)
+    again = PromptCache.build(tmp_path, teacher, CAPTIONS)(CAPTIONS)
+    assert torch.equal(again["encoder_hidden_states"], first)
     assert encoded == ["", "dog " * 40]
 
 
@@ -103,6 +102,16 @@ def test_what_is_damaged_is_told_and_made_anew(teacher, tmp_path, caplog, name, 
     PromptCache.build(tmp_path, teacher, CAPTIONS)
     assert contents(tmp_path) == before
     assert "made anew" in caplog.text and name.removesuffix(".json") in caplog.text
+
+
+def test_flipped_bytes_of_a_prompt_are_named_by_their_file(teacher, tmp_path):
+    cache = PromptCache.build(tmp_path, teacher, CAPTIONS)
+    stored = bytearray((tmp_path / "prompts-000001.arrow").read_bytes())
+    place = stored.find(cache.data[3]["prompt"]) + 200
+    stored[place] ^= 1
+    (tmp_path / "prompts-000001.arrow").write_bytes(stored)
+    with pytest.raises(ValueError, match=r"prompts-000001\.arrow is not what was written: delete it"):
+        PromptCache.build(tmp_path, teacher, CAPTIONS)(CAPTIONS)
 
 
 def test_a_full_disk_keeps_what_is_encoded(teacher, tmp_path, encoded):
@@ -125,7 +134,7 @@ def changed_encoder(teacher):
 
 
 def changed_tokenizer(teacher):
-    teacher.tokenizer.add_tokens(["zebra"])
+    teacher.tokenizers["tokenizer"].add_tokens(["zebra"])
     return CAPTIONS, "tokenizer"
 
 
@@ -206,10 +215,9 @@ def test_given_teacher_keeps_its_text_encoder(make_trainer, teacher, tmp_path):
 
 
 def test_freed_encoder_says_why_it_is_missing(teacher):
-    ids = teacher.tokenize(CAPTIONS)
-    teacher.text_encoder = None
+    teacher.free_text_encoders()
     with pytest.raises(ValueError, match=r"was freed.*--prompt_cache_dir"):
-        teacher.encode_tokens(ids)
+        teacher.encode_captions(CAPTIONS)
 
 
 @pytest.mark.parametrize("what", ["data", "evaluation"])
@@ -234,9 +242,10 @@ state, (folder, out, captions) = PartialState(cpu=True), sys.argv[1:]
 prompt_cache.CHUNK, captions = 2, json.loads(captions)
 teacher = DiffusionTeacher.from_pretrained(folder)
 encoded, encode = [], teacher.encode_captions
-teacher.encode_captions = lambda texts, size: encoded.extend(texts) or encode(texts, size)
+teacher.encode_captions = lambda texts: encoded.extend(texts) or encode(texts)
 cache = PromptCache.build(out, teacher, captions)
-Path(f"{out}/{state.process_index}.json").write_text(json.dumps([encoded, cache(captions).tolist()]))
+found = cache(captions)["encoder_hidden_states"].tolist()
+Path(f"{out}/{state.process_index}.json").write_text(json.dumps([encoded, found]))
 """
 
 
@@ -245,5 +254,6 @@ def test_processes_share_the_work(teacher_folder, teacher, tmp_path):
     launch(PROCESSES, teacher_folder, tmp_path / "prompts", json.dumps(captions))
     found = [json.loads((tmp_path / "prompts" / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [encoded for encoded, _ in found] == [[captions[n] for n in (0, 1, 4, 5)], [captions[n] for n in (2, 3, 6)]]
+    expected = teacher.encode_captions(captions)["encoder_hidden_states"]
     for _, prompts in found:
-        torch.testing.assert_close(torch.tensor(prompts), teacher.encode_captions(captions), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(prompts), expected, rtol=1e-4, atol=1e-5)

@@ -23,7 +23,6 @@ WRONG = [
     ("gradient_accumulation_steps", "[]"),
     ("gradient_accumulation_steps", "[1, 2]"),
     ("lr_scheduler_kwargs", "no"),
-    ("lora_target_modules", "null"),
     ("test_benchmarks", "null"),
     ("log_level", "1e-5"),
     ("hub_license", "no"),

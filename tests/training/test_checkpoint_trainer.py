@@ -216,12 +216,12 @@ def test_saved_model_is_a_plain_clip_with_the_trained_outputs(make_trainer, tmp_
 def test_nan_stops_the_run_with_step_and_term_and_the_last_checkpoint_is_good(make_trainer, tmp_path, monkeypatch):
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     trainer = make_trainer(**options)
-    predict = trainer.teacher.predict_noise
+    predict = trainer.teacher.predict
 
     def broken(*args):
         return predict(*args) * (math.nan if trainer.state.global_step == 3 else 1.0)
 
-    monkeypatch.setattr(trainer.teacher, "predict_noise", broken)
+    monkeypatch.setattr(trainer.teacher, "predict", broken)
     with pytest.raises(FloatingPointError, match=r"the sds term is nan at step 4\b.*--resume_from_checkpoint"):
         trainer.train()
     assert last_checkpoint(tmp_path / "run") == str(tmp_path / "run/checkpoint-2")

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from launching import launch
+from trainers import assert_same, one_step
 from transformers import CLIPModel
 
 from sdsclip_hf.losses import contrastive_loss
@@ -33,24 +34,6 @@ def make_trainer(make_trainer, scores_folder):
         return make_trainer(per_device_train_batch_size=mini, **(settings | options))
 
     return make
-
-
-def one_step(trainer, rows=range(12)) -> tuple[float, dict[str, torch.Tensor]]:
-    """The loss and the gradients of the first rows of the data."""
-    trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1
-    batch = trainer.data_collator([trainer.train_dataset[number] for number in rows])
-    trainer.student.zero_grad()
-    loss = trainer.training_step(trainer.model, batch)
-    gradients = {name: p.grad.clone() for name, p in trainer.student.named_parameters() if p.grad is not None}
-    return float(loss), gradients
-
-
-def assert_same(found, expected, tolerance):
-    assert set(found) == set(expected)
-    floor = 1e-3 * max(gradient.norm() for gradient in expected.values())  # some are nothing but rounding: keys' biases
-    for name, gradient in expected.items():
-        assert (found[name] - gradient).norm() <= tolerance * max(gradient.norm(), floor), name
 
 
 @pytest.mark.parametrize("mini", [2, 4, 12])

@@ -78,6 +78,6 @@ def test_whitening_measures_the_training_images(make_trainer):
 
 def test_nan_during_the_warm_up_is_named(make_trainer, monkeypatch):
     trainer = make_trainer(mapper_warmup_steps=3)
-    monkeypatch.setattr(trainer.teacher, "predict_noise", lambda noisy, *_: noisy * math.nan)
+    monkeypatch.setattr(trainer.teacher, "predict", lambda noisy, *_: noisy * math.nan)
     with pytest.raises(FloatingPointError, match="warm-up"):
         trainer.train()

@@ -19,7 +19,7 @@ def test_peft_configuration_is_taken_whole(make_trainer):
     assert trained and all(".fc1.lora_" in name for name in trained)
 
 
-def test_a_model_with_adapters_inside_and_other_dual_encoders_are_refused(make_trainer):
+def test_a_model_with_adapters_inside_or_of_another_s_configuration_is_refused(make_trainer):
     adapted = make_clip()
     wrapped = get_peft_model(adapted, LoraConfig(target_modules=["fc1"]))
     for model in (adapted, wrapped):
@@ -28,7 +28,7 @@ def test_a_model_with_adapters_inside_and_other_dual_encoders_are_refused(make_t
     make_trainer(model=wrapped.merge_and_unload(), processing_class=make_processor())
     clip = make_clip()
     clip.config.model_type = "metaclip_2"
-    with pytest.raises(ValueError, match="'metaclip_2'; only a CLIPModel of type 'clip'"):
+    with pytest.raises(ValueError, match=r"is a CLIPModel, but its configuration is that of a 'metaclip_2'.*AutoModel"):
         make_trainer(model=clip, processing_class=make_processor())
 
 
@@ -63,11 +63,6 @@ def test_timesteps_outside_the_teacher_s_schedule_raise_with_its_limit(make_trai
         make_trainer(timestep_range=[900, 1000])
     with pytest.raises(ValueError, match=r"timestep_range 900 to 1000 .*999"):
         make_trainer(teacher=DiffusionTeacher.from_pretrained(teacher_folder), timestep_range=[900, 1000])
-
-
-def test_latent_size_that_does_not_fit_raises(make_trainer):
-    with pytest.raises(ValueError, match="latent_size 3 x 3 does not fit"):
-        make_trainer(latent_size=3)
 
 
 def test_latent_size_reaches_the_mapper(make_trainer):

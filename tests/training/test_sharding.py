@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import make_clip
+from dual_encoders import KINDS, make_dual_encoder
 from launching import accelerate_launch, launch
-from transformers import CLIPModel
+from transformers import AutoModel, CLIPModel
 
 from sdsclip_hf.students.latent_mapper import LatentMapper
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
@@ -158,6 +159,8 @@ STUDENTS = {
         "shard_teacher": True,
         "adam_epsilon": 1e-3,  # else it makes steps of rounding errors where a gradient is zero: keys' biases
     },
+    "siglip": {"trainable": "full", "adam_epsilon": 1e-3},
+    "siglip2": {"trainable": "layernorm"},
 }
 CASES = [("fsdp2", name) for name in STUDENTS] + [("deepspeed_zero2", name) for name in ("layernorm", "lora")]
 
@@ -170,6 +173,10 @@ def test_a_split_student_ends_resumes_and_is_exported_like_a_whole_one(
     if kind == "deepspeed_zero2":
         pytest.importorskip("deepspeed")
     pairs.save_to_disk(tmp_path / "data")
+    if name in KINDS:
+        clip_folder = tmp_path / "base"
+        for part in make_dual_encoder(name):
+            part.save_pretrained(clip_folder)
     words, options = (clip_folder, teacher_folder, tmp_path / "data"), repr(STUDENTS[name])
     launch(STUDENT, *words, tmp_path / "ddp", "ddp", options)
     (tmp_path / "script.py").write_text(STUDENT)
@@ -178,11 +185,11 @@ def test_a_split_student_ends_resumes_and_is_exported_like_a_whole_one(
         {} if kind == "fsdp2" else {"ACCELERATE_USE_CPU": "false"}
     )  # accelerate takes DeepSpeed on none that is told
     accelerate_launch(kind, tmp_path / "script.py", *words, options=in_float32, **on_cpu)
-    start = CLIPModel.from_pretrained(clip_folder).state_dict()
-    expected = CLIPModel.from_pretrained(tmp_path / "ddp/whole/export").state_dict()
+    start = AutoModel.from_pretrained(clip_folder).state_dict()
+    expected = AutoModel.from_pretrained(tmp_path / "ddp/whole/export").state_dict()
     assert any((expected[name] - start[name]).abs().max() > 1e-4 for name in start)
     for folder in ("ddp/again", f"{kind}/whole", f"{kind}/again"):
-        clip, info = CLIPModel.from_pretrained(tmp_path / folder / "export", output_loading_info=True)
+        clip, info = AutoModel.from_pretrained(tmp_path / folder / "export", output_loading_info=True)
         assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), folder
         for name, tensor in clip.state_dict().items():
             torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5, msg=f"{folder} {name}")

@@ -9,6 +9,7 @@ import torch
 from launching import launch
 
 from sdsclip_hf import SDSCLIPConfig
+from sdsclip_hf.teachers.conditions import as_bytes, as_captions, rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.training.terms import DistillationTerm
 
@@ -32,7 +33,7 @@ def make_trainer(make_trainer, teacher, pairs):
 @pytest.fixture
 def case(teacher, pairs):
     latents = torch.randn(10, 4, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    return latents, teacher.tokenize(pairs["caption"][:10])
+    return latents, as_bytes(pairs["caption"][:10])
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 1 / 3, 0.5, 0.77])
@@ -62,7 +63,7 @@ def test_expectation_of_a_fraction_is_the_whole(term, case, teacher, fraction):
     latents, prompts = case
     for step in range(3):
         timesteps, noise = term.draw(latents, (step, 0))
-        errors = teacher.denoising_error(latents, teacher.encode_tokens(prompts), timesteps, noise)
+        errors = teacher.denoising_error(latents, teacher.encode_captions(as_captions(prompts)), timesteps, noise)
         rows = term.chosen_rows(latents, (step, 0), None, fraction)
         found, _ = term(latents, prompts, (step, 0), fraction=fraction)
         expected = errors[rows].sum() / (fraction * 10)
@@ -75,7 +76,8 @@ def test_expectation_of_a_fraction_is_the_whole(term, case, teacher, fraction):
 
 
 def test_an_image_alone_has_no_figures_of_what_tells_it_from_others(term, case):
-    loss, figures = term(case[0][:1], case[1][:1], (0, 0), with_gap=True)
+    latents, prompts = case
+    loss, figures = term(latents[:1], rows_of(prompts, slice(0, 1)), (0, 0), with_gap=True)
     assert loss.isfinite() and figures["latent_rms"].isfinite()
     assert figures["sds_gap"].isnan() and figures["latent_spread"].isnan()
 
@@ -89,10 +91,10 @@ def test_no_row_gives_no_error_and_a_gradient_of_nothing(term, case):
 
 def test_denoiser_is_called_for_the_chosen_images_alone(make_trainer, monkeypatch):
     trainer, calls = make_trainer(distill_fraction=0.5, distill_every=3, health_steps=0), []
-    predict = trainer.teacher.predict_noise
+    predict = trainer.teacher.predict
     monkeypatch.setattr(
         trainer.teacher,
-        "predict_noise",
+        "predict",
         lambda *given: calls.append((trainer.state.global_step, len(given[0]))) or predict(*given),
     )
     trainer.train()

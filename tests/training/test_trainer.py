@@ -13,6 +13,8 @@ from trainers import At, changed, draw, first_batch, weights
 from transformers import CLIPModel
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf.teachers.conditions import as_captions
+from sdsclip_hf.training.terms import prompts_of
 
 LN_100 = math.log(100)
 # renamed in transformers 5.23; Python 3.10 gets an older one
@@ -39,7 +41,7 @@ def independent_terms(trainer, batch, clip_folder, teacher_folder, mode="train")
             z0 = args.mapper_scale * z0 / z0.square().mean(1, keepdim=True).sqrt()
         z0 = z0.view(-1, 4, 4, 4)
         timesteps, eps = draw(trainer, z0)
-        prompts = pipeline.text_encoder(batch["teacher_input_ids"]).last_hidden_state
+        prompts, _ = pipeline.encode_prompt(as_captions(prompts_of(batch)), "cpu", 1, do_classifier_free_guidance=False)
         if args.shuffle_captions:
             prompts = torch.cat([prompts[-1:], prompts[:-1]])
         alpha = pipeline.scheduler.alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
@@ -136,7 +138,7 @@ def test_without_the_term_no_teacher_is_loaded_and_no_mapper_made(make_trainer):
     trainer = make_trainer(lambda_sds=0.0, teacher="/nowhere/at/all")
     assert trainer.teacher is None
     assert trainer.student.mapper is None
-    assert "teacher_input_ids" not in first_batch(trainer)
+    assert not prompts_of(first_batch(trainer))
     trainer.train()
     assert not any("sds" in row for row in trainer.state.log_history)
 

@@ -11,6 +11,9 @@ from transformers import AutoModel, AutoProcessor
 
 from .scores import Scores
 
+# SigLIP, by its types: trained on small letters, without a mask of what is padding. SigLIP 2's tokenizer leaves capitals.
+SIGLIP, SIGLIP2, SIGLIP2_WORDS = ("siglip", "siglip2"), "siglip2", 256_000
+
 
 class ModelError(Exception):
     """A model cannot be used; the message is for the reader of the page."""
@@ -54,12 +57,19 @@ class Model:
         with torch.no_grad():
             texts = [self._embed_caption(caption) for caption in captions]
             images = [self._embed_picture(picture, number) for number, picture in enumerate(pictures, start=1)]
-            scale = self.model.logit_scale.exp().item()
+            scale = self._scale()
         cosines = [[(text * image).sum().item() for image in images] for text in texts]
         return Scores(cosines, scale, tuple(number for number in (0, 1) if self._is_cut(captions[number])))
 
+    def _scale(self) -> float:
+        """What the model multiplies cosines by; some divide by a temperature."""
+        if hasattr(self.model, "logit_scale"):
+            return self.model.logit_scale.exp().item()
+        return 1 / self.model.temperature.item()
+
     def _check_kind(self) -> None:
-        parts = ("get_image_features", "get_text_features", "logit_scale")
+        parts = ("get_image_features", "get_text_features")
+        parts += () if hasattr(self.model, "temperature") else ("logit_scale",)
         readers = ("tokenizer", "image_processor")
         missing = [name for name in parts if not hasattr(self.model, name)]
         missing += [name for name in readers if not hasattr(self.processor, name)]
@@ -74,8 +84,16 @@ class Model:
 
     def _embed_caption(self, caption: str) -> Tensor:
         # Some models, SigLIP for one, were trained with captions padded to the full length; to CLIP it is all the same.
+        kind, config = self.model.config.model_type, self.model.config.text_config
+        is_siglip2 = kind == SIGLIP2 or getattr(config, "vocab_size", None) == SIGLIP2_WORDS
         tokens = self.processor.tokenizer(
-            caption, padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
+            caption.lower() if kind in SIGLIP and is_siglip2 else caption,
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_length,
+            return_attention_mask=kind not in SIGLIP,
+            padding_side="right" if kind in SIGLIP else None,
+            return_tensors="pt",
         )
         taken = inspect.signature(self.model.get_text_features).parameters
         inputs = {name: value.to(self.model.device) for name, value in tokens.items() if name in taken}

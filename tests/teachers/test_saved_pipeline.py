@@ -9,7 +9,6 @@ import torch
 from conftest import make_pipeline
 from diffusers import (
     AutoencoderKL,
-    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
@@ -19,19 +18,6 @@ from diffusers import (
 )
 
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
-
-
-@pytest.mark.parametrize("size", [1, 3, 5])
-def test_latent_size_that_the_denoiser_cannot_halve_raises(teacher_folder, size):
-    with pytest.raises(ValueError, match=rf"latent_size {size} x {size}.*multiple of 2"):
-        DiffusionTeacher.from_pretrained(teacher_folder, latent_size=size)
-
-
-@pytest.mark.parametrize("size", [(3, 4), (4, 3)])
-def test_sides_that_the_denoiser_cannot_halve_raise(size):
-    parts = make_pipeline(sample_size=size)
-    with pytest.raises(ValueError, match=rf"{size[0]} x {size[1]}.*multiple of 2"):
-        DiffusionTeacher(parts.unet, parts.text_encoder, parts.tokenizer, parts.scheduler)
 
 
 @pytest.fixture
@@ -72,9 +58,12 @@ def test_folder_without_a_part_s_files_raises_with_the_folder(broken, part):
         DiffusionTeacher.from_pretrained(broken)
 
 
-def test_second_text_encoder_raises(broken):
-    edit_json(broken / "model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
-    with pytest.raises(ValueError, match="second text encoder"):
+@pytest.mark.parametrize("kind", ["StableDiffusionInpaintPipeline", "KandinskyV22Pipeline"])
+def test_a_pipeline_that_cannot_be_a_teacher_raises_with_its_class_and_those_that_can(broken, kind):
+    edit_json(broken / "model_index.json", _class_name=kind)
+    with pytest.raises(
+        ValueError, match=rf"is a {kind}, which cannot be one.*StableDiffusionXLPipeline.*sdsclip teachers"
+    ):
         DiffusionTeacher.from_pretrained(broken)
 
 
@@ -138,7 +127,7 @@ def test_the_noise_is_that_of_the_checkpoint_whatever_sampler_it_names(broken, k
 def test_denoiser_with_a_second_condition_raises_with_its_name(option, value):
     parts = make_pipeline(**{option: value})
     with pytest.raises(ValueError, match=f"{option}='{value}'"):
-        DiffusionTeacher(parts.unet, parts.text_encoder, parts.tokenizer, DDPMScheduler())
+        DiffusionTeacher(parts)
 
 
 def test_unknown_hub_id_offline_raises_with_the_id_and_the_remedy():

@@ -1,0 +1,30 @@
+"""PixArt-Alpha and PixArt-Sigma."""
+
+import torch
+from torch import Tensor
+
+from sdsclip_hf.teachers.conditions import Conditions
+from sdsclip_hf.teachers.families.family import Family, Known
+from sdsclip_hf.teachers.schedule import Level
+
+
+class PixArt(Family):
+    """A transformer that is told the words of T5 and, at 1024 pixels in Alpha, the size of the picture."""
+
+    pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    known = (Known("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", 0.61, 1.3, "openrail++"),)
+    outputs = ("encoder_hidden_states", "encoder_attention_mask")
+    mask = "encoder_attention_mask"
+    is_flow = False
+
+    def predict(self, latents: Tensor, level: Level, conditions: Conditions) -> Tensor:
+        added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+        if self.denoiser.use_additional_conditions:
+            height, width = (self.factor * edge for edge in latents.shape[-2:])
+            sizes = torch.tensor([[height, width]], dtype=latents.dtype, device=latents.device)
+            added = {
+                "resolution": sizes.expand(len(latents), -1),
+                "aspect_ratio": (sizes[:, :1] / sizes[:, 1:]).expand(len(latents), -1),
+            }
+        found = self.denoiser(latents, timestep=level.t, added_cond_kwargs=added, **conditions).sample
+        return found[:, : latents.shape[1]]  # the other half is the variance that it has learned
