@@ -110,7 +110,7 @@ def _bare_teacher(name_or_path: str, config: SDSCLIPConfig) -> DiffusionTeacher:
     """What [`DiffusionTeacher.from_pretrained`] gives, but for the weights."""
     name = expand(shapes.resolve(name_or_path))
     with explain_loading("the teacher", name, "--teacher_name_or_path"):
-        pipeline = SavedPipeline(name, config.teacher_revision).text_side(
+        pipeline = SavedPipeline(name, config.teacher_revision).pipeline(
             getattr(torch, config.teacher_dtype), bare=True
         )
         pipeline.vae = None

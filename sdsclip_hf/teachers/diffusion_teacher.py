@@ -112,10 +112,11 @@ class DiffusionTeacher(CaptionScores, nn.Module):
                     f"the teacher {name} is a distilled checkpoint: what it predicts is no longer the mean of what is "
                     "possible, and its errors may order captions less well. Score with the one that it was distilled from."
                 )
-            pipeline = cast(Any, saved.text_side(dtype))
-            setattr(pipeline, saved.family.denoiser_part, saved.load(saved.family.denoiser_part, dtype))
-            exact = torch.float32 if saved.family.exact_autoencoder else dtype
-            pipeline.vae = saved.load("vae", exact) if load_vae else None
+            parts = {saved.family.denoiser_part: saved.load(saved.family.denoiser_part, dtype)}
+            if load_vae:
+                parts["vae"] = saved.load("vae", torch.float32 if saved.family.exact_autoencoder else dtype)
+            pipeline = cast(Any, saved.pipeline(dtype, **parts))
+            pipeline.vae = parts.get("vae")
             teacher = cls(pipeline, latent_size)
         teacher.name_or_path = name
         return teacher

@@ -74,21 +74,24 @@ class SavedPipeline:
         named = DISTILLED.search(self.name.lower())
         return bool(self.index.get("is_distilled") or self.family.distilled or named)
 
-    def text_side(self, dtype: torch.dtype, bare: bool = False) -> DiffusionPipeline:
-        """The pipeline with its text encoders; its denoiser and autoencoder have a form and no weights.
+    def pipeline(self, dtype: torch.dtype, bare: bool = False, **loaded: nn.Module) -> DiffusionPipeline:
+        """The pipeline with its text encoders.
 
         Args:
             dtype: of the text encoders.
-            bare: whether the text encoders, too, are to have no weights.
+            bare: whether they, too, are to have a form and no weights.
+            loaded: denoiser and autoencoder, by their names; those that are not given have a form and no weights.
 
         Raises:
             ImportError: a package that it needs is not installed.
             OSError: a part cannot be loaded.
         """
         given: dict[str, Any] = {part: None for part in self.parts if self._kind(part) is None or part in UNUSED}
-        empty = [self.family.denoiser_part, *(["vae"] if self._has("vae") else [])]
-        empty += [part for part in self.parts if bare and part.startswith("text_encoder") and self._kind(part)]
-        given |= {"vae": None, "scheduler": self._scheduler()} | {part: self.empty(part, dtype) for part in empty}
+        empty = [part for part in self.parts if bare and part.startswith("text_encoder") and self._kind(part)]
+        empty += [part for part in (self.family.denoiser_part, "vae") if part not in loaded and self._has(part)]
+        given |= (
+            {"vae": None, "scheduler": self._scheduler()} | {part: self.empty(part, dtype) for part in empty} | loaded
+        )
         pipeline = DiffusionPipeline.from_pretrained(
             self.name, **given, **self.hub, variant=self.variant, torch_dtype=dtype
         )

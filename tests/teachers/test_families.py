@@ -219,7 +219,16 @@ def test_latents_of_pictures_are_those_that_the_autoencoder_decodes(teacher_of, 
     torch.testing.assert_close(given[0], mode, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in tiny_pipelines.MAKERS if name != "lumina_2"])
+PLANNED = [
+    pytest.param(
+        name, marks=() if name in ("stable_diffusion_xl", "stable_diffusion_3", "qwen_image") else pytest.mark.slow
+    )
+    for name in tiny_pipelines.MAKERS
+    if name != "lumina_2"
+]
+
+
+@pytest.mark.parametrize("name", PLANNED)
 def test_plan_counts_what_the_denoiser_and_the_encoders_compute(teacher_of, folder_of, name, clip_folder, tmp_path):
     options = {"latent_size": 8, "per_device_train_batch_size": 3, "health_steps": 0, "use_cpu": True}
     config = SDSCLIPConfig(output_dir=str(tmp_path), sds_gradient="stop_gradient", **options)
