@@ -81,6 +81,9 @@ class ComparedRuns:
             except ERRORS as error:  # what the main run gave is to be written first
                 self._error = error
             self._thread.join()
+        if self._process is not None and self._error is None:
+            self._connection.send(None)
+            self._process.join()
         return {name: self.scores[name] for name in self.configs if name in self.scores}
 
     def raise_error(self) -> None:
@@ -154,8 +157,8 @@ def _work(parent: int, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     Thread(target=_end_with, args=(parent,), daemon=True).start()
     hush_libraries()
-    while True:
-        model, data, name, config, threads = connection.recv()
+    while (work := connection.recv()) is not None:
+        model, data, name, config, threads = work
         torch.set_num_threads(threads)
         try:
             found = _make(model, data, name, config, position=1), None
