@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections import deque
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock, Thread
@@ -82,7 +83,8 @@ class ComparedRuns:
                 self._error = error
             self._thread.join()
         if self._process is not None and self._error is None:
-            self._connection.send(None)
+            with suppress(ConnectionError):  # it was killed while it had nothing to do
+                self._connection.send(None)
             self._process.join()
         return {name: self.scores[name] for name in self.configs if name in self.scores}
 
