@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sdsclip_hf.common.tokenizers import check_words, max_length
 from sdsclip_hf.teachers.families.catalogue import family_of
+from sdsclip_hf.teachers.families.family import hushed
 from sdsclip_hf.teachers.schedule import schedule_of
 
 DISTILLED = re.compile(r"turbo|schnell|lightning|hyper|\blcm|sprint|distill|klein(?!-base)")
@@ -92,9 +93,10 @@ class SavedPipeline:
         given |= (
             {"vae": None, "scheduler": self._scheduler()} | {part: self.empty(part, dtype) for part in empty} | loaded
         )
-        pipeline = DiffusionPipeline.from_pretrained(
-            self.name, **given, **self.hub, variant=self.variant, torch_dtype=dtype
-        )
+        with hushed():
+            pipeline = DiffusionPipeline.from_pretrained(
+                self.name, **given, **self.hub, variant=self.variant, torch_dtype=dtype
+            )
         check_tokenizers(pipeline)
         return pipeline
 

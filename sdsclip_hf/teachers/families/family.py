@@ -1,6 +1,7 @@
 """What tells one family of text-to-image models from another: how captions, latents and noise levels reach the denoiser."""
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
@@ -9,6 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf.teachers.conditions import Conditions, shortened
 from sdsclip_hf.teachers.schedule import Level
@@ -169,13 +171,18 @@ class Family:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Without what pipelines warn of at every caption that is longer than they read."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    """Without what pipelines warn of at every caption that is longer than they read, and at every load."""
+    libraries = logging, transformers_logging
+    verbosities = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
-        logging.set_verbosity(verbosity)
+        for library, verbosity in zip(libraries, verbosities, strict=True):
+            library.set_verbosity(verbosity)
 
 
 def blocks_of(denoiser: nn.Module) -> list[nn.Module]:
