@@ -88,13 +88,13 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         revision: str | None = None,
         variant: str | None = None,
     ) -> "DiffusionTeacher":
-        """Load the parts of a Stable-Diffusion-layout pipeline that a teacher needs, and no others.
+        """Load the parts of a text-to-image pipeline that a teacher needs, and no others.
 
         Args:
             name_or_path: a folder written by ``save_pretrained``, or a Hub id.
-            dtype: of the denoiser, text encoder and autoencoder, e.g. ``torch.float16`` or ``"float16"``.
-            latent_size: height and width of the latents in latent pixels. The denoiser is convolutional: half the
-                checkpoint's sample size costs a quarter.
+            dtype: of the denoiser and text encoders, e.g. ``torch.bfloat16`` or ``"bfloat16"``. The autoencoder stays in
+                float32, but for Stable Diffusion 1 and 2, where it follows.
+            latent_size: height and width of the latents in latent pixels; half the checkpoint's own costs about a quarter.
             load_vae: whether the autoencoder is loaded too.
             revision: branch, tag or commit on the Hub.
             variant: of the weight files, e.g. "fp16".

@@ -21,6 +21,7 @@ from sdsclip_hf.teachers.schedule import schedule_of
 DISTILLED = re.compile(r"turbo|schnell|lightning|hyper|\blcm|sprint|distill|klein(?!-base)")
 TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
 LIBRARIES = ("diffusers", "transformers")
+UNUSED = ("safety_checker", "image_encoder", "feature_extractor", "unconditional_transformer")
 
 
 class SavedPipeline:
@@ -72,7 +73,7 @@ class SavedPipeline:
     @property
     def is_distilled(self) -> bool:
         """Whether it was made from another checkpoint to draw in few steps, by its configuration, its family or its name."""
-        named = DISTILLED.search(self.name.lower())
+        named = DISTILLED.search(Path(self.name).name.lower())
         return bool(self.index.get("is_distilled") or self.family.distilled or named)
 
     def pipeline(self, dtype: torch.dtype, bare: bool = False, **loaded: nn.Module) -> DiffusionPipeline:
@@ -155,9 +156,6 @@ class SavedPipeline:
         return found
 
 
-UNUSED = ("safety_checker", "image_encoder", "feature_extractor", "unconditional_transformer")
-
-
 def _is_part(entry: Any) -> bool:
     """Whether an entry of ``model_index.json`` tells the library and class of a part, or that there is none."""
     return isinstance(entry, list) and len(entry) == 2 and all(isinstance(one, (str, type(None))) for one in entry)
@@ -182,7 +180,7 @@ def check_tokenizers(pipeline: DiffusionPipeline) -> None:
         if name.startswith("tokenizer") and isinstance(tokenizer, PreTrainedTokenizerBase):
             check_words(tokenizer)
             tokenizer.deprecation_warnings[TOO_LONG] = (
-                True  # warned of already: pipelines look at whole captions, then cut
+                True  # as if warned of: pipelines look at whole captions, then cut
             )
             if getattr(getattr(encoder, "config", None), "max_position_embeddings", None):
                 tokenizer.model_max_length = max_length(tokenizer, encoder.config)

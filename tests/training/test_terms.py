@@ -75,6 +75,23 @@ def test_expectation_of_a_fraction_is_the_whole(term, case, teacher, fraction):
         assert gradients[0][others].eq(0).all() and gradients[0][rows].ne(0).any()
 
 
+def test_of_some_images_the_other_caption_is_the_one_before_in_the_whole_batch(term, case, teacher):
+    latents, prompts = case
+    rows = term.chosen_rows(latents, (0, 0), None, 0.5)
+    timesteps, noise = (drawn[rows] for drawn in term.draw(latents, (0, 0)))
+    captions = as_captions(prompts)
+    errors = [
+        teacher.denoising_error(
+            latents[rows], teacher.encode_captions([captions[row + by] for row in rows]), timesteps, noise
+        )
+        for by in (0, -1)
+    ]
+    loss, figures = term(latents, prompts, (0, 0), with_gap=True, fraction=0.5)
+    torch.testing.assert_close(loss, errors[0].sum() / 5)
+    torch.testing.assert_close(figures["sds_gap"], (errors[1] - errors[0]).mean())
+    assert figures["sds_gap"].abs() > 1e-5
+
+
 def test_an_image_alone_has_no_figures_of_what_tells_it_from_others(term, case):
     latents, prompts = case
     loss, figures = term(latents[:1], rows_of(prompts, slice(0, 1)), (0, 0), with_gap=True)

@@ -165,6 +165,8 @@ class Family:
     def _shift(self) -> float:
         return getattr(self.vae.config, "shift_factor", None) or 0.0
 
+    # --- the whole
+
     def check(self) -> None:
         """Raise ValueError where the parts do not fit one another, or need more than a latent and a caption."""
 
