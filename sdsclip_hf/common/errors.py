@@ -49,6 +49,7 @@ def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
 
     Raises:
         OSError: ``name`` is neither a usable folder nor a Hub id that can be reached.
+        ValueError: its tokenizer lacks a file.
         ImportError: it needs a package that is not installed.
     """
     try:
@@ -66,6 +67,11 @@ def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
         reason = str(error).strip().splitlines()
         raise OSError(f"could not load {what} {name!r}: {remedy}. ({reason[0] if reason else error!r})") from error
     except (ImportError, ValueError) as error:
+        if "`vocab` and `merges`" in str(error):
+            raise ValueError(
+                f"the tokenizer of {what} {name!r} has one of vocab.json and merges.txt without the other; complete its "
+                "files, such as tokenizer.json."
+            ) from error
         if isinstance(error, ValueError) and "optional dependencies" not in str(error):
             raise
         sentences = re.split(r"(?<=\.)\s+", str(error).strip())
