@@ -1,7 +1,9 @@
 """Every family of teachers against its own pipeline, which hands its scheduler what we must predict."""
 
+import importlib.util
 import inspect
 from functools import cache
+from pathlib import Path
 
 import pytest
 import tiny_pipelines
@@ -16,11 +18,12 @@ from sdsclip_hf.planning.ledger import Phase
 from sdsclip_hf.planning.rehearsal import DENOISER, ENCODER, FORWARD, rehearse
 from sdsclip_hf.teachers.conditions import rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
-from sdsclip_hf.teachers.families.catalogue import BY_PIPELINE
+from sdsclip_hf.teachers.families.catalogue import BY_PIPELINE, FAMILIES
 from sdsclip_hf.teachers.families.packing import from_patches
 from sdsclip_hf.teachers.prompt_cache import PromptCache
 from sdsclip_hf.teachers.schedule import Level
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")
 CAPTIONS = ["a red dog on a blue cat", "a cat", "a photo of a small green square left of a big circle"]
 EVERY = pytest.mark.parametrize("name", tiny_pipelines.MAKERS)
@@ -283,3 +286,14 @@ def test_latents_need_not_be_square(teacher_of, name):
         latents, teacher.encode_captions(["a"]), torch.tensor([5]), torch.randn_like(latents)
     )
     assert error.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.known], ids=lambda family: family.__name__)
+def test_what_is_told_of_well_known_checkpoints_is_what_their_denoisers_have(family):
+    spec = importlib.util.spec_from_file_location("teacher_costs", ROOT / "tools/teacher_costs.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    for known in family.known:
+        weights, flops = tool.counted(family, known.name)
+        assert (known.weights, known.cost) == pytest.approx((weights / 1e9, flops / 1e12), rel=0.03)

@@ -13,7 +13,7 @@ class AuraFlow(Family):
     """A transformer that is told the words of a T5, whose padding is zero and counts."""
 
     pipelines = ("AuraFlowPipeline",)
-    known = (Known("fal/AuraFlow-v0.3", 6.8, 11, "apache-2.0"),)
+    known = (Known("fal/AuraFlow-v0.3", 6.86, 11.2, "apache-2.0"),)
 
     def predict(self, latents: Tensor, level: Level, conditions: Conditions) -> Tensor:
         return self.denoiser(latents, timestep=level.t / 1000, **conditions).sample

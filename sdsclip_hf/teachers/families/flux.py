@@ -17,8 +17,8 @@ class Flux(Family):
 
     pipelines = ("FluxPipeline",)
     known = (
-        Known("black-forest-labs/FLUX.1-dev", 11.9, 22, "flux-dev-non-commercial"),
-        Known("black-forest-labs/FLUX.1-schnell", 11.9, 22, "apache-2.0"),
+        Known("black-forest-labs/FLUX.1-dev", 11.9, 21.5, "flux-dev-non-commercial"),
+        Known("black-forest-labs/FLUX.1-schnell", 11.9, 21.5, "apache-2.0"),
     )
     needs = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
     outputs = ("encoder_hidden_states", "pooled_projections", None)

@@ -18,8 +18,8 @@ class Flux2(Family):
 
     pipelines = ("Flux2KleinPipeline", "Flux2Pipeline")
     known = (
-        Known("black-forest-labs/FLUX.2-klein-base-4B", 3.9, 10, "apache-2.0"),
-        Known("black-forest-labs/FLUX.2-dev", 32, 88, "flux-dev-non-commercial"),
+        Known("black-forest-labs/FLUX.2-klein-base-4B", 3.88, 10.2, "apache-2.0"),
+        Known("black-forest-labs/FLUX.2-dev", 32.2, 87.8, "flux-dev-non-commercial"),
     )
     outputs = ("encoder_hidden_states", None)
     multiple = 1

@@ -13,7 +13,7 @@ class Krea2(QwenImage):
     """A transformer that is told the words of a vision-language model, at many of its depths; Qwen-Image's latents."""
 
     pipelines = ("Krea2Pipeline",)
-    known = (Known("krea/Krea-2-Raw", 12.8, 28, "see its page"),)
+    known = (Known("krea/Krea-2-Raw", 12.8, 26.6, "see its page"),)
     outputs = ("encoder_hidden_states", "encoder_attention_mask")
     mask = "encoder_attention_mask"
 

@@ -12,7 +12,7 @@ class PixArt(Family):
     """A transformer that is told the words of T5 and, at 1024 pixels in Alpha, the size of the picture."""
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
-    known = (Known("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", 0.61, 1.3, "openrail++"),)
+    known = (Known("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", 0.61, 1.2, "openrail++"),)
     outputs = ("encoder_hidden_states", "encoder_attention_mask")
     mask = "encoder_attention_mask"
     is_flow = False

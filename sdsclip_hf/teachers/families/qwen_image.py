@@ -13,7 +13,7 @@ class QwenImage(Family):
     """A transformer that is told the words of a vision-language model; its autoencoder is one of videos."""
 
     pipelines = ("QwenImagePipeline",)
-    known = (Known("Qwen/Qwen-Image", 20.4, 16, "apache-2.0"),)
+    known = (Known("Qwen/Qwen-Image", 20.4, 15.2, "apache-2.0"),)
     outputs = ("encoder_hidden_states", "encoder_hidden_states_mask")
     mask = "encoder_hidden_states_mask"
 

@@ -12,8 +12,8 @@ class Sana(Family):
 
     pipelines = ("SanaPipeline",)
     known = (
-        Known("Efficient-Large-Model/Sana_600M_512px_diffusers", 0.59, 0.32, "nvidia-open-model"),
-        Known("Efficient-Large-Model/Sana_1600M_1024px_diffusers", 1.6, 0.84, "nvidia-open-model"),
+        Known("Efficient-Large-Model/Sana_600M_512px_diffusers", 0.59, 0.26, "nvidia-open-model"),
+        Known("Efficient-Large-Model/Sana_1600M_1024px_diffusers", 1.6, 0.71, "nvidia-open-model"),
     )
     outputs = ("encoder_hidden_states", "encoder_attention_mask")
     mask = "encoder_attention_mask"

@@ -11,8 +11,8 @@ class StableDiffusion3(Family):
 
     pipelines = ("StableDiffusion3Pipeline",)
     known = (
-        Known("stabilityai/stable-diffusion-3.5-medium", 2.2, 2.4, "stabilityai-community"),
-        Known("stabilityai/stable-diffusion-3.5-large", 8.1, 8.0, "stabilityai-community"),
+        Known("stabilityai/stable-diffusion-3.5-medium", 2.24, 2.4, "stabilityai-community"),
+        Known("stabilityai/stable-diffusion-3.5-large", 8.06, 8.0, "stabilityai-community"),
     )
     needs = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
     outputs = ("encoder_hidden_states", None, "pooled_projections", None)

@@ -15,7 +15,7 @@ class ZImage(Family):
     """A transformer that is told the words of a language model, as many as there are; it predicts z0 - eps."""
 
     pipelines = ("ZImagePipeline",)
-    known = (Known("Tongyi-MAI/Z-Image", 6.2, 13, "apache-2.0"),)
+    known = (Known("Tongyi-MAI/Z-Image", 6.15, 12.5, "apache-2.0"),)
     mask = "mask"
 
     def encode(self, captions: list[str], device: torch.device) -> Conditions:
