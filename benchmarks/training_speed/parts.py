@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from sdsclip_hf import SDSCLIPTrainer
 from sdsclip_hf.shapes import load_shapes
+from sdsclip_hf.teachers.conditions import as_captions
+from sdsclip_hf.training.terms import prompts_of
 from training_speed.bench import Bench, photos
 from training_speed.measure import in_fresh_process, in_turns, ratio, seconds_a_step, timed
 
@@ -49,7 +51,11 @@ class BareParts:
         self.embeds = F.normalize(torch.randn(pairs, self.mapper.in_features), dim=-1).requires_grad_()
         self.noise = torch.randn(pairs, *self.teacher.latent_shape)
         self.timesteps = torch.randint(0, self.teacher.num_timesteps, (pairs,))
-        self.prompts = self.teacher.encode_tokens(self.batch["teacher_input_ids"])
+        captions = as_captions(prompts_of(self.batch))
+        (self.prompts,) = self.teacher.encode_captions(captions).values()
+        tokenizer = self.teacher.tokenizers["tokenizer"]
+        options = {"truncation": True, "max_length": self.prompts.shape[1], "return_tensors": "pt"}
+        self.caption_ids = tokenizer(captions, padding="max_length", **options).input_ids
         self.parts = (self.encode, self.map, self.denoise, self.read_captions, self.optimize)
         self.seconds: dict[str, list[float]] = {part.__name__: [] for part in self.parts}
 
@@ -86,7 +92,7 @@ class BareParts:
     @torch.no_grad()
     def read_captions(self) -> None:
         """The teacher's text encoder."""
-        self.teacher.text_encoder(self.batch["teacher_input_ids"])
+        self.teacher.text_encoder(self.caption_ids)
 
     def optimize(self) -> None:
         """The optimiser's step, with the gradients of the first two parts."""

@@ -59,7 +59,8 @@ def _scoring(bench: Bench) -> dict:
 def bare_seconds(teacher: DiffusionTeacher, batch: int, calls: int) -> float:
     """Seconds of the bare denoiser for each of its inputs."""
     noisy, timesteps = torch.randn(batch, *teacher.latent_shape), torch.full((batch,), 500)
-    prompts = torch.randn(batch, teacher.max_length, teacher.denoiser.config.cross_attention_dim)
+    (words,) = teacher.encode_captions(["a photo"]).values()
+    prompts = torch.randn(batch, *words.shape[1:])
     return timed(lambda: [teacher.denoiser(noisy, timesteps, prompts) for _ in range(calls)]) / (calls * batch)
 
 
