@@ -26,6 +26,9 @@ Trainable = Literal["layernorm", "lora", "full"]
 TRAINABLE = get_args(Trainable)
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
+TEACHER_QUANTIZATIONS = ("bitsandbytes-4bit", "bitsandbytes-8bit", "torchao-int8", "quanto-int8")
+TEACHER_OFFLOADS = ("model", "group")
+
 
 def knob(default: Any, text: str) -> Any:
     """A dataclass field with a help text; a list or tuple becomes a list of its own for each instance."""
@@ -185,6 +188,16 @@ class SDSCLIPConfig(TrainingArguments):
     )
     latent_size: int | None = knob(
         None, "Height and width of z0 in latent pixels; default: the teacher's own. Half costs a quarter."
+    )
+    teacher_quantization: str | None = knob(
+        None,
+        "Keep the denoiser's weights in fewer bits, by the library in the name: bitsandbytes-4bit, bitsandbytes-8bit, "
+        "torchao-int8 or quanto-int8. Only with sds_gradient=stop_gradient.",
+    )
+    teacher_offload: str | None = knob(
+        None,
+        "Parts of the teacher are on the GPU only while they work: model (text encoders and denoiser by turns) or group (of "
+        "the denoiser one block at a time; only with sds_gradient=stop_gradient). Needs prompt_cache_dir.",
     )
     teacher_revision: str | None = knob(None, "Branch, tag or commit of the teacher on the Hub.")
     teacher_variant: str | None = knob(None, "Variant of the teacher's weight files, e.g. fp16.")
@@ -346,6 +359,8 @@ class SDSCLIPConfig(TrainingArguments):
             ("sds_reading", READINGS),
             ("sds_gradient", GRADIENTS),
             ("sds_weighting", (*WEIGHTINGS, None)),
+            ("teacher_quantization", (*TEACHER_QUANTIZATIONS, None)),
+            ("teacher_offload", (*TEACHER_OFFLOADS, None)),
             ("ranking_targets", RANKING_TARGETS),
             ("trainable", TRAINABLE),
             ("mapper_warmup_inputs", ("image", "text")),

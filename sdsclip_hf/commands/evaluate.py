@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sdsclip_hf.commands.ending import INTERRUPTED, one_line_errors
 from sdsclip_hf.common.terminal import hush_libraries
+from sdsclip_hf.config import TEACHER_OFFLOADS, TEACHER_QUANTIZATIONS
 from sdsclip_hf.evaluation.evaluate_models import evaluate_models, report
 from sdsclip_hf.losses import WEIGHTINGS
 from sdsclip_hf.metrics.install import install_quietly
@@ -34,6 +35,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--num_workers", type=_at_least(0), default=2, help="processes that read images ahead")
     dtypes = ["auto", "float32", "float16", "bfloat16"]
     add("--dtype", default="auto", choices=dtypes, help="of the weights; scores are float32 whatever it is")
+    add("--teacher_quantization", choices=TEACHER_QUANTIZATIONS, help="of a teacher's denoiser; default: none")
+    add("--teacher_offload", choices=TEACHER_OFFLOADS, help="what of a teacher is on the GPU only while it works")
     add("--templates", nargs="+", default=["a photo of a {}."], help="prompts of classification, or a file of them")
     add("--image_column", help="of classification and retrieval data; default: the only one of images")
     add("--caption_column", help="of retrieval data; default: caption")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sdsclip_hf.common.writing import OWNED, is_left, own_name, owned, remove, sweep, telling_full_disk, write_json
 
@@ -23,6 +23,8 @@ def fingerprint(model: nn.Module) -> str:
     """A short digest of a model's weights: names, shapes, dtypes, and the exact sums of their bits as integers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if type(tensor).dequantize is not Tensor.dequantize:  # of a quantisation library, which has no bits of its own
+            tensor = tensor.dequantize()
         integers = tensor.detach().contiguous().reshape(-1).view(_INTEGERS[tensor.element_size()])
         total = integers.sum(dtype=torch.int64).item()  # unlike a sum of floats, the same in any order
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{total}".encode())

@@ -118,6 +118,7 @@ def _settings(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dic
     """What decides the scores."""
     names = ("model", "teacher", "dtype", "num_draws", "timestep_range", "weighting", "seed")
     names += ("image_dir", "image_column")
+    names += ("teacher_quantization",) if args.teacher_quantization else ()
     sources = {f"benchmark {spec}": {"content": _digest(one)} | one.source for spec, one in benchmarks.items()}
     return json.loads(json.dumps({name: getattr(args, name) for name in names} | sources))
 
@@ -160,8 +161,11 @@ def _open_scorer(name: str, args: argparse.Namespace) -> tuple[Scorer, dict]:
         scorer = ClipScorer(encoder.model, encoder.processor, args.batch_size or 128, args.num_workers)
         return scorer, {"name": name, "kind": "dual encoder", "fingerprint": encoder.fingerprint()}
     dtype = "float32" if args.dtype == "auto" else args.dtype
-    teacher = DiffusionTeacher.from_pretrained(shapes.resolve(name), load_vae=True, dtype=dtype)
-    teacher.to("cuda" if torch.cuda.is_available() else "cpu").speed_up(packed=True)
+    teacher = DiffusionTeacher.from_pretrained(
+        shapes.resolve(name), load_vae=True, dtype=dtype, quantization=args.teacher_quantization
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher.place(device, args.teacher_offload).speed_up(packed=True)
     options = {key: getattr(args, key) for key in ("num_draws", "timestep_range", "weighting", "seed")}
     scorer = DiffusionScorer(teacher, batch_size=args.batch_size or 16, **options)
     return scorer, {"name": name, "kind": "diffusion model", "fingerprint": fingerprint(teacher)}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sdsclip_hf.config import knob
+from sdsclip_hf.config import TEACHER_OFFLOADS, TEACHER_QUANTIZATIONS, knob
 from sdsclip_hf.losses import WEIGHTINGS, Weighting
 from sdsclip_hf.scoring.candidates import parse_sources
 from sdsclip_hf.scoring.caption_errors import SETTLED, Settled
@@ -26,6 +26,16 @@ class ScoringArguments:
         "Without one the candidates are written unscored, for hard negatives.",
     )
     teacher_dtype: Dtype = knob("float32", "Number format of the teacher's weights; errors are float32 whatever it is.")
+    teacher_quantization: str | None = knob(
+        None,
+        "Keep the denoiser's weights in fewer bits, by the library in the name: bitsandbytes-4bit, bitsandbytes-8bit, "
+        "torchao-int8 or quanto-int8.",
+    )
+    teacher_offload: str | None = knob(
+        None,
+        "Parts of the teacher are on the GPU only while they work: model (text encoders and denoiser by turns, chunk by "
+        "chunk) or group (of the denoiser one block at a time, too).",
+    )
     teacher_revision: str | None = knob(None, "Branch, tag or commit of the teacher on the Hub.")
     teacher_variant: str | None = knob(None, "Variant of the teacher's weight files, e.g. fp16.")
     latent_size: int | None = knob(None, "Height and width of a picture in latent pixels; default: the teacher's own.")
@@ -97,7 +107,13 @@ class ScoringArguments:
             raise ValueError(
                 f"stop_confidence is {self.stop_confidence}; it must be in [0, 1), 0 for never. Set --stop_confidence."
             )
-        for name, choices in {"weighting": (*WEIGHTINGS, None), "settled": SETTLED, "teacher_dtype": DTYPES}.items():
+        for name, choices in {
+            "teacher_quantization": (*TEACHER_QUANTIZATIONS, None),
+            "teacher_offload": (*TEACHER_OFFLOADS, None),
+            "weighting": (*WEIGHTINGS, None),
+            "settled": SETTLED,
+            "teacher_dtype": DTYPES,
+        }.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(filter(None, choices))}."

@@ -108,6 +108,7 @@ def score_named(arguments: ScoringArguments) -> dict:
                 load_vae=True,
                 revision=arguments.teacher_revision,
                 variant=arguments.teacher_variant,
+                quantization=arguments.teacher_quantization,
             )
     if "nearest" in arguments.sources and state.is_main_process:
         encoder = load_dual_encoder(arguments.model_name_or_path)
@@ -145,7 +146,7 @@ class Scoring:
         self.scorer = self._make_scorer() if teacher else None
 
     def _make_scorer(self) -> CaptionErrors:
-        self.teacher.to(self.state.device).speed_up(packed=True)
+        self.teacher.place(self.state.device, self.arguments.teacher_offload).speed_up(packed=True)
         names = ("num_draws", "timestep_range", "weighting", "seed", "stop_confidence", "settled", "batch_size")
         return CaptionErrors(self.teacher, **{name: getattr(self.arguments, name) for name in names})
 
@@ -227,6 +228,7 @@ class Scoring:
                 "dtype": str(self.teacher.dtype).removeprefix("torch."),
                 "latent_shape": list(self.teacher.latent_shape),
             } | self.teacher.conventions
+            teacher |= {"quantization": self.teacher.quantization} if self.teacher.quantization else {}
         if self.embedder is not None:
             clip = {
                 "name": portable_name(arguments.model_name_or_path),

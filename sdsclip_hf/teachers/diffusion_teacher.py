@@ -17,7 +17,9 @@ from sdsclip_hf.losses import distillation_loss, predicted_noise
 from sdsclip_hf.teachers.caption_scores import CaptionScores
 from sdsclip_hf.teachers.conditions import Conditions, joined, moved, trimmed
 from sdsclip_hf.teachers.families.catalogue import family_of
+from sdsclip_hf.teachers.offloading import Turns
 from sdsclip_hf.teachers.packing import pack_weights, unpack_weights
+from sdsclip_hf.teachers.quantization import quantization_config
 from sdsclip_hf.teachers.saved_pipeline import SavedPipeline, check_tokenizers
 from sdsclip_hf.teachers.schedule import schedule_of
 
@@ -71,6 +73,8 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         scheduler = dict(cast(Any, pipeline).scheduler.config)
         scheduler["_class_name"] = type(cast(Any, pipeline).scheduler).__name__
         self.schedule = schedule_of(scheduler, self.family.is_flow, lambda sigmas: self.family.told(sigmas, self.dtype))
+        self.quantization: str | None = None
+        self._turns: Turns | None = None
         self.prediction_type: str = self.schedule.prediction_type
         self.latent_shape = self._latent_shape(latent_size)
         self._is_channels_last = False
@@ -87,6 +91,7 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         load_vae: bool = False,
         revision: str | None = None,
         variant: str | None = None,
+        quantization: str | None = None,
     ) -> "DiffusionTeacher":
         """Load the parts of a text-to-image pipeline that a teacher needs, and no others.
 
@@ -98,8 +103,10 @@ class DiffusionTeacher(CaptionScores, nn.Module):
             load_vae: whether the autoencoder is loaded too.
             revision: branch, tag or commit on the Hub.
             variant: of the weight files, e.g. "fp16".
+            quantization: of the denoiser's weights, one of [`config.TEACHER_QUANTIZATIONS`]; default: none.
 
         Raises:
+            ImportError: a package that it needs is not installed.
             OSError: the folder or Hub id cannot be loaded.
             ValueError: it holds a pipeline that cannot be a teacher.
         """
@@ -112,13 +119,14 @@ class DiffusionTeacher(CaptionScores, nn.Module):
                     f"the teacher {name} is a distilled checkpoint: what it predicts is no longer the mean of what is "
                     "possible, and its errors may order captions less well. Score with the one that it was distilled from."
                 )
-            parts = {saved.family.denoiser_part: saved.load(saved.family.denoiser_part, dtype)}
+            rounded = {} if quantization is None else {"quantization_config": quantization_config(quantization, dtype)}
+            parts = {saved.family.denoiser_part: saved.load(saved.family.denoiser_part, dtype, **rounded)}
             if load_vae:
                 parts["vae"] = saved.load("vae", torch.float32 if saved.family.exact_autoencoder else dtype)
             pipeline = cast(Any, saved.pipeline(dtype, **parts))
             pipeline.vae = parts.get("vae")
             teacher = cls(pipeline, latent_size)
-        teacher.name_or_path = name
+        teacher.name_or_path, teacher.quantization = name, quantization
         return teacher
 
     def _latent_shape(self, latent_size: int | None) -> tuple[int, int, int]:
@@ -179,7 +187,7 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         else:
             self.denoiser._compiled_call_impl = None  # where torch keeps it
         unpack_weights(self)
-        if packed and not compiled and self.device.type == "cpu":
+        if packed and not compiled and self.device.type == "cpu" and self.quantization is None:
             pack_weights(self)
         return self
 
@@ -240,9 +248,11 @@ class DiffusionTeacher(CaptionScores, nn.Module):
                 "the teacher's text encoder was freed, since its prompts are read from --prompt_cache_dir. Give the trainer "
                 "a DiffusionTeacher, whose encoder stays, or load the teacher anew."
             )
+        self._take_turn(encoding=True)
         size, captions = batch_size or len(captions), list(captions)
+        device = next(iter(self.text_encoders.values())).device
         parts = [
-            trimmed(self.family.encode(captions[start : start + size], self.device), self.family.mask)
+            trimmed(self.family.encode(captions[start : start + size], device), self.family.mask)
             for start in range(0, len(captions), size)
         ]
         return joined(parts, self.family.mask)
@@ -258,6 +268,31 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         """The pipeline's, by its names."""
         parts = self.family.pipeline.components.items()
         return {name: part for name, part in parts if name.startswith("tokenizer") and part is not None}
+
+    def place(self, device: torch.device, offload: str | None = None) -> "DiffusionTeacher":
+        """Bring the teacher to a device.
+
+        Args:
+            device: where it computes.
+            offload: ``model``: text encoders and denoiser are there by turns; ``group``: and of the denoiser one block at a
+                time, through which no gradient goes. Default: all of it is there.
+
+        Raises:
+            ValueError: the denoiser's weights cannot move.
+        """
+        if offload is None:
+            return self.to(device)
+        self._turns = Turns(self, device, in_groups=offload == "group")
+        return self
+
+    def _take_turn(self, encoding: bool) -> None:
+        if self._turns is not None:
+            self._turns.take(encoding)
+
+    def place_encoders(self, device: torch.device) -> None:
+        """Bring the text encoders alone to a device, where there is no room for the denoiser beside them."""
+        for encoder in self.text_encoders.values():
+            encoder.to(device)
 
     def free_text_encoders(self) -> None:
         """Give their memory back; captions can then be encoded no more."""
@@ -276,6 +311,7 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         Returns:
             (B, C, h, w) float32. Gradients flow to ``noisy_latents``.
         """
+        self._take_turn(encoding=False)
         prompts = moved(prompts, self.device, self.dtype)
         return self.family.predict(noisy_latents.to(self.dtype), self.schedule.level(timesteps), prompts).float()
 
@@ -361,4 +397,5 @@ class DiffusionTeacher(CaptionScores, nn.Module):
     def _require_vae(self, purpose: str) -> Any:
         if self.vae is None:
             raise ValueError(f"the teacher was loaded without its autoencoder; pass load_vae=True to {purpose}.")
+        self._take_turn(encoding=False)
         return self.vae

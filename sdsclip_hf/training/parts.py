@@ -18,6 +18,7 @@ from sdsclip_hf.data.streams import EndlessStream, StreamingImageCaptionDataset,
 from sdsclip_hf.students.latent_mapper import LatentMapper
 from sdsclip_hf.students.loading import embed_dim
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
+from sdsclip_hf.teachers.conditions import Conditions, rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.teachers.prompt_cache import PromptCache
 from sdsclip_hf.training.contrastive import contrastive_form
@@ -135,6 +136,7 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
         raise ValueError(
             "lambda_sds is above 0, but there is no teacher; give --teacher_name_or_path or --lambda_sds 0."
         )
+    _check_form(args)
     if isinstance(teacher, (str, Path)):
         teacher = DiffusionTeacher.from_pretrained(
             shapes.resolve(teacher),
@@ -142,6 +144,7 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
             latent_size=args.latent_size,
             revision=args.teacher_revision,
             variant=args.teacher_variant,
+            quantization=args.teacher_quantization,
         )
     if args.latent_size not in (None, teacher.latent_shape[1]):
         raise ValueError(
@@ -159,8 +162,41 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
     return teacher
 
 
-def place_teacher(teacher: DiffusionTeacher, args: SDSCLIPConfig) -> None:
+def _check_form(args: SDSCLIPConfig) -> None:
+    """Raise ValueError where the teacher is to be kept in a form that does not serve what is asked of it."""
+    bits, offload, full = args.teacher_quantization, args.teacher_offload, args.sds_gradient == "full"
+    if args.shard_teacher and (bits or offload):
+        raise ValueError(
+            "shard_teacher deals out weights row by row; leave --teacher_quantization and --teacher_offload out beside it."
+        )
+    if bits and full:
+        raise ValueError(
+            f"teacher_quantization {bits} rounds the weights that the full gradient goes through; give --sds_gradient "
+            "stop_gradient, or leave it out."
+        )
+    if offload == "group" and full:
+        raise ValueError(
+            "teacher_offload group takes a block away before the full gradient comes back to it; give --sds_gradient "
+            "stop_gradient, or --teacher_offload model."
+        )
+    if offload and args.prompt_cache_dir is None:
+        raise ValueError(
+            "teacher_offload would bring the text encoders back at each step; give --prompt_cache_dir, so that all captions "
+            "are encoded before the first."
+        )
+    if offload == "group" and args.teacher_compile:
+        raise ValueError(
+            "teacher_compile wants the whole denoiser in place; leave --teacher_offload group out beside it."
+        )
+
+
+def place_teacher(teacher: DiffusionTeacher, args: SDSCLIPConfig, told: Conditions) -> None:
     """Bring the teacher to this process's device, in the form in which ``args`` ask it to compute.
+
+    Args:
+        teacher: perhaps without its text encoders.
+        args: of the run.
+        told: what its denoiser is told of one caption.
 
     Raises:
         ValueError: it is to be split over one process, or ``torch.compile`` gets its gradient wrong.
@@ -168,25 +204,24 @@ def place_teacher(teacher: DiffusionTeacher, args: SDSCLIPConfig) -> None:
     if args.shard_teacher:
         shard_teacher(teacher, args.device, args.world_size)
     packs = args.teacher_pack_weights and args.sds_gradient == "stop_gradient"
-    teacher.to(args.device).speed_up(
+    teacher.place(args.device, args.teacher_offload).speed_up(
         gradient_checkpointing=args.teacher_gradient_checkpointing,
         channels_last=args.teacher_channels_last,
         compiled=args.teacher_compile,
         packed=packs and not args.shard_teacher,  # of which no process has all
     )
     if args.teacher_compile and args.sds_gradient == "full" and not args.shard_teacher:
-        _check_compiled(teacher, args.per_device_train_batch_size)
+        _check_compiled(teacher, rows_of(told, torch.zeros(args.per_device_train_batch_size, dtype=torch.long)))
 
 
-def _check_compiled(teacher: DiffusionTeacher, pairs: int) -> None:
+def _check_compiled(teacher: DiffusionTeacher, prompts: Conditions) -> None:
     """Raise ValueError where the compiled denoiser has another gradient than the plain one, on a batch of noise.
 
     PyTorch 2.13 does so on CPUs, for denoisers of Stable Diffusion 1.5's size and smaller; nothing else shows it.
     """
-    draw = torch.Generator().manual_seed(0)
+    draw, pairs = torch.Generator().manual_seed(0), len(next(iter(prompts.values())))
     like = {"device": teacher.device, "dtype": teacher.dtype}
     latents, direction = (torch.randn(pairs, *teacher.latent_shape, generator=draw).to(**like) for _ in range(2))
-    prompts = teacher.encode_captions(["a photo"] * pairs)
     timesteps = torch.linspace(*teacher.schedule.default_range, pairs).long().to(teacher.device)
     gradients, compiled = [], teacher.denoiser._compiled_call_impl
     for call in (None, compiled):

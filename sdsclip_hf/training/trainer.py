@@ -148,11 +148,13 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
             self.teacher_fingerprint = fingerprints["teacher_fingerprint"] = fingerprint(teacher.denoiser)
         check_agreement(fingerprints, lengths(train_dataset, eval_dataset))
         if teacher is not None:
-            place_teacher(teacher, args)
+            teacher.place_encoders(args.device)
+            told = teacher.encode_captions(["a photo"])
             if args.prompt_cache_dir is not None:
                 prompts = cache_prompts(teacher, train_dataset, eval_dataset, args)
                 if given_teacher is not teacher:
-                    teacher.free_text_encoders()
+                    teacher.free_text_encoders()  # before the denoiser comes to their device
+            place_teacher(teacher, args, told)
         kwargs.setdefault(
             "data_collator",
             ImageCaptionCollator(
