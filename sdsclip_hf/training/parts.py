@@ -190,13 +190,13 @@ def _check_form(args: SDSCLIPConfig) -> None:
         )
 
 
-def place_teacher(teacher: DiffusionTeacher, args: SDSCLIPConfig, told: Conditions) -> None:
+def place_teacher(teacher: DiffusionTeacher, args: SDSCLIPConfig, told: Conditions | None = None) -> None:
     """Bring the teacher to this process's device, in the form in which ``args`` ask it to compute.
 
     Args:
         teacher: perhaps without its text encoders.
         args: of the run.
-        told: what its denoiser is told of one caption.
+        told: what its denoiser is told of one caption; needed where the encoders are gone.
 
     Raises:
         ValueError: it is to be split over one process, or ``torch.compile`` gets its gradient wrong.
@@ -211,6 +211,7 @@ def place_teacher(teacher: DiffusionTeacher, args: SDSCLIPConfig, told: Conditio
         packed=packs and not args.shard_teacher,  # of which no process has all
     )
     if args.teacher_compile and args.sds_gradient == "full" and not args.shard_teacher:
+        told = told or teacher.encode_captions(["a photo"])
         _check_compiled(teacher, rows_of(told, torch.zeros(args.per_device_train_batch_size, dtype=torch.long)))
 
 
