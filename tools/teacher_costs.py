@@ -15,7 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sdsclip_hf.planning.ledger import Ledger
-from sdsclip_hf.planning.rehearsal import CAPTION_WORDS, _empty
+from sdsclip_hf.planning.rehearsal import CAPTION_WORDS, empty
 from sdsclip_hf.teachers.families.catalogue import FAMILIES
 from sdsclip_hf.teachers.schedule import Level
 
@@ -93,7 +93,7 @@ def cost(family: type, denoiser: nn.Module, factor: int, told: dict[str, tuple[i
     parts = {family.denoiser_part: denoiser, "vae_scale_factor": factor, "prepare_position_ids": places}
     bound = family(SimpleNamespace(**parts))
     with FakeTensorMode():
-        _empty(denoiser)
+        empty(denoiser)
         edge = PIXELS // bound.factor
         latents, t = torch.empty(1, bound.latent_channels, edge, edge), torch.zeros(1)
         conditions = {

@@ -1,5 +1,6 @@
 """Score candidate captions of a dataset's pictures with a diffusion model, once, for training with --ranking_scores."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,15 +8,40 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from sdsclip_hf.commands.ending import INTERRUPTED, one_line_errors
+from sdsclip_hf.common.config_files import read_settings, set_from_file
 from sdsclip_hf.common.launching import HELP, start_processes
 from sdsclip_hf.common.processes import end_process_group
+from sdsclip_hf.common.resources import find_config
 from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.data.scores import SCORES_FILE
 from sdsclip_hf.metrics.install import install_quietly
-from sdsclip_hf.scoring.arguments import ScoringArguments
+from sdsclip_hf.scoring.arguments import ScoringArguments, scoring_settings
 from sdsclip_hf.scoring.dataset_on_hub import push_scores
 from sdsclip_hf.scoring.report import print_report
 from sdsclip_hf.scoring.score_captions import processes, score_named
+
+
+def parse_scoring(argv: Sequence[str]) -> ScoringArguments:
+    """Command line over ``--config FILE.yaml`` over defaults.
+
+    Raises:
+        ValueError: the configuration has a key that is no option.
+        OSError: there is no such configuration.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    known, rest = first.parse_known_args(argv)
+    parser = HfArgumentParser(ScoringArguments, description=__doc__, epilog=HELP, allow_abbrev=False)
+    parser.add_argument(
+        "--config",
+        help="A yaml file of options of sdsclip finetune, or the name of one in recipes/configs; its `scoring` has those of "
+        "this command. Options on the command line win.",
+    )
+    if known.config is not None:
+        path = find_config(known.config)
+        set_from_file(parser, path, scoring_settings(read_settings(path)), (ScoringArguments,))
+    arguments, _ = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
+    return arguments
 
 
 @one_line_errors(interrupted=INTERRUPTED)
@@ -27,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = start_processes("score-captions", argv)
     if options is None:
         return
-    parser = HfArgumentParser(ScoringArguments, description=__doc__, epilog=HELP)
-    (arguments,) = parser.parse_args_into_dataclasses(options, look_for_args_file=False)
+    arguments = parse_scoring(options)
     folder = Path(arguments.output_dir)
     was_finished = (folder / SCORES_FILE).is_file()
     scores = score_named(arguments)

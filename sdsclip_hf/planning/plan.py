@@ -31,6 +31,8 @@ from sdsclip_hf.planning.rehearsal import (
     StepCost,
     rehearse,
 )
+from sdsclip_hf.planning.scoring import plan_scoring
+from sdsclip_hf.scoring.arguments import ScoringArguments, scoring_settings
 from sdsclip_hf.training.arguments import DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,8 @@ def plan(arguments: PlanArguments, model: ModelArguments, data: DataArguments, c
         and those that are ``trained``, its ``tflop`` of a step and the ``gib`` that it holds at the peak, by stage;
         ``tflop`` and ``gib`` in all; ``tflops``, the device's speed, and ``seconds`` a step; ``steps`` and ``hours`` of
         the run, None where its length is not known; ``prompt_cache_gib``, of prompts kept on disk;
-        ``optimizer_is_assumed``, see [`StepCost`]; ``alternatives``, with the ``options`` that differ, ``tflop``, ``gib``
+        ``optimizer_is_assumed``, see [`StepCost`]; ``scoring``, of what is scored before the run, see [`plan_scoring`], None
+        where the configuration tells of nothing; ``alternatives``, with the ``options`` that differ, ``tflop``, ``gib``
         and ``seconds``.
 
     Raises:
@@ -92,9 +95,14 @@ def plan(arguments: PlanArguments, model: ModelArguments, data: DataArguments, c
         ValueError: the parts do not fit one another.
     """
 
+    scoring = None
+    if data.scoring is not None:
+        scoring = ScoringArguments(**scoring_settings(vars(model) | vars(data) | vars(config)))
+
     def cost_of(config: SDSCLIPConfig) -> StepCost:
         names = model.model_name_or_path, model.teacher_name_or_path
-        return rehearse(*names, config, arguments.caption_tokens, arguments.processes)
+        candidates = None if scoring is None else sum(scoring.sources.values())
+        return rehearse(*names, config, arguments.caption_tokens, arguments.processes, candidates)
 
     step = config.per_device_train_batch_size * arguments.processes
     if config.contrastive_batch_size is not None and config.contrastive_batch_size % step:
@@ -122,6 +130,7 @@ def plan(arguments: PlanArguments, model: ModelArguments, data: DataArguments, c
         "hours": None if steps is None else steps * totals["seconds"] / 3600,
         "prompt_cache_gib": pairs * cost.prompt_bytes / GIB if pairs and config.prompt_cache_dir else None,
         "optimizer_is_assumed": not cost.knows_optimizer,
+        "scoring": scoring and plan_scoring(scoring, speed, pairs, arguments.processes),
         "alternatives": alternatives,
     }
 
@@ -221,7 +230,35 @@ def report(plan: dict) -> str:
         told = [("as asked", plan)] + [(_options(other["options"]), other) for other in plan["alternatives"]]
         rows = [[name, _number(one["tflop"]), f"{one['gib']:.2f}", _duration(one["seconds"])] for name, one in told]
         lines += ["", *_table(["settings", "TFLOP a step", "GiB", "time a step"], rows)]
+    if plan["scoring"] is not None:
+        lines += ["", *_report_scoring(plan["scoring"])]
     return "\n".join(lines)
+
+
+def _report_scoring(plan: dict) -> list[str]:
+    rows = [
+        [name, f"{part['weights'] / MILLION:.2f}", f"{part['gib']:.2f}", f"{part['alive']:.2f}"]
+        for name, part in plan["parts"].items()
+    ]
+    calls = f"up to {plan['captions']} captions x {plan['draws']} draws"
+    lines = [
+        f"Before it: sdsclip score-captions with {plan['teacher']}, z0 of {' x '.join(map(str, plan['latent_shape']))}, "
+        f"batches of {plan['batch_size']}.",
+        *("", *_table(["part", "weights, M", "weights, GiB", "at work, GiB"], rows), ""),
+        f"Memory: {plan['gib']:.2f} GiB; "
+        + "; ".join(
+            f"{other['gib']:.2f} with {_options(other['options']) or 'neither'}" for other in plan["alternatives"]
+        )
+        + ".",
+        f"A draw of a picture and a caption: {_number(plan['tflop'])} TFLOP.",
+    ]
+    if plan["hours"] is None:
+        lines.append(f"The scoring: {calls} a picture; give --train_pairs to have its time.")
+    else:
+        lines.append(
+            f"The scoring: {plan['pictures']:,} pictures x {calls}, at most {_duration(3600 * plan['hours'])}."
+        )
+    return lines
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -19,12 +19,12 @@ from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.scores import score_settings
 from sdsclip_hf.losses import contrastive_loss, sigmoid_loss
 from sdsclip_hf.planning.ledger import Ledger, Phase
+from sdsclip_hf.planning.teacher_memory import denoiser_bytes
 from sdsclip_hf.scoring.candidates import parse_sources
 from sdsclip_hf.students.loading import make_model, picture_shapes, student_config
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
 from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
-from sdsclip_hf.teachers.families.family import blocks_of
 from sdsclip_hf.teachers.saved_pipeline import SavedPipeline
 from sdsclip_hf.training.contrastive import contrastive_form
 from sdsclip_hf.training.parts import load_teacher, make_student
@@ -62,7 +62,12 @@ class StepCost:
 
 
 def rehearse(
-    model: str, teacher: str | None, config: SDSCLIPConfig, caption_tokens: int | None = None, processes: int = 1
+    model: str,
+    teacher: str | None,
+    config: SDSCLIPConfig,
+    caption_tokens: int | None = None,
+    processes: int = 1,
+    candidates: int | None = None,
 ) -> StepCost:
     """What one optimiser step of [`SDSCLIPTrainer`] costs, found without weights and without data.
 
@@ -72,55 +77,54 @@ def rehearse(
         config: of the run.
         caption_tokens: tokens of a caption, padding included; default: as many as the text tower reads.
         processes: of the run.
+        candidates: captions of an image that are scored beside its own; default: as the scores tell.
 
     Raises:
         OSError: a configuration cannot be had.
         ValueError: the parts do not fit one another.
     """
     has_others = config.lambda_rank or config.hard_negatives
-    others = _other_candidates(config) if has_others else 0
+    others = _other_candidates(config, candidates) if has_others else 0
     optimizer_bytes = _optimizer_bytes(config)
-    bare = _bare_teacher(teacher, config) if teacher and config.lambda_sds else None
+    bare = None
+    if teacher and config.lambda_sds:
+        dtype = getattr(torch, config.teacher_dtype)
+        bare = bare_teacher(teacher, dtype, config.latent_size, config.teacher_revision)
+        if config.teacher_gradient_checkpointing:
+            bare.denoiser.enable_gradient_checkpointing()
     with torch.device("meta"):
         clip = make_model(student_config(expand(shapes.resolve(model))))
         loaded = load_teacher(bare, config)
         student = make_student(clip, loaded, config, peft_config=None)
     _leave_shapes_unread(student)
     with FakeTensorMode():
-        _empty(student)
+        empty(student)
         if loaded is not None:
-            _empty(loaded)
-        prompt = _prompts(loaded, 1) if loaded is not None else {}
+            empty(loaded)
+        prompt = prompts_of(loaded, 1) if loaded is not None else {}
         with Ledger() as ledger:
             step = _Step(ledger, student, loaded, config, others, prompt, caption_tokens, processes)
             cost = step.run(optimizer_bytes)
-    if config.shard_teacher and loaded is not None:
-        weights = Phase(DENOISER, WEIGHTS)
-        cost.memory[weights] = _sharded(loaded.denoiser, cost.memory[weights], processes)
+    if loaded is not None:
+        form = config.teacher_quantization, config.teacher_offload, processes if config.shard_teacher else 1
+        cost.memory[Phase(DENOISER, WEIGHTS)] = round(denoiser_bytes(loaded.denoiser, *form))
     return cost
 
 
-def _sharded(denoiser: nn.Module, whole: int, processes: int) -> int:
-    """The bytes of the denoiser's weights on each process, and of the largest block, which is whole while it computes."""
-    blocks = [sum(weight.nbytes for weight in block.parameters()) for block in blocks_of(denoiser)]
-    return whole // processes + max(blocks)
-
-
-def _bare_teacher(name_or_path: str, config: SDSCLIPConfig) -> DiffusionTeacher:
+def bare_teacher(
+    name_or_path: str, dtype: torch.dtype, latent_size: int | None, revision: str | None, load_vae: bool = False
+) -> DiffusionTeacher:
     """What [`DiffusionTeacher.from_pretrained`] gives, but for the weights."""
     name = expand(shapes.resolve(name_or_path))
     with explain_loading("the teacher", name, "--teacher_name_or_path"):
-        pipeline = SavedPipeline(name, config.teacher_revision).pipeline(
-            getattr(torch, config.teacher_dtype), bare=True
-        )
-        pipeline.vae = None
-        teacher = DiffusionTeacher(pipeline, config.latent_size)
-    if config.teacher_gradient_checkpointing:
-        teacher.denoiser.enable_gradient_checkpointing()
-    return teacher
+        saved = SavedPipeline(name, revision)
+        pipeline = saved.pipeline(dtype, bare=True)
+        exact = torch.float32 if saved.family.exact_autoencoder else dtype
+        pipeline.vae = saved.empty("vae", exact) if load_vae else None
+        return DiffusionTeacher(pipeline, latent_size)
 
 
-def _prompts(teacher: DiffusionTeacher, captions: int) -> Conditions:
+def prompts_of(teacher: DiffusionTeacher, captions: int) -> Conditions:
     """What the denoiser is told of captions, of tensors without contents, encoded as the real ones are."""
     with torch.no_grad():
         return teacher.family.rehearse(captions, CAPTION_WORDS)
@@ -138,21 +142,29 @@ def _leave_shapes_unread(student: SDSCLIPModel) -> None:
             part.resize_positional_embeddings = resized
 
 
-def _empty(module: nn.Module) -> None:
+def empty(module: nn.Module) -> None:
     """Give a module of meta tensors fake ones on the CPU, whose operations are those that a real run has."""
+    made: dict[nn.Parameter, nn.Parameter] = {}  # so that weights that are tied stay so
     for part in module.modules():
         for name, weight in part.named_parameters(recurse=False):
-            empty = torch.empty(weight.shape, dtype=weight.dtype)
-            setattr(part, name, nn.Parameter(empty, weight.requires_grad))
-        plain = [(name, value) for name, value in vars(part).items() if isinstance(value, Tensor)]
+            if weight not in made:
+                made[weight] = nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype), weight.requires_grad)
+            setattr(part, name, made[weight])
+        plain = ((name, value) for name, value in vars(part).items() if isinstance(value, Tensor))
         for name, buffer in (*part.named_buffers(recurse=False), *plain):
             setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
-def _other_candidates(config: SDSCLIPConfig) -> int:
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a module, and what it has beside them, such as tables of positions."""
+    plain = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+    return [*module.parameters(), *module.buffers(), *plain]
+
+
+def _other_candidates(config: SDSCLIPConfig, candidates: int | None) -> int:
     """Captions of an image that are encoded beside its own."""
-    if config.ranking_candidates is not None:
-        return config.ranking_candidates
+    if config.ranking_candidates is not None or candidates is not None:
+        return config.ranking_candidates or candidates
     settings = score_settings(config.ranking_scores, config.ranking_scores_revision)
     return sum(parse_sources(settings["candidates"]).values())
 
@@ -231,7 +243,7 @@ class _Step:
             parts |= {} if self.caches_prompts else {ENCODER: encoders}
         for name, part in parts.items():
             with self.ledger.during(name, WEIGHTS):
-                self.ledger.hold([*part.parameters(), *part.buffers()])
+                self.ledger.hold(tensors_of(part))
         return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
 
     def _batch(self, parts: int) -> dict[str, Tensor]:
@@ -291,7 +303,7 @@ class _Step:
             if self.caches_prompts:
                 prompts = {name: value.new_empty(rows, *value.shape[1:]) for name, value in self.prompt.items()}
             else:
-                prompts = _prompts(teacher, rows)
+                prompts = prompts_of(teacher, rows)
         draw = torch.zeros(rows, dtype=torch.long), torch.empty(latents.shape)
         options = {"reading": self.config.sds_reading, "gradient": self.config.sds_gradient}
         with ledger.during(DENOISER, FORWARD):

@@ -12,6 +12,14 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = get_args(Dtype)
 
 
+# Options of the main job under which a configuration has what a scoring needs, too.
+SHARED = {"train_split_name": "split", "max_train_samples": "max_samples", "ranking_scores": "output_dir"}
+SHARED |= {name: name for name in ("dataset_name", "dataset_config_name", "dataset_revision", "max_bad_images")}
+SHARED |= {name: name for name in ("image_column", "caption_column", "latent_size", "seed")}
+SHARED |= {f"teacher_{name}": f"teacher_{name}" for name in ("name_or_path", "dtype", "revision", "variant")}
+SHARED |= {f"teacher_{name}": f"teacher_{name}" for name in ("quantization", "offload")}
+
+
 @dataclass
 class ScoringArguments:
     """The options of ``sdsclip score-captions``.
@@ -132,3 +140,9 @@ class ScoringArguments:
     def sources(self) -> dict[str, int]:
         """How many candidates at most of which source."""
         return parse_sources(self.candidates)
+
+
+def scoring_settings(settings: dict) -> dict:
+    """The options of a scoring in a configuration of the main job: its ``scoring``, over what both have."""
+    shared = {SHARED[name]: value for name, value in settings.items() if name in SHARED and value is not None}
+    return shared | (settings.get("scoring") or {})

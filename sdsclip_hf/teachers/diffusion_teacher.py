@@ -23,6 +23,8 @@ from sdsclip_hf.teachers.quantization import quantization_config
 from sdsclip_hf.teachers.saved_pipeline import SavedPipeline, check_tokenizers
 from sdsclip_hf.teachers.schedule import schedule_of
 
+PIXELS_AT_ONCE = 2**21  # of an autoencoder, which takes half a gigabyte for each 512 x 512 of them
+
 logger = logging.getLogger(__name__)
 
 
@@ -386,7 +388,9 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         if not isinstance(images, Tensor):
             pixels = np.stack([np.asarray(self.crop(image)) for image in images])  # (N, H, W, 3), bytes
             images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-        return self.family.to_latents(images.to(self.device, vae.dtype))
+        at_once = max(1, PIXELS_AT_ONCE // images[0, 0].numel())
+        parts = [self.family.to_latents(part.to(self.device, vae.dtype)) for part in images.split(at_once)]
+        return torch.cat(parts)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

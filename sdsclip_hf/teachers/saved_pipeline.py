@@ -109,7 +109,8 @@ class SavedPipeline:
                 made = kind.from_config(kind.load_config(self.name, subfolder=part, **self.hub))
             else:
                 made = kind(kind.config_class.from_pretrained(self.name, subfolder=part, **self.hub))
-        return (made if dtype == torch.float32 else made.to(dtype)).eval()
+        with hushed():  # by what is said of parts that stay in float32, of which these have none
+            return (made if dtype == torch.float32 else made.to(dtype)).eval()
 
     def load(self, part: str, dtype: torch.dtype, **options) -> nn.Module:
         """The denoiser or the autoencoder, with its weights.

@@ -1,19 +1,15 @@
 """The options of the main job: which model, which data; read from the command line and from a yaml file."""
 
 import argparse
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
 from sdsclip_hf import shapes
+from sdsclip_hf.common.config_files import read_settings, set_from_file
 from sdsclip_hf.common.launching import HELP
 from sdsclip_hf.common.resources import find_config
 from sdsclip_hf.config import SDSCLIPConfig, knob
@@ -67,6 +63,9 @@ class DataArguments:
         "Further runs from the same start, made before this one or at the same time, and only scored: name -> options that "
         "differ, as yaml or json.",
     )
+    scoring: dict | None = knob(
+        None, "In a file: options of sdsclip score-captions, which makes the scores that the run learns from."
+    )
     about: str | None = knob(None, "What is told before the run, e.g. how long it takes.")
     label: str = knob("after", "What to call this run in tables and plots.")
 
@@ -81,6 +80,7 @@ class DataArguments:
             )
 
 
+ARGUMENTS = (ModelArguments, DataArguments, SDSCLIPConfig)
 Arguments = tuple[ModelArguments, DataArguments, SDSCLIPConfig]
 
 
@@ -102,7 +102,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in rest if word.startswith("--")}
     names_own = bool(given & {"model_name_or_path", "dataset_name"})
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, SDSCLIPConfig),
+        ARGUMENTS,
         description="Fine-tune CLIP by diffusion distillation (arXiv 2307.09233) and ranking distillation.",
         epilog=HELP,
         allow_abbrev=False,
@@ -115,12 +115,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     chosen = known.config or (None if names_own else "shapes")
     if chosen:
         path = find_config(chosen)
-        settings = _read_settings(path)
-        unknown = sorted(set(settings) - {action.dest for action in parser._actions})
-        if unknown:
-            raise ValueError(f"{path}: unknown options {', '.join(unknown)}; see --help for those there are.")
-        actions = {action.dest: action for action in parser._actions}
-        parser.set_defaults(**{key: as_typed(path, actions[key], value) for key, value in settings.items()})
+        settings = read_settings(path)
+        set_from_file(parser, path, settings, ARGUMENTS)
     model, data, config, _, left = parser.parse_args_into_dataclasses(
         rest, look_for_args_file=False, return_remaining_strings=True
     )
@@ -134,68 +130,6 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Arguments, str]:
     if "output_dir" not in given and not (chosen and "output_dir" in settings):
         config.output_dir = None
     return (model, data, config), name
-
-
-def _read_settings(path: Path) -> dict:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid yaml: {' '.join(str(error).split())}.") from error
-    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
-        raise ValueError(f"{path} holds no options; write one a line, as in `learning_rate: 5.0e-5`.")
-    return settings
-
-
-@cache
-def _kinds() -> dict[str, set[type]]:
-    """Option -> the types that its value may have."""
-    found = {}
-    for arguments in (ModelArguments, DataArguments, SDSCLIPConfig):
-        for name, hint in get_type_hints(arguments).items():
-            found[name] = {get_origin(part) or part for part in (get_args(hint) if _is_union(hint) else (hint,))}
-    return found
-
-
-def _is_union(hint) -> bool:
-    return get_origin(hint) in (Union, UnionType)
-
-
-def as_typed(path: Path, action: argparse.Action, value):
-    """A yaml value as the command line would have it, so that argparse converts and refuses the same things.
-
-    Raises:
-        ValueError: it is of a type that the option does not take, or none of its choices.
-    """
-    kinds = _kinds().get(action.dest, {str})
-    if value is False and "no" in (action.choices or ()):  # yaml's word for it
-        return "no"
-    if (value is None or isinstance(value, (bool, dict))) and type(value) in kinds:
-        return value
-    if value is True and action.dest == "resume_from_checkpoint":
-        return "last"
-    wrong = value is None or isinstance(value, (bool, dict)) or (isinstance(value, float) and not math.isfinite(value))
-    if wrong:
-        raise ValueError(
-            f"{path}: {action.dest} is {json.dumps(value)}; it takes {_told(kinds)}. Leave it out for the default, or put a "
-            "word in quotes."
-        )
-    if action.nargs == "+":
-        words = value if isinstance(value, list) else [value]
-        try:
-            return [action.type(str(word)) for word in words]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {action.dest} is {value!r}; it takes {action.type.__name__} values.") from error
-    if isinstance(value, list):
-        if not value and list in kinds:
-            return value
-        raise ValueError(f"{path}: {action.dest} is {value!r}; it takes a single value.")
-    if action.choices and str(value) not in map(str, action.choices):
-        raise ValueError(f"{path}: {action.dest} is {value!r}; choose from {', '.join(map(str, action.choices))}.")
-    return str(value)
-
-
-def _told(kinds: set[type]) -> str:
-    return " or ".join(sorted({"null" if kind is type(None) else kind.__name__ for kind in kinds}))
 
 
 def without_token(argv: Sequence[str]) -> list[str]:

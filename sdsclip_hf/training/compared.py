@@ -8,9 +8,9 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from sdsclip_hf.common.config_files import as_typed
 from sdsclip_hf.common.processes import cores
 from sdsclip_hf.config import SDSCLIPConfig
-from sdsclip_hf.training.arguments import as_typed
 
 STEPS_THAT_PAY = 300  # a process of its own takes some ten seconds to begin
 
@@ -57,7 +57,7 @@ def config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIP
 
 def _converted(name: str, action: argparse.Action, value):
     """A value of ``compare`` as argparse would have it on the command line."""
-    value = as_typed(Path(f"compare, {name}"), action, value)
+    value = as_typed(Path(f"compare, {name}"), action, value, (SDSCLIPConfig,))
     try:
         return action.type(value) if isinstance(value, str) and action.type else value
     except (TypeError, ValueError, argparse.ArgumentTypeError) as error:

@@ -8,16 +8,26 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from model_configs import HALF_AS_WIDE, clip_config_folder, teacher_config_folder
+from pair_configs import PAIRS, pair_folders
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.commands import cli
 from sdsclip_hf.commands.plan import parse_plan
+from sdsclip_hf.common.resources import find_config
 from sdsclip_hf.planning.plan import GIB, num_steps, plan
 from sdsclip_hf.planning.rehearsal import CHECKPOINTING
 from sdsclip_hf.shapes import model_path
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+# Pairs at once where there is more room than the configurations count on.
+ON_80_GB = {
+    "vit_l14_coco_sdxl": "128",
+    "siglip2_b16_coco_sd35_medium": "256",
+    "siglip2_so400m_coco_flux2_klein": "32",
+    "metaclip2_b32_coco_sana": "384",
+}
 SHAPES = ("--model_name_or_path", "shapes/student", "--teacher_name_or_path", "shapes/teacher")
 
 
@@ -378,6 +388,33 @@ def test_the_table_of_the_documents(configs):
                 lines.append(
                     f"| {name} | {size} | {form} | {single['tflop']:.1f} | {single['gib']:.1f} | {half['gib']:.1f} |"
                 )
+    print("\n" + "\n".join(lines))
+    text = (Path(__file__).parents[2] / "docs/planning.md").read_text()
+    assert "\n".join(lines) in text
+
+
+@pytest.mark.slow
+def test_the_table_of_the_pairs(tmp_path):
+    """Prints it: pytest -n 0 -s -m slow tests/planning/test_plan.py -k pairs."""
+    lines = [
+        "| configuration | scoring, GiB | all at once | TFLOP a draw | hours | training, pairs: GiB | on 80 GB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in PAIRS:
+        student, teacher = pair_folders(tmp_path / name, name)
+        argv = ["--config", name, "--model_name_or_path", student, "--teacher_name_or_path", teacher, "--tflops", "50"]
+        small = planned(*argv)
+        large = planned(*argv, "--per_device_train_batch_size", ON_80_GB[name])
+        scoring, at_once = (
+            small["scoring"],
+            yaml.safe_load(find_config(name).read_text())["per_device_train_batch_size"],
+        )
+        neither = next((one["gib"] for one in scoring["alternatives"] if not one["options"]), scoring["gib"])
+        assert scoring["gib"] < 20 and small["gib"] < 20 and large["gib"] < 70  # with room for what is not planned
+        lines.append(
+            f"| `{name}` | {scoring['gib']:.1f} | {neither:.1f} | {scoring['tflop']:.2f} | {scoring['hours']:.0f} "
+            f"| {at_once}: {small['gib']:.1f} | {ON_80_GB[name]}: {large['gib']:.1f} |"
+        )
     print("\n" + "\n".join(lines))
     text = (Path(__file__).parents[2] / "docs/planning.md").read_text()
     assert "\n".join(lines) in text

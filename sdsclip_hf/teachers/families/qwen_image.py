@@ -34,7 +34,7 @@ class QwenImage(Family):
         dropped = self.pipeline.prompt_template_encode_start_idx
         tokens = torch.zeros(captions, dropped + words, dtype=torch.long)
         found = self.pipeline.text_encoder(tokens, torch.ones_like(tokens), output_hidden_states=True).hidden_states[-1]
-        return {"encoder_hidden_states": found[:, dropped:]}
+        return {"encoder_hidden_states": found[:, dropped:], self.mask: tokens[:, dropped:] + 1}
 
     def predict(self, latents: Tensor, level: Level, conditions: Conditions) -> Tensor:
         height, width = latents.shape[-2:]
