@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def _evaluate(args: argparse.Namespace, command: str, runs: dict[str, str], benc
             spec: {"source": benchmark.source, "captions_cut": cut[spec], **_sum_up(found[spec])}
             for spec, benchmark in benchmarks.items()
         }
-        results = {"command": command, "versions": versions(), "models": models, "benchmarks": by_benchmark}
+        results = {"command": command, "versions": versions(), "reading": asdict(_benchmark_options(args))}
+        results |= {"models": models, "benchmarks": by_benchmark}
         write_json(finished, results)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return results
