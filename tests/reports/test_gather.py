@@ -252,6 +252,23 @@ def test_the_command_writes_one_file_and_keeps_what_is_there(five, capsys):
     assert (folder / "new/page.html").read_bytes() == written.read_bytes()
 
 
+def test_the_page_goes_beside_the_card_of_the_model_that_was_evaluated(five):
+    folder, _ = five
+    model = Path("models/tuned")
+    model.mkdir(parents=True)
+    other = Path("other")
+    other.mkdir()
+    assert "--card models/tuned has no README.md" in error_of(folder, "--card", model)
+    for place in (model, other):
+        (place / "README.md").write_text("# A model\n\n## Scores\n\nNone.\n")
+    assert "--card other is not models/tuned, which was evaluated" in error_of(folder, "--card", other)
+    assert "leave --output and --all_images out" in error_of(folder, "--card", model, "--all_images")
+    assert not list(Path().glob("**/report.html"))
+    report.main([str(folder), "--card", str(model)])
+    assert (model / "report.html").is_file() and "](report.html)" in (model / "README.md").read_text()
+    assert f"there is {model / 'report.html'} already" in error_of(folder, "--card", model)
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
 
