@@ -25,11 +25,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--teacher", "--teacher_name_or_path", **many, help="a diffusion model, scored by its denoising error")
     add("--benchmark", **many, help="NAME[:PART][=SOURCE[@REVISION]], see docs/evaluating.md")
     add("--data", help="a folder with the benchmarks' data, one folder each by name, or of one benchmark")
-    add(
-        "--output_dir",
-        default="outputs/evaluation",
-        help="receives results.json, scores.parquet, scores.png and report.html",
-    )
+    add("--output_dir", default="outputs/evaluation", help="receives results, every item's scores, a plot and a page")
     add("--allow_missing", action="store_true", help="leave out items whose image is missing, and count them")
     add("--image_dir", help="images that belong to a json file; default: looked for beside it")
     add(
