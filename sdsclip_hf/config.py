@@ -300,6 +300,10 @@ class SDSCLIPConfig(TrainingArguments):
     benchmarks: list[str] | None = knob(
         None, "Benchmarks that evaluate() scores beside the loss, e.g. shapes:validation."
     )
+    log_failures: int = knob(
+        0,
+        "Items of each benchmark that are most wrong, logged as a table at every evaluation to trackio or wandb; 0: none.",
+    )
     health_steps: int = knob(
         50, "Steps between measurements of the gap of L_SDS between true and shuffled captions; 0: never."
     )
@@ -327,6 +331,7 @@ class SDSCLIPConfig(TrainingArguments):
             if value != off and value:
                 raise ValueError(f"{name} is {value!r}, and would have no effect on a CLIP; leave --{name} out.")
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
+        whole += ("log_failures",)
         weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")
         inherited = ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps")
         for name in (*weights, *whole, "mapper_learning_rate", *inherited):

@@ -3,6 +3,7 @@
 Reads a JSON object a line: ``folder``, ``kind`` (bash or python), ``code``. Answers with the exit code and the output.
 """
 
+import glob
 import json
 import os
 import runpy
@@ -26,7 +27,7 @@ def run(kind: str, code: str) -> int:
     if kind == "python":
         exec(compile(code, "<block>", "exec"), {"__name__": "__main__"})
         return 0
-    words = shlex.split(code)
+    words = [path for word in shlex.split(code) for path in sorted(glob.glob(word)) or [word]]
     if words[:2] == ["accelerate", "launch"]:
         words = ["python", *words[2:]]
     if words[0] == "sdsclip":

@@ -1,6 +1,8 @@
 """What tests of `sdsclip evaluate` share; conftest.py makes a plugin of it."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +12,14 @@ import pytest
 import torch
 from conftest import make_clip, make_processor, make_rows
 
+from sdsclip_hf.benchmarks import Benchmark
 from sdsclip_hf.commands import evaluate
+from sdsclip_hf.common.resources import versions
 from sdsclip_hf.evaluation import evaluate_models
+from sdsclip_hf.evaluation.answers import Answers, merge
+from sdsclip_hf.evaluation.outcomes import outcomes
+from sdsclip_hf.evaluation.results import score_rows
+from sdsclip_hf.evaluation.significance import compare
 
 SHAPES = "shapes:validation"
 
@@ -102,3 +110,28 @@ def chunked(monkeypatch, kind, size, stop_after=None, error=None) -> list[int]:
 
     monkeypatch.setattr(evaluate_models, kind.__name__, partial(Slow, chunk_size=size))
     return done
+
+
+def write_evaluation(folder: Path, answered: Sequence[tuple[Benchmark, dict[str, list[np.ndarray]]]]) -> Path:
+    """A folder as `sdsclip evaluate` leaves it, of answers that no model had to give."""
+    folder.mkdir(parents=True)
+    by_benchmark, tables = {}, []
+    for benchmark, answers in answered:
+        found = {run: outcomes(benchmark, of_run) for run, of_run in answers.items()}
+        first, *others = found
+        by_benchmark[benchmark.name] = {
+            "source": {"name": "made", "revision": None, "split": None, "missing_images": 0} | benchmark.source,
+            "captions_cut": dict.fromkeys(answers, 0),
+            "scores": {run: score_rows(one) for run, one in found.items()},
+            "differences": {run: compare(found[first], found[run]) for run in others},
+        }
+        for run, of_run in answers.items():
+            parts = Answers(folder / "parts" / f"{len(tables)}", run, benchmark)
+            parts.append(0, of_run)
+            tables += parts.tables()
+    models = {run: {"name": f"models/{run}", "kind": "dual encoder", "fingerprint": run} for run in answered[0][1]}
+    results = {"command": "sdsclip evaluate", "versions": versions(), "models": models, "benchmarks": by_benchmark}
+    (folder / "results.json").write_text(json.dumps(results))
+    merge(tables, folder / "scores.parquet")
+    shutil.rmtree(folder / "parts")
+    return folder

@@ -27,6 +27,7 @@ from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.scores import portable_name
 from sdsclip_hf.evaluation.results import Results, labels
 from sdsclip_hf.hub.commits import is_hub_id
+from sdsclip_hf.reports.page import REPORT_FILE
 from sdsclip_hf.students.sdsclip_model import MAPPER_FILE
 
 TEMPLATE = "model_card.md.jinja"
@@ -37,6 +38,9 @@ PLOTS = {
     "scores.png": "Scores before and after, with 95 % intervals",
     "losses.png": "The terms of the loss over training",
 }
+REPORT_LINK = (
+    f"[{REPORT_FILE}]({REPORT_FILE}) shows the items that were won and lost: download it and open it in a browser."
+)
 METRICS = {score: f"winoground_{score}_score" for score in ("text", "image", "group")}
 STANDARD = {
     "winoground": "Winoground",
@@ -114,7 +118,7 @@ def write_card(folder: Path, facts: RunFacts) -> None:
 
 
 def model_card(facts: RunFacts, folder: Path | None = None) -> ModelCard:
-    """The card, with the front matter that the Hub reads. ``folder`` is looked through for plots."""
+    """The card, with the front matter that the Hub reads. ``folder`` is looked through for plots and a report."""
     config = facts.config
     licence = facts.overrides.get("license") or config.hub_license
     of_base = facts.licence or {}
@@ -136,6 +140,7 @@ def model_card(facts: RunFacts, folder: Path | None = None) -> ModelCard:
         symbols=list(_symbols(facts)),
         scores=_score_table(facts.scores),
         plots=shown,
+        report_link=REPORT_LINK if folder is not None and (folder / REPORT_FILE).exists() else None,
         limits=list(_limits(facts)),
         commands=facts.commands,
         pickles=facts.config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS),

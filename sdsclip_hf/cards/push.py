@@ -12,6 +12,7 @@ from sdsclip_hf.cards.model_card import CARD_FILE, EVAL_RESULTS, MODEL_NAME
 from sdsclip_hf.data.scores import portable_name
 from sdsclip_hf.hub.attempts import HubError
 from sdsclip_hf.hub.commits import check_holds_clip, check_login, check_repo_id, claim_repo, push_files
+from sdsclip_hf.reports.page import REPORT_FILE
 from sdsclip_hf.students.loading import is_dual_encoder
 from sdsclip_hf.students.processor_files import VOCABULARIES
 from sdsclip_hf.students.sdsclip_model import MAPPER_FILE
@@ -30,6 +31,7 @@ BESIDE = (
     "run.yaml",
     "results.json",
     "results.md",
+    REPORT_FILE,
     "*.png",
 )
 OTHER_WEIGHTS = ("pytorch_model*.bin*", "*.msgpack", "tf_model.h5", "*.safetensors")

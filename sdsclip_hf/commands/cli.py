@@ -9,6 +9,8 @@ COMMANDS = {
     "plan": ("plan", "tell what a run will need of memory and time, before it is started"),
     "doctor": ("doctor", "check this machine, the Hub and the data against a configuration, before a run"),
     "evaluate": ("evaluate", "score models on benchmarks, with intervals and paired differences"),
+    "report": ("report", "show an evaluation item by item, in one HTML file"),
+    "leaderboard": ("leaderboard", "make a table over evaluations, models in rows and benchmarks in columns"),
     "study": ("study", "compare arms over seeds, with intervals"),
     "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),
     "teachers": ("teachers", "list the diffusion models that can be teachers, and what they cost"),

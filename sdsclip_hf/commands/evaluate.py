@@ -13,6 +13,8 @@ from sdsclip_hf.config import TEACHER_OFFLOADS, TEACHER_QUANTIZATIONS
 from sdsclip_hf.evaluation.evaluate_models import evaluate_models, report
 from sdsclip_hf.losses import WEIGHTINGS
 from sdsclip_hf.metrics.install import install_quietly
+from sdsclip_hf.reports.gather import Pictures, gather
+from sdsclip_hf.reports.page import REPORT_FILE, write_page
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -24,7 +26,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--teacher", "--teacher_name_or_path", **many, help="a diffusion model, scored by its denoising error")
     add("--benchmark", **many, help="NAME[:PART][=SOURCE[@REVISION]], see docs/evaluating.md")
     add("--data", help="a folder with the benchmarks' data, one folder each by name, or of one benchmark")
-    add("--output_dir", default="outputs/evaluation", help="receives results.json, scores.parquet and scores.png")
+    add("--output_dir", default="outputs/evaluation", help="receives results, every item's scores, a plot and a page")
     add("--allow_missing", action="store_true", help="leave out items whose image is missing, and count them")
     add("--image_dir", help="images that belong to a json file; default: looked for beside it")
     add(
@@ -45,6 +47,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--timestep_range", nargs=2, type=int, help="first and last timestep of a teacher's score; default: all")
     add("--weighting", choices=WEIGHTINGS, help="w(t) of a teacher's score; default: by its kind")
     add("--seed", type=int, default=0, help="of a teacher's noise")
+    add("--no_report", action="store_true", help=f"of two models, make no {REPORT_FILE}, see `sdsclip report`")
+    add("--no_images", action="store_true", help=f"no pictures in {REPORT_FILE}")
     args = parser.parse_args(argv)
     if not args.model and not args.teacher:
         args.model = ["shapes/student"]
@@ -71,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     install_quietly()
     folder = Path(args.output_dir)
     started = time.perf_counter()
-    results = evaluate_models(args, shlex.join(["sdsclip", "evaluate", *argv]))
+    results, benchmarks = evaluate_models(args, shlex.join(["sdsclip", "evaluate", *argv]))
     report(results, folder)
+    if len(results["models"]) == 2 and not args.no_report:
+        pictures = Pictures(none=args.no_images)
+        write_page(folder / REPORT_FILE, *gather(folder, pictures=pictures, benchmarks=benchmarks))
+        print(f"{folder / REPORT_FILE} shows what was won and lost, item by item; it opens in any browser.")
     print(f"It took {time.perf_counter() - started:.0f} s.")

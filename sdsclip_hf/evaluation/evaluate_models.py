@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -35,8 +36,8 @@ PARTS = "parts"
 ANEW = "Delete it and type the same command again, which makes it anew, or choose another --output_dir."
 
 
-def evaluate_models(args: argparse.Namespace, command: str) -> dict:
-    """Run what is missing of an evaluation, and return what ``results.json`` holds.
+def evaluate_models(args: argparse.Namespace, command: str) -> tuple[dict, dict[str, Benchmark]]:
+    """Run what is missing of an evaluation, and return what ``results.json`` holds and the benchmarks that it is of.
 
     Args:
         args: from [`parse_arguments`].
@@ -53,7 +54,7 @@ def evaluate_models(args: argparse.Namespace, command: str) -> dict:
     for benchmark in benchmarks.values() if args.teacher else ():
         check_speed(benchmark)  # now, and not after hours with other benchmarks
     with working_in(folder):
-        return _evaluate(args, command, runs, benchmarks)
+        return _evaluate(args, command, runs, benchmarks), benchmarks
 
 
 def _evaluate(args: argparse.Namespace, command: str, runs: dict[str, str], benchmarks: dict[str, Benchmark]) -> dict:
@@ -77,7 +78,8 @@ def _evaluate(args: argparse.Namespace, command: str, runs: dict[str, str], benc
             spec: {"source": benchmark.source, "captions_cut": cut[spec], **_sum_up(found[spec])}
             for spec, benchmark in benchmarks.items()
         }
-        results = {"command": command, "versions": versions(), "models": models, "benchmarks": by_benchmark}
+        results = {"command": command, "versions": versions(), "reading": asdict(_benchmark_options(args))}
+        results |= {"models": models, "benchmarks": by_benchmark}
         write_json(finished, results)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return results

@@ -1,6 +1,6 @@
 """Scorer x benchmark x metric: the one place where the three come together."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -13,6 +13,7 @@ from sdsclip_hf.evaluation.significance import score_interval
 
 Scorer = ClipScorer | DiffusionScorer
 Results = dict[str, list[dict]]
+Keep = Callable[[Benchmark, list[np.ndarray]], None]
 
 RANKED = ("classification", "retrieval")
 
@@ -63,12 +64,13 @@ def score_rows(found: Sequence[Outcome]) -> list[dict]:
     return rows
 
 
-def evaluate_benchmark(scorer: Scorer, benchmark: Benchmark) -> list[dict]:
+def evaluate_benchmark(scorer: Scorer, benchmark: Benchmark, keep: Keep | None = None) -> list[dict]:
     """A benchmark's scores with their 95 % intervals, by bootstrap over the items.
 
     Args:
         scorer: a [`ClipScorer`] or a [`DiffusionScorer`].
         benchmark: what [`load_benchmark`] gave, or one of your own.
+        keep: is called with the benchmark and the scorer's answers to its items, see [`answer_chunks`].
 
     Returns:
         Rows of ``subset``, ``score``, ``value`` (a fraction), ``interval`` (low, high), ``n`` and ``ties`` (questions),
@@ -94,15 +96,18 @@ def evaluate_benchmark(scorer: Scorer, benchmark: Benchmark) -> list[dict]:
     ```
     """
     answers = [answer for chunk in answer_chunks(scorer, benchmark) for answer in chunk]
+    if keep is not None:
+        keep(benchmark, answers)
     return score_rows(outcomes(benchmark, answers))
 
 
-def evaluate_benchmarks(scorer: Scorer, specs: Sequence[str]) -> Results:
+def evaluate_benchmarks(scorer: Scorer, specs: Sequence[str], keep: Keep | None = None) -> Results:
     """Score several benchmarks by their names; the benchmarks' items are kept for the next call.
 
     Args:
         scorer: a [`ClipScorer`] or a [`DiffusionScorer`].
         specs: benchmarks as ``NAME[:PART][=SOURCE[@REVISION]]``, see [`load_benchmark`]; ``aro`` stands for its four.
+        keep: see [`evaluate_benchmark`].
 
     Returns:
         Benchmark -> its scores, as [`evaluate_benchmark`] gives them; [`table`] prints them.
@@ -127,7 +132,7 @@ def evaluate_benchmarks(scorer: Scorer, specs: Sequence[str]) -> Results:
     print(table({"student": results}).splitlines()[0].split()[-1])  # student
     ```
     """
-    return {spec: evaluate_benchmark(scorer, cached_benchmark(spec)) for spec in expand(specs)}
+    return {spec: evaluate_benchmark(scorer, cached_benchmark(spec), keep) for spec in expand(specs)}
 
 
 def labels(specs: Iterable[str]) -> dict[str, str]:

@@ -38,7 +38,7 @@ def config_of(name: str, options: dict | None, config: SDSCLIPConfig) -> SDSCLIP
         raise ValueError(f"compare: unknown options {', '.join(unknown)} of {name!r}; see --help for those there are.")
     options = {option: _converted(name, actions[option], value) for option, value in (options or {}).items()}
     kept = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
-    kept |= {"resume_from_checkpoint": None, "push_to_hub": False, "report_to": "none"}
+    kept |= {"resume_from_checkpoint": None, "push_to_hub": False, "report_to": "none", "log_failures": 0}
     kept["output_dir"] = str(Path(config.output_dir) / "compared" / re.sub(r"\W+", "_", name).strip("_"))
     options = {
         option: value.replace("{output_dir}", kept["output_dir"]) if isinstance(value, str) else value

@@ -25,6 +25,7 @@ from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.training.callbacks import ClampLogitScale, TellEpoch
 from sdsclip_hf.training.checkpoint_trainer import CheckpointTrainer
 from sdsclip_hf.training.contrastive import ContrastiveTerm, contrastive_form
+from sdsclip_hf.training.failure_tables import FailureTables
 from sdsclip_hf.training.grad_cache import GradCache
 from sdsclip_hf.training.loaders import PairLoaders
 from sdsclip_hf.training.mapper_warmup import MapperWarmup
@@ -187,6 +188,9 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         # Captions longer than the text tower reads, and without a word, of those that this process trained on.
         self.odd_captions = {"cut": 0, "empty": 0}
         self.add_callback(ClampLogitScale())
+        if args.log_failures:
+            self.failure_tables = FailureTables(args)
+            self.add_callback(self.failure_tables)
         if isinstance(self.train_dataset, ImageCaptionDataset):
             self.add_callback(TellEpoch(self.train_dataset))
             self.train_dataset.check_scores()

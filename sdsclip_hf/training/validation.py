@@ -10,6 +10,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from sdsclip_hf.data.images import BAD_IMAGES_FILE
 from sdsclip_hf.evaluation.results import Results, evaluate_benchmarks, flatten
 from sdsclip_hf.evaluation.scorers import ClipScorer
+from sdsclip_hf.training.failure_tables import FailureTables
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 class Validation(Trainer):
     """[`transformers.Trainer`] whose evaluation leaves out pairs that have no loss, and counts them."""
 
+    failure_tables: FailureTables | None = None
     _kept: list[tuple[Tensor, int, int]]  # of each batch the loss, how many pairs it is the mean of, and how many not
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
@@ -76,4 +78,5 @@ class Validation(Trainer):
     def score_benchmarks(self) -> Results:
         """The student's scores on ``args.benchmarks`` as it now is, see [`evaluate_benchmarks`]."""
         scorer = ClipScorer(self.whole_student().base_clip, self.processing_class)
-        return evaluate_benchmarks(scorer, self.args.benchmarks or [])
+        keep = None if self.failure_tables is None else self.failure_tables.keep
+        return evaluate_benchmarks(scorer, self.args.benchmarks or [], keep)

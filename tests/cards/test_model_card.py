@@ -7,6 +7,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entries
 
 from sdsclip_hf.cards.model_card import MODEL_NAME, RunFacts, eval_results_files, find_licence, model_card, write_card
+from sdsclip_hf.cards.report_link import link_report
 from sdsclip_hf.config import SDSCLIPConfig
 
 ROWS = [
@@ -203,6 +204,24 @@ def test_eval_results_are_what_the_hub_parses(facts):
     ]
     assert {(entry.dataset_id, entry.dataset_revision) for entry in entries} == {("facebook/winoground", "a" * 40)}
     assert "400 items" in entries[0].notes and "[26.2, 36.2]" in entries[0].notes
+
+
+def test_the_report_of_the_items_is_linked_where_there_is_one(facts, tmp_path):
+    path = tmp_path / "README.md"
+    write_card(tmp_path, facts)
+    without = path.read_text()
+    link_report(tmp_path)
+    linked = path.read_text()
+    (line,) = set(linked.splitlines()) - set(without.splitlines())
+    assert line.startswith("[report.html](report.html)") and linked.index("## Scores") < linked.index(line)
+    link_report(tmp_path)
+    assert path.read_text() == linked
+    (tmp_path / "report.html").write_text("<!doctype html>")
+    write_card(tmp_path, facts)
+    assert path.read_text() == linked  # as though it had been written with it
+    path.write_text("# Mine\n")
+    link_report(tmp_path)
+    assert path.read_text() == f"# Mine\n\n## Scores\n\n{line}\n"
 
 
 def test_plots_are_shown_where_there_are_some(facts, tmp_path):

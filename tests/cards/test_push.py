@@ -56,7 +56,7 @@ def test_what_an_older_push_left_does_not_stay_beside_the_new_model(hub, tmp_pat
         "pytorch_model.bin",
         "model-00001-of-00002.safetensors",
     )
-    left += (".eval_results/facebook__winoground.yaml", "scores.png", "results.json", "run.yaml")
+    left += (".eval_results/facebook__winoground.yaml", "scores.png", "report.html", "results.json", "run.yaml")
     (old / ".eval_results").mkdir()
     for name in (*left, "notes.txt"):
         (old / name).write_text("{}")
@@ -102,6 +102,7 @@ def test_push_of_a_folder_by_hand(hub, tmp_path):
     shutil.copytree(model_path("student"), folder)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# NAMESPACE/NAME\n")
     (folder / "bad_images.txt").write_text("/home/me/secret.png")
+    (folder / "report.html").write_text("<!doctype html>")
     other.mkdir(parents=True)
     (other / "config.json").write_text('{"model_type": "bert"}')
     (other / "adapter_old.txt").write_text("old")
@@ -127,7 +128,7 @@ def test_push_of_a_folder_by_hand(hub, tmp_path):
     assert all(told[name] == "no error" for name in ("forced", "new", "again", "branch", "own")), told
     assert list(titles(hub, "org/new")) == ["first"]  # the second push changed nothing
     files = hub.files("models", "org/new")
-    assert b"# org/new" in files["README.md"] and "bad_images.txt" not in files
+    assert b"# org/new" in files["README.md"] and "report.html" in files and "bad_images.txt" not in files
     assert b"# org-writer/mine" in hub.files("models", "org-writer/mine")["README.md"]
     assert hub.files("models", "org/new", "next") == files
     assert json.loads(hub.files("models", "org/other")["config.json"])["model_type"] == "clip"

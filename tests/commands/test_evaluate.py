@@ -121,6 +121,17 @@ def test_two_models_are_compared_item_by_item(clip_folder, other_clip, capsys):
     assert f"{100 * text['value']:+5.1f} [" in line and line.endswith(f" {text['p']:.2g}")
 
 
+def test_two_models_leave_a_report_with_the_pictures_that_were_scored(clip_folder, sugarcrepe, other_clip, capsys):
+    words = ["--model", clip_folder, other_clip, "--benchmark", f"sugarcrepe:swap_att={sugarcrepe}"]
+    run(*words)
+    assert "out/report.html shows what was won and lost" in capsys.readouterr().out
+    assert 0 < Path("out/report.html").read_text().count("data:image/") <= 5
+    run(*words, "--no_images")  # finished: shown again
+    assert "data:image/" not in Path("out/report.html").read_text()
+    run(*words, "--no_report", output="without")
+    assert not Path("without/report.html").exists()
+
+
 def test_more_models_are_each_compared_with_the_first(clip_folder, other_clip, tmp_path, capsys):
     third = save_clip(tmp_path / "clip_c", 12)
     results = run("--model", clip_folder, other_clip, "--model", third, "--benchmark", SHAPES)

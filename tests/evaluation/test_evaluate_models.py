@@ -48,7 +48,8 @@ def test_interrupted_evaluation_goes_on_and_ends_bit_by_bit_the_same(clip_folder
         assert done == [50, 50, 50, 38]
     assert without_command(again) == without_command(whole)
     assert Path("out/scores.parquet").read_bytes() == Path("whole/scores.parquet").read_bytes()
-    assert set(contents("out")) == {"evaluation.json", "results.json", "scores.parquet", "scores.png"}
+    written = {"evaluation.json", "results.json", "scores.parquet", "scores.png", "report.html"}
+    assert set(contents("out")) == written
 
 
 def test_a_full_disk_ends_an_evaluation_and_damage_to_a_part_is_seen_when_it_goes_on(clip_folder, monkeypatch, caplog):

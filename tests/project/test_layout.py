@@ -21,7 +21,7 @@ ORDER = (
         "metrics",
         "teachers",
     ),
-    *("evaluation", "cards", "scoring", "training", "planning", "doctor", "study", "demo", "commands"),
+    *("evaluation", "reports", "cards", "scoring", "training", "planning", "doctor", "study", "demo", "commands"),
 )
 MOST_LINES, MOST_FILES = 450, 5
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "_recipes" not in file.parts)

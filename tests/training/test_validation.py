@@ -174,7 +174,7 @@ def test_best_checkpoint_by_a_benchmark_score_is_loaded_and_the_run_stops_early(
 ):
     scores = iter([0.2, 0.5, 0.3, 0.1, 0.9])
 
-    def scripted(scorer, names):
+    def scripted(scorer, names, keep):
         row = {"subset": "relation", "score": "group", "value": next(scores), "headline": True}
         return {names[0]: [row]}
 
