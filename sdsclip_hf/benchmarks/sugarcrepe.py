@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sdsclip_hf.benchmarks.items import Benchmark, Item
-from sdsclip_hf.benchmarks.sources import Options, Row, collect, open_rows
+from sdsclip_hf.benchmarks.rows import Row
+from sdsclip_hf.benchmarks.sources import Options, collect, open_rows
 
 HUB_ID = "HuggingFaceM4/SugarCrepe"  # one dataset a subset: HuggingFaceM4/SugarCrepe_swap_obj, ...
 SUBSETS = {

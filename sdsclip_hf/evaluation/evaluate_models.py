@@ -111,7 +111,7 @@ def _benchmark_options(args: argparse.Namespace) -> Options:
         lines = Path(templates[0]).read_text(encoding="utf-8").splitlines()
         templates = [line.strip() for line in lines if line.strip()]
     columns = {name: getattr(args, name) for name in ("image_column", "caption_column", "label_column")}
-    return Options(args.allow_missing, args.image_dir, templates=tuple(templates), **columns)
+    return Options(args.allow_missing, args.image_dir, args.fetch_images, templates=tuple(templates), **columns)
 
 
 def _settings(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dict:

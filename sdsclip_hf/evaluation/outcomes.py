@@ -1,6 +1,7 @@
 """From scores to outcomes: which questions a model got right, by each benchmark's published rule."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from sdsclip_hf.metrics.common import choices, winoground
 
 ALL = "all"
 MIN_ATTRIBUTE_CASES = 25
+MOST_TAGS = 12  # that have lines of their own in tables
 
 
 class Outcome(NamedTuple):
@@ -94,21 +96,41 @@ def _subsets(benchmark: Benchmark):
     """(name, bool (N,), whether it is a headline) of all items, of each tag, and of each value of each label."""
     items = benchmark.items
     yield ALL, np.ones(len(items), dtype=bool), True
-    tags = np.array([item.tag for item in items])
+    tags = _tags(benchmark)
     for tag in dict.fromkeys(filter(None, tags.tolist())):
         yield tag, tags == tag, True
+    yield from _labelled(items)
+
+
+def _labelled(items: Sequence[Item]):
+    """(name, bool (N,), whether it is a headline) of each value of each label."""
     for label in dict.fromkeys(label for item in items for label, _ in item.labels):
         values = np.array([dict(item.labels).get(label, "") for item in items])
         for value in sorted(set(values.tolist()) - {""}):
             yield f"{label} {value}", values == value, label == "num_main_preds"
 
 
+def _tags(benchmark: Benchmark) -> np.ndarray:
+    return np.array([item.tag for item in benchmark.items])
+
+
+def _pairs(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    """As Winoground, and where there are several tags the means over them."""
+    found, tags = _winoground(benchmark, answers), _tags(benchmark)
+    if len(set(tags.tolist())) > 1:
+        found[3:3] = [one._replace(score=f"macro {one.score}", groups=tags) for one in found[:3]]
+    return found
+
+
 def _choices(answers: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) right and (N,) tied of one image's true caption, in row 0, against the false ones."""
-    # Items with fewer captions than others are filled up with what never wins.
-    scores = np.full((len(answers), max(len(answer) for answer in answers)), -np.inf)
+    """(N,) right and (N,) tied of the true candidate, which stands first, against the false ones.
+
+    The candidates are an image's captions, (captions, 1), or a caption's images, (1, images).
+    """
+    # Items with fewer candidates than others are filled up with what never wins.
+    scores = np.full((len(answers), max(answer.size for answer in answers)), -np.inf)
     for row, answer in zip(scores, answers, strict=True):
-        row[: len(answer)] = answer[:, 0]
+        row[: answer.size] = answer.ravel()
     true, false = scores[:, 0], scores[:, 1:]
     return choices.right_items(true, false), choices.tied_items(true, false)
 
@@ -116,7 +138,7 @@ def _choices(answers: Sequence) -> tuple[np.ndarray, np.ndarray]:
 def _grouped(benchmark: Benchmark, answers: Sequence, keep: Callable[[dict[str, int]], set[str]]) -> list[Outcome]:
     """Macro accuracy over the tags that ``keep`` chooses of the counts, micro accuracy over all, and that of each tag."""
     right, tied = _choices(answers)
-    tags = np.array([item.tag for item in benchmark.items])
+    tags = _tags(benchmark)
     found = [Outcome(ALL, "micro accuracy", right, int(tied.sum()))]
     if "" in tags:  # the source does not tell: there is no macro accuracy then
         return found
@@ -158,6 +180,32 @@ def _sugarcrepe(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
     return [outcome._replace(headline=True) for outcome in found]
 
 
+def _choice(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    """As SugarCrepe; without tags the plain accuracy. Images that are chosen for captions are scored apart."""
+    ways = ["image to text" if len(item.images) == 1 else "text to image" for item in benchmark.items]
+    found = []
+    for way in dict.fromkeys(ways):
+        places = [place for place, one in enumerate(ways) if one == way]
+        part = replace(benchmark, items=[benchmark.items[place] for place in places])
+        rows = _one_way(part, [answers[place] for place in places])
+        if len(places) < len(ways):
+            rows = [one._replace(subset=way if one.subset == ALL else f"{one.subset}, {way}") for one in rows]
+        found += rows
+    return found
+
+
+def _one_way(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    few = len(set(_tags(benchmark).tolist())) <= MOST_TAGS
+    found = [one._replace(headline=few or one.subset == ALL) for one in _grouped(benchmark, answers, set)]
+    if len(found) == 1:
+        found = [found[0]._replace(score="accuracy")]
+    right, tied = _choices(answers)
+    return found + [
+        Outcome(subset, "accuracy", right[chosen], int(tied[chosen].sum()), headline=False)
+        for subset, chosen, _ in _labelled(benchmark.items)
+    ]
+
+
 def _classification(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
     return _at_k(ALL, "accuracy", np.stack(answers), _cuts(1, 5, below=len(benchmark.classes)))
 
@@ -184,6 +232,8 @@ def _at_k(subset: str, score: str, ranks: np.ndarray, cuts: Sequence[int]) -> li
 
 
 RULES = {
+    "pairs": _pairs,
+    "choices": _choice,
     "winoground": _winoground,
     "aro_relation": _relation,
     "aro_attribution": _attribution,
