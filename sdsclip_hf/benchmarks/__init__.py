@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from sdsclip_hf.benchmarks import aro, classification, forms, retrieval, shapes, sugarcrepe, winoground
+from sdsclip_hf.benchmarks import aro, classification, forms, presets, retrieval, shapes, sugarcrepe, winoground
 from sdsclip_hf.benchmarks.forms import ColumnMap
 from sdsclip_hf.benchmarks.items import Benchmark, ImageCell, ImageFile, Item, picture_key, read_picture
 from sdsclip_hf.benchmarks.sources import Options
@@ -28,8 +28,13 @@ BENCHMARKS = {
     "retrieval": retrieval.load,
     "pairs": partial(forms.load, "pairs"),
     "choices": partial(forms.load, "choices"),
+    **{name: partial(presets.load, name) for name in presets.PRESETS},
 }
-HUB_IDS = {"winoground": winoground.HUB_ID, **aro.HUB_IDS}
+HUB_IDS = {
+    "winoground": winoground.HUB_ID,
+    **aro.HUB_IDS,
+    **{name: preset.source for name, preset in presets.PRESETS.items() if preset.source},
+}
 GROUPS = {"aro": [name for name in BENCHMARKS if name.startswith("aro_")]}
 
 

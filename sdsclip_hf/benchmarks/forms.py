@@ -101,9 +101,6 @@ class ColumnMap:
                 raise ValueError(f"{told}: {key} is {','.join(values[key])!r}; it must tell {what}.")
         return cls(**values)
 
-    def fits(self, rows: FileRows | DatasetRows) -> bool:
-        return not self.lacks(rows)
-
     def lacks(self, rows: FileRows | DatasetRows) -> list[str]:
         """The columns that make an item and are not there."""
         needed = [
@@ -218,12 +215,17 @@ def load(form: str, name: str, split: str, source: str, options: Options) -> Ben
     columns = ColumnMap.of(DEFAULTS[form] | keys, name)
     columns = replace(columns, split=split or columns.split)
     rows = open_mapped(where, columns, options)
+    check_columns(form, columns, rows)
+    return collect(name, form, rows, ItemMaker(form, columns), options, columns.items)
+
+
+def check_columns(form: str, columns: ColumnMap, rows: FileRows | DatasetRows) -> None:
+    """Raise ValueError if columns that make an item are not there."""
     if lacking := columns.lacks(rows):
         raise ValueError(
             f"{rows.name} has no column {' or '.join(map(repr, lacking))}; it has {', '.join(rows.columns)}. Name its own: "
-            f"{form}={where}?captions=...&images=..."
+            f"{form}=SOURCE?captions=...&images=..."
         )
-    return collect(name, form, rows, ItemMaker(form, columns), options, columns.items)
 
 
 def read_map(form: str, name: str, source: str) -> tuple[str, dict]:

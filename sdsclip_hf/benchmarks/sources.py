@@ -183,3 +183,14 @@ def collect(
         "missing_images": len(missing),
     }
     return Benchmark(name, kind, kept, source)
+
+
+def join(name: str, parts: Sequence[Benchmark]) -> Benchmark:
+    """The items of all parts, which are of one kind, and what was read for them."""
+    sources = [part.source for part in parts]
+    counts = {key: sum(one[key] or 0 for one in sources) for key in ("items", "published_items", "missing_images")}
+    told = {
+        key: ", ".join(dict.fromkeys(one[key] for one in sources if one[key])) or None for key in ("name", "revision")
+    }
+    items = [item for part in parts for item in part.items]
+    return Benchmark(name, parts[0].kind, items, told | {"split": sources[0]["split"]} | counts)

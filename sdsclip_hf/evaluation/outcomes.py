@@ -110,6 +110,12 @@ def _labelled(items: Sequence[Item]):
             yield f"{label} {value}", values == value, label == "num_main_preds"
 
 
+def _pairs_by_image(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    """As pairs, for benchmarks whose published score is the image score: whether both captions pick their images."""
+    found = _pairs(benchmark, answers)
+    return [one._replace(score=one.score.replace("image", "image accuracy")) for one in found]
+
+
 def _tags(benchmark: Benchmark) -> np.ndarray:
     return np.array([item.tag for item in benchmark.items])
 
@@ -233,6 +239,7 @@ def _at_k(subset: str, score: str, ranks: np.ndarray, cuts: Sequence[int]) -> li
 
 RULES = {
     "pairs": _pairs,
+    "pairs_by_image": _pairs_by_image,
     "choices": _choice,
     "winoground": _winoground,
     "aro_relation": _relation,

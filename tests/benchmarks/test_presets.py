@@ -1,0 +1,165 @@
+"""Published benchmarks: small copies as the sources have them, read by their presets and scored by the authors' rules."""
+
+import json
+import runpy
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmark_copies import digest
+from benchmarks_on_hub import found_by_clients
+from hub_server import ACCEPTED, HubServer
+from preset_copies import COPIES, PresetCopy
+
+from sdsclip_hf.benchmarks import BENCHMARKS, HUB_IDS, Options, load_benchmark, places, read_picture
+from sdsclip_hf.benchmarks.presets import PRESETS
+from sdsclip_hf.evaluation.outcomes import outcomes
+from sdsclip_hf.evaluation.results import score_rows
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+ROOT = Path(__file__).parents[2]
+ON_HUB = [name for name, make in COPIES.items() if make().hub_id]
+
+
+def found_items(benchmark) -> list[tuple]:
+    return [
+        (item.captions, item.tag, tuple(digest(np.asarray(read_picture(image))) for image in item.images))
+        for item in benchmark.items
+    ]
+
+
+def write(name: str, folder) -> PresetCopy:
+    copy = COPIES[name]()
+    copy.write(folder)
+    return copy
+
+
+def test_the_table_of_the_documents_is_that_of_the_presets():
+    table = runpy.run_path(str(ROOT / "tools/presets_table.py"))["presets_table"]()
+    assert f"\n{table}\n" in (ROOT / "docs/evaluating.md").read_text()
+    assert all(f"`{name}`" in table for name in PRESETS)
+
+
+def test_each_preset_has_a_copy_here():
+    assert set(COPIES) == set(PRESETS) <= set(BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_on_disk(name, tmp_path):
+    copy = write(name, tmp_path / "copy")
+    source = tmp_path / "copy" / ("data" if name == "vismin" else "")
+    benchmark = load_benchmark(f"{name}={source}")
+    assert found_items(benchmark) == copy.items
+    assert benchmark.kind == copy.kind and len({item.identifier for item in benchmark.items}) == len(copy.items)
+    assert benchmark.source["published_items"] == copy.published == PRESETS[name].items
+    assert (benchmark.source["items"], benchmark.source["missing_images"]) == (len(copy.items), 0)
+    assert places(f"{name}={source}") == [str(source)]
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory):
+    """(repository -> commit, preset -> what the clients found of it)."""
+    root = tmp_path_factory.mktemp("presets") / "hub"
+    for name in ON_HUB:
+        write(name, root / "datasets" / COPIES[name]().hub_id)
+    with HubServer(root) as server:
+        commits = {name: server.repository("datasets", HUB_IDS[name]).sha for name in ON_HUB}
+        found = found_by_clients(server, [[name, ACCEPTED] for name in ON_HUB])
+    return commits, {name: found[name, ACCEPTED] for name in ON_HUB}
+
+
+@pytest.mark.parametrize("name", ON_HUB)
+def test_a_copy_on_the_hub(name, online):
+    commits, found = online
+    copy, (source, items) = COPIES[name](), found[name]
+    assert HUB_IDS[name] == copy.hub_id == places(name)[0]
+    assert [(tuple(captions), tag, tuple(shown)) for _, captions, tag, _, shown in items] == copy.items
+    assert (source["name"], source["revision"]) == (copy.hub_id, commits[name])
+
+
+def test_presets_that_are_nowhere_by_default_ask_for_a_source():
+    for name in set(COPIES) - set(HUB_IDS):
+        with pytest.raises(ValueError, match=f"{name} needs to know of what: give a dataset, as in {name}=FOLDER"):
+            load_benchmark(name)
+
+
+def test_pictures_of_a_preset_in_a_tar_and_by_address(tmp_path):
+    copy = write("eqben", tmp_path / "eqben")
+    with tarfile.open(tmp_path / "subset_image.tar", "w") as archive:
+        archive.add(tmp_path / "eqben/images", "image_subset")
+    shutil.rmtree(tmp_path / "eqben/images")
+    table = tmp_path / "eqben/eqben_subset_10percent_final.json"
+    options = Options(image_dir=str(tmp_path / "subset_image.tar"))
+    assert found_items(load_benchmark(f"eqben={table}", options)) == copy.items
+    copy = write("cola", tmp_path / "cola")
+    shutil.move(tmp_path / "cola/images", tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"images of 3 of 3 items are missing .*pass --fetch_images"):
+        load_benchmark(f"cola={tmp_path / 'cola'}")
+    options = Options(image_dir=str(tmp_path / "elsewhere"))
+    assert found_items(load_benchmark(f"cola={tmp_path / 'cola'}", options)) == copy.items
+
+
+def test_a_copy_of_other_columns_is_named(tmp_path):
+    copy = COPIES["naturalbench_retrieval"]()
+    copy.write(tmp_path / "copy")
+    (tmp_path / "metadata.json").write_text(json.dumps([{"image_0": "a", "image_1": "b", "text_0": "c"}]))
+    with pytest.raises(
+        ValueError, match=r"has no column 'caption_0' or 'caption_1'; it has image_0, image_1, text_0\. Name"
+    ):
+        load_benchmark(f"naturalbench_retrieval={tmp_path / 'metadata.json'}")
+
+
+def test_a_published_set_is_scored_as_it_is(tmp_path, caplog):
+    write("eqben", tmp_path / "copy")
+    table = tmp_path / "copy/eqben_subset_10percent_final.json"
+    rows = json.loads(table.read_text())
+    rows[1]["caption1"] = rows[1]["caption0"]
+    table.write_text(json.dumps(rows))
+    assert len(load_benchmark(f"eqben={table}").items) == 3
+    assert "1 items of" in caplog.text and "have a candidate twice, a tie that is wrong" in caplog.text
+
+
+# The authors' rules, as plain loops over random scores with ties
+
+
+def random_scores(items, seed: int = 7) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 5, (len(item.captions), len(item.images))) / 4 for item in items]
+
+
+def scored(name: str, folder, repeats: int = 60):
+    """(items, answers, scores by subset and name) of a copy whose items are repeated."""
+    write(name, folder)
+    benchmark = load_benchmark(f"{name}={folder / 'data' if name == 'vismin' else folder}")
+    benchmark.items = benchmark.items * repeats
+    answers = random_scores(benchmark.items)
+    rows = score_rows(outcomes(benchmark, answers))
+    return benchmark.items, answers, {(row["subset"], row["score"]): row["value"] for row in rows}
+
+
+OF_PAIRS = [name for name, make in COPIES.items() if make().kind.startswith("pairs")]
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_pairs_by_the_authors_rules(name, tmp_path):
+    """BiVLC: I2T and T2I of two comparisons each, and both; MMVP-VLM and COLA: each caption picks its image."""
+    items, answers, found = scored(name, tmp_path)
+    picked, retrieved, both = [], [], []
+    for answer in answers:
+        c0i0, c0i1, c1i0, c1i1 = answer.flat
+        picked.append(c0i0 > c0i1 and c1i1 > c1i0)
+        retrieved.append(c0i0 > c1i0 and c1i1 > c0i1)
+        both.append(picked[-1] and retrieved[-1])
+    image = "image accuracy" if name in ("mmvp_vlm", "cola") else "image"
+    assert PRESETS[name].headline == ("image accuracy" if name in ("mmvp_vlm", "cola") else "group")
+    for score, right in ((image, picked), ("text", retrieved), ("group", both)):
+        assert found["all", score] == pytest.approx(np.mean(right))
+        tags = {item.tag for item in items}
+        by_tag = {
+            tag: np.mean([one for one, item in zip(right, items, strict=True) if item.tag == tag]) for tag in tags
+        }
+        if len(tags) > 1:
+            assert {tag: found[tag, score] for tag in tags} == pytest.approx(by_tag)
+            assert found["all", f"macro {score}"] == pytest.approx(np.mean(list(by_tag.values())))
