@@ -195,4 +195,225 @@ def cola() -> PresetCopy:
     return PresetCopy(write, [pair(n) for n in range(3)], "pairs_by_image", 210)
 
 
-COPIES = {make.__name__: make for make in (bivlc, colorswap, vismin, mmvp_vlm, naturalbench_retrieval, eqben, cola)}
+def one(*captions: str, tag: str, picture: int) -> tuple:
+    return captions, tag, (SHOWN[picture],)
+
+
+def jsonl_and_zip(rows: list[dict], dump: Callable = json.dumps) -> Callable[[Path], None]:
+    """As Mayfull's copies: the lines that their loading script reads, and the pictures that they name in a zip."""
+
+    def write(folder: Path) -> None:
+        put(folder, "examples.jsonl", "\n".join(map(dump, rows)))
+        zipped(folder, "images.zip", {f"images/{number}.jpg": content for number, content in enumerate(PICTURES)})
+
+    return write
+
+
+def valse() -> PresetCopy:
+    rows = [
+        {
+            "image_file_name": f"{n}.jpg",
+            "positive_caption": [f"a dog {n}"],
+            "negative_caption": [f"a cat {n}"],
+            "original_file_name": f"{piece}.json",
+            "key": f"{piece}_{n}",
+            "dataset": "VisDial",
+            "linguistic_phenomena": phenomenon,
+            "original_split": "val",
+        }
+        for n, (piece, phenomenon) in enumerate(
+            [("existence", "existence"), ("coreference-hard", "coreference"), ("coreference-standard", "coreference")]
+        )
+    ]
+    items = [
+        one(f"a dog {n}", f"a cat {n}", tag=row["original_file_name"][:-5], picture=n) for n, row in enumerate(rows)
+    ]
+    return PresetCopy(jsonl_and_zip(rows, repr), items, "choices", 7702, "Mayfull/valse_vlms")
+
+
+VALSE = {
+    "existence": ["existence"],
+    "plurals": ["plurals"],
+    "counting-hard": ["counting_hard"],
+    "counting-small-quant": ["counting_small"],
+    "counting-adversarial": ["counting_adversarial"],
+    "relations": ["relations"],
+    "action-replacement": ["action_replacement"],
+    "actant-swap": ["actant_swap"],
+    "coreference-standard": ["coreference_standard"],
+    "coreference-hard": ["coreference_hard"],
+    "foil-it": ["foil_it"],
+}
+
+
+def valse_authors() -> PresetCopy:
+    """Eleven files; the second item of each is none that the annotators found valid."""
+
+    def write(folder: Path) -> None:
+        for number, name in enumerate(VALSE):
+            rows = {
+                f"{name}_{n}": {
+                    "dataset": "SWiG",
+                    "linguistic_phenomena": name.split("-")[0],
+                    "image_file": f"{number}.jpg",
+                    "caption": f"a dog {number}",
+                    "foil": f"a cat {n} {number}",
+                    "mturk": {"foil": 0, "caption": votes, "other": 3 - votes},
+                }
+                for n, votes in enumerate((3, 1, 2))
+            }
+            put(folder, f"data/{name}.json", json.dumps(rows))
+            put(folder, f"images/{number}.jpg", PICTURES[number])
+
+    items = [
+        one(f"a dog {number}", f"a cat {n} {number}", tag=tag, picture=number)
+        for number, (tag,) in enumerate(VALSE.values())
+        for n in (0, 2)
+    ]
+    return PresetCopy(write, items, "choices", 7702)
+
+
+PLACES = {
+    "A": {"on": "on", "under": "under", "left": "to the left of", "right": "to the right of"},
+    "B": {"front": "in front of", "behind": "behind", "left": "to the left of", "right": "to the right of"},
+}
+
+
+def whatsup_rows() -> dict[str, list[dict]]:
+    """Two sets of four photos in A, one in B; the true caption is the first."""
+    rows: dict[str, list[dict]] = {"A": [], "B": []}
+    for part, things in (("A", "mug"), ("A", "dog"), ("B", "cup")):
+        captions = [f"A {things} {words} a table" for words in PLACES[part].values()]
+        for n, place in enumerate(PLACES[part]):
+            number = len(rows["A"]) + len(rows["B"])
+            of = "of_" * (place in ("left", "right", "front"))
+            file = f"{things}_{'in-front' if place == 'front' else place}_{of}table.jpeg"
+            options = [captions[n], *captions[:n], *captions[n + 1 :]]
+            rows[part].append({"captions": options, "file": file, "picture": number})
+    return rows
+
+
+WHATSUP = [
+    one(*row["captions"], tag=part, picture=row["picture"]) for part, rows in whatsup_rows().items() for row in rows
+]
+
+
+def whatsup() -> PresetCopy:
+    def write(folder: Path) -> None:
+        for part, rows in whatsup_rows().items():
+            split = f"Controlled_Images_{part}"
+            table = [{"image_options": [row["picture"]], "caption_options": row["captions"]} for row in rows]
+            kinds = {"image_options": datasets.List(IMAGE), "caption_options": datasets.List(Value("string"))}
+            parquet(folder, dataset(table, **kinds), split)
+        splits = "".join(
+            f"  - split: Controlled_Images_{part}\n    path: data/Controlled_Images_{part}-*\n" for part in "AB"
+        )
+        put(folder, "README.md", f"---\nconfigs:\n- config_name: default\n  data_files:\n{splits}---\n")
+
+    return PresetCopy(write, WHATSUP, "whatsup", 820, "ServiceNow/whatsup_all")
+
+
+def whatsup_authors() -> PresetCopy:
+    def write(folder: Path) -> None:
+        for part, name in (("A", "controlled_images"), ("B", "controlled_clevr")):
+            rows = whatsup_rows()[part]
+            table = [{"image_path": f"data/{name}/{row['file']}", "caption_options": row["captions"]} for row in rows]
+            put(folder, f"{name}_dataset.json", json.dumps(table))
+            for row in rows:
+                put(folder, f"{name}/{row['file']}", PICTURES[row["picture"]])
+
+    return PresetCopy(write, WHATSUP, "whatsup", 820)
+
+
+SPEC = ("absolute_size", "absolute_spatial", "count", "existence", "relative_size", "relative_spatial")
+
+
+def spec_files() -> dict[str, bytes | str]:
+    """Two questions each way in each subset; the pictures of each are called alike."""
+    files: dict[str, bytes | str] = {}
+    for shift, subset in enumerate(SPEC):
+        captions = [f"{subset} {k}" for k in range(3)]
+        images = [f"images/{k}.jpg" for k in range(3)]
+        files |= {f"data/{subset}/{name}": PICTURES[shift + k] for k, name in enumerate(images)}
+        to_text = [{"query": images[n], "keys": captions, "label": n + 1} for n in range(2)]
+        to_image = [{"query": captions[n], "keys": images, "label": n + 1} for n in range(2)]
+        files[f"data/{subset}/image2text.json"] = json.dumps(to_text)
+        files[f"data/{subset}/text2image.json"] = json.dumps(to_image)
+    return files
+
+
+def spec_items() -> list[tuple]:
+    items = []
+    for shift, subset in enumerate(SPEC):
+        order = [[1, 0, 2], [2, 0, 1]]
+        items += [((*(f"{subset} {k}" for k in order[n]),), subset, (SHOWN[shift + n],)) for n in range(2)]
+        items += [((f"{subset} {n}",), subset, (*(SHOWN[shift + k] for k in order[n]),)) for n in range(2)]
+    return items
+
+
+def spec() -> PresetCopy:
+    return PresetCopy(
+        lambda folder: zipped(folder, "data.zip", spec_files()), spec_items(), "choices", None, "wjpoom/SPEC"
+    )
+
+
+def spec_unpacked() -> PresetCopy:
+    def write(folder: Path) -> None:
+        for name, content in spec_files().items():
+            put(folder, name, content)
+
+    return PresetCopy(write, spec_items(), "choices", None)
+
+
+def crepe() -> PresetCopy:
+    box = {"x": 3.0, "y": 2.0, "width": 11.0, "height": 9.0}
+    rows = [
+        {
+            "image": f"{n}.jpg",
+            "positive_caption": [f"a dog {n}"],
+            "negative_caption": [f"a cat {n} {k}" for k in range(3 + n)],
+            **box,
+            "original_file_name": f"prod_vg_hard_negs_{kind}_complexity_4.csv",
+        }
+        for n, kind in enumerate(("atom", "swap", "negate"))
+    ]
+    items = [
+        (
+            (f"a dog {n}", *row["negative_caption"]),
+            row["original_file_name"][:-4],
+            (digest(pixels(PICTURES[n], (3, 2, 11, 9))),),
+        )
+        for n, row in enumerate(rows)
+    ]
+    return PresetCopy(jsonl_and_zip(rows), items, "choices", None, "Mayfull/crepe_vlms")
+
+
+def negbench_mcq() -> PresetCopy:
+    head = "image_path,correct_answer,caption_0,caption_1,caption_2,caption_3,correct_answer_template"
+    tables = {"coco": "COCO_val_mcq_llama3.1_rephrased.csv", "voc": "VOC2007_mcq_llama3.1_rephrased.csv"}
+
+    def write(folder: Path) -> None:
+        for shift, name in enumerate(tables.values()):
+            lines = [
+                f'/data/of/theirs/{shift + n}.jpg,{n},a {n},"b, {n}",c {n},d {n},{kind}'
+                for n, kind in enumerate(("positive", "negative", "hybrid"))
+            ]
+            put(folder, name, "\n".join([head, *lines]))
+        for number in range(4):
+            put(folder, f"val2017/{number}.jpg", PICTURES[number])
+
+    items = []
+    for shift, part in enumerate(tables):
+        for n, order in enumerate(("abcd", "bacd", "cabd")):
+            captions = [f"{letter}{',' * (letter == 'b')} {n}" for letter in order]
+            items.append(one(*captions, tag=part, picture=shift + n))
+    return PresetCopy(write, items, "choices", None)
+
+
+COPIES = {
+    **{make.__name__: make for make in (bivlc, colorswap, vismin, mmvp_vlm, naturalbench_retrieval, eqben, cola)},
+    **{make.__name__: make for make in (valse, whatsup, spec, crepe, negbench_mcq)},
+    "valse, the authors' files": valse_authors,
+    "whatsup, the authors' files": whatsup_authors,
+    "spec, unpacked": spec_unpacked,
+}

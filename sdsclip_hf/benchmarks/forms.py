@@ -103,9 +103,8 @@ class ColumnMap:
 
     def lacks(self, rows: FileRows | DatasetRows) -> list[str]:
         """The columns that make an item and are not there."""
-        needed = [
-            name for column in (*self.captions, *self.images, self.answer) for name in HOLE.findall(column) or [column]
-        ]
+        columns = (*self.captions, *self.images, self.answer, *self.box)
+        needed = [name for column in columns for name in HOLE.findall(column) or [column]]
         return [name for name in needed if name and {name, name.split(".")[0]}.isdisjoint(rows.columns)]
 
 
@@ -147,7 +146,7 @@ class ItemMaker:
         return Item(identifier, tuple(images), tuple(captions), self._tag(row), labels)
 
     def _box(self, row: Row) -> Box | None:
-        if not self.columns.box:
+        if all(row.get(column) is None for column in self.columns.box):
             return None
         left, top, width, height = (float(row[column]) for column in self.columns.box)
         if width <= 0 or height <= 0:
@@ -195,12 +194,9 @@ class ItemMaker:
     def _tag(self, row: Row) -> str:
         columns = self.columns
         needed = HOLE.findall(columns.tag) or [columns.tag]
-        if not columns.tag or (not self.strict and any(row.get(name) is None for name in needed)):
-            return self.part
-        tag = str(row.texts(columns.tag)[0])
-        if not columns.tag_pattern:
-            return tag
-        found = re.search(columns.tag_pattern, tag)
+        told = columns.tag and (self.strict or all(row.get(name) is not None for name in needed))
+        tag = str(row.texts(columns.tag)[0]) if told else self.part
+        found = re.search(columns.tag_pattern, tag) if columns.tag_pattern else None
         return found[found.re.groups and 1] if found else tag
 
 

@@ -100,7 +100,10 @@ def _choose(preset: Preset, place: str, part: str, options: Options) -> dict:
         rows = open_table(folder, columns.table, options, columns.split, merged=columns.merged)
         if rows is not None and not columns.lacks(rows):
             return copy
-    of_datasets = [number for number, copy in enumerate(copies) if "table" not in copy] or list(firsts)
+    without = [
+        number for number, copy in enumerate(copies) if not _columns(preset, copy, place, firsts[number])[0].table
+    ]
+    of_datasets = without or list(firsts)
     for number in of_datasets[:-1]:
         columns, rows = _open(preset, copies[number], place, firsts[number], options)
         if not columns.lacks(rows):

@@ -212,6 +212,24 @@ def _one_way(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
     ]
 
 
+def _whatsup(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    """Choices, and of each part how often both opposites, and all four places, of the same two things are right."""
+    right, tied = _choices(answers)
+    found, tags = _choice(benchmark, answers), _tags(benchmark)
+    for tag in dict.fromkeys(tags.tolist()):
+        sets, pairs = {}, {}
+        for place in np.flatnonzero(tags == tag):
+            captions = benchmark.items[place].captions
+            across = bool({"left", "right"} & set(captions[0].split()))
+            sets.setdefault(frozenset(captions), []).append(place)
+            pairs.setdefault((frozenset(captions), across), []).append(place)
+        for score, groups in (("pair accuracy", pairs), ("set accuracy", sets)):
+            all_right = np.array([right[places].all() for places in groups.values()])
+            ties = sum(bool(tied[places].any()) for places in groups.values())
+            found.append(Outcome(tag or ALL, score, all_right, ties))
+    return found
+
+
 def _classification(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
     return _at_k(ALL, "accuracy", np.stack(answers), _cuts(1, 5, below=len(benchmark.classes)))
 
@@ -241,6 +259,7 @@ RULES = {
     "pairs": _pairs,
     "pairs_by_image": _pairs_by_image,
     "choices": _choice,
+    "whatsup": _whatsup,
     "winoground": _winoground,
     "aro_relation": _relation,
     "aro_attribution": _attribution,

@@ -11,9 +11,9 @@ import pytest
 from benchmark_copies import digest
 from benchmarks_on_hub import found_by_clients
 from hub_server import ACCEPTED, HubServer
-from preset_copies import COPIES, PresetCopy
+from preset_copies import COPIES, PresetCopy, whatsup_rows
 
-from sdsclip_hf.benchmarks import BENCHMARKS, HUB_IDS, Options, load_benchmark, places, read_picture
+from sdsclip_hf.benchmarks import BENCHMARKS, HUB_IDS, Benchmark, Options, load_benchmark, places, read_picture
 from sdsclip_hf.benchmarks.presets import PRESETS
 from sdsclip_hf.evaluation.outcomes import outcomes
 from sdsclip_hf.evaluation.results import score_rows
@@ -42,20 +42,24 @@ def test_the_table_of_the_documents_is_that_of_the_presets():
     assert all(f"`{name}`" in table for name in PRESETS)
 
 
+def preset_of(name: str) -> str:
+    return name.partition(",")[0]
+
+
 def test_each_preset_has_a_copy_here():
-    assert set(COPIES) == set(PRESETS) <= set(BENCHMARKS)
+    assert set(map(preset_of, COPIES)) == set(PRESETS) <= set(BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", COPIES)
 def test_a_copy_on_disk(name, tmp_path):
     copy = write(name, tmp_path / "copy")
     source = tmp_path / "copy" / ("data" if name == "vismin" else "")
-    benchmark = load_benchmark(f"{name}={source}")
+    benchmark = load_benchmark(f"{preset_of(name)}={source}")
     assert found_items(benchmark) == copy.items
     assert benchmark.kind == copy.kind and len({item.identifier for item in benchmark.items}) == len(copy.items)
-    assert benchmark.source["published_items"] == copy.published == PRESETS[name].items
+    assert benchmark.source["published_items"] == copy.published == PRESETS[preset_of(name)].items
     assert (benchmark.source["items"], benchmark.source["missing_images"]) == (len(copy.items), 0)
-    assert places(f"{name}={source}") == [str(source)]
+    assert places(f"{preset_of(name)}={source}") == [str(source)]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +83,30 @@ def test_a_copy_on_the_hub(name, online):
     assert (source["name"], source["revision"]) == (copy.hub_id, commits[name])
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "published"),
+    [
+        ("valse, the authors' files", "foil_it", 943),
+        ("whatsup", "B", 408),
+        ("whatsup, the authors' files", "A", 412),
+        ("spec", "count/text2image", 0),
+        ("negbench_mcq", "voc", 0),
+    ],
+)
+def test_a_part_of_a_preset(name, part, published, tmp_path):
+    copy, preset = write(name, tmp_path), preset_of(name)
+    benchmark = load_benchmark(f"{preset}:{part}={tmp_path}")
+    whole = load_benchmark(f"{preset}={tmp_path}").items
+    assert [item.identifier for item in benchmark.items] == [
+        item.identifier for item in whole if item.identifier.startswith(f"{part}/")
+    ]
+    assert benchmark.source["published_items"] == published and 0 < len(benchmark.items) < len(copy.items)
+    with pytest.raises(ValueError, match=rf"{preset}:no: unknown subset 'no'; choose from .*{part}"):
+        load_benchmark(f"{preset}:no")
+
+
 def test_presets_that_are_nowhere_by_default_ask_for_a_source():
-    for name in set(COPIES) - set(HUB_IDS):
+    for name in set(PRESETS) - set(HUB_IDS):
         with pytest.raises(ValueError, match=f"{name} needs to know of what: give a dataset, as in {name}=FOLDER"):
             load_benchmark(name)
 
@@ -132,7 +158,7 @@ def random_scores(items, seed: int = 7) -> list[np.ndarray]:
 def scored(name: str, folder, repeats: int = 60):
     """(items, answers, scores by subset and name) of a copy whose items are repeated."""
     write(name, folder)
-    benchmark = load_benchmark(f"{name}={folder / 'data' if name == 'vismin' else folder}")
+    benchmark = load_benchmark(f"{preset_of(name)}={folder / 'data' if name == 'vismin' else folder}")
     benchmark.items = benchmark.items * repeats
     answers = random_scores(benchmark.items)
     rows = score_rows(outcomes(benchmark, answers))
@@ -163,3 +189,63 @@ def test_pairs_by_the_authors_rules(name, tmp_path):
         if len(tags) > 1:
             assert {tag: found[tag, score] for tag in tags} == pytest.approx(by_tag)
             assert found["all", f"macro {score}"] == pytest.approx(np.mean(list(by_tag.values())))
+
+
+OF_CHOICES = [name for name, make in COPIES.items() if make().kind in ("choices", "whatsup")]
+
+
+@pytest.mark.parametrize("name", OF_CHOICES)
+def test_choices_by_the_authors_rules(name, tmp_path):
+    """The true one scores above all others; a tie, which an argmax may count right, is wrong."""
+    items, answers, found = scored(name, tmp_path)
+    right = [all(answer.flat[0] > other for other in answer.flat[1:]) for answer in answers]
+    ways = {"image to text": [], "text to image": []}
+    for place, item in enumerate(items):
+        ways["image to text" if len(item.images) == 1 else "text to image"].append(place)
+    for way, places_ in ways.items():
+        if not places_:
+            continue
+        subset = "all" if not all(ways.values()) else way
+        by_tag = {}
+        for place in places_:
+            by_tag.setdefault(items[place].tag, []).append(right[place])
+        assert found[subset, "micro accuracy"] == pytest.approx(np.mean([right[place] for place in places_]))
+        assert found[subset, "macro accuracy"] == pytest.approx(np.mean([np.mean(one) for one in by_tag.values()]))
+        for tag, one in by_tag.items():
+            assert found[tag if subset == "all" else f"{tag}, {way}", "accuracy"] == pytest.approx(np.mean(one))
+    by_label = {}
+    for item, one in zip(items, right, strict=True):
+        for label, value in item.labels:
+            by_label.setdefault(f"{label} {value}", []).append(one)
+    assert {label: found[label, "accuracy"] for label in by_label} == pytest.approx(
+        {label: np.mean(one) for label, one in by_label.items()}
+    )
+    assert bool(by_label) == (preset_of(name) in ("valse", "negbench_mcq"))
+
+
+def test_whatsup_s_pairs_and_sets_as_the_authors_count_them(tmp_path):
+    """Their loop goes by the names of the files: the two things, and the preposition between them."""
+    files = {part: [row["file"] for row in rows] for part, rows in whatsup_rows().items()}
+    write("whatsup", tmp_path)
+    items = load_benchmark(f"whatsup={tmp_path}").items
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        correct = rng.random(12) < 0.8
+        answers = [np.array([[1.0 if one else 0.0], [0.5], [0.2], [0.1]]) for one in correct]
+        found = {
+            (row["subset"], row["score"]): row["value"]
+            for row in score_rows(outcomes(Benchmark("whatsup", "whatsup", items, {}), answers))
+        }
+        of_part = {"A": correct[:8], "B": correct[8:]}
+        for part, names in files.items():
+            verdicts = {}
+            for name, one in zip(names, of_part[part], strict=True):
+                words = name.removesuffix(".jpeg").split("_")
+                verdicts.setdefault((words[0], words[-1]), {})[words[1]] = bool(one)
+            third, fourth = ("on", "under") if part == "A" else ("in-front", "behind")
+            pairs = sum((v["left"] and v["right"]) + (v[third] and v[fourth]) for v in verdicts.values())
+            assert found[part, "pair accuracy"] == pytest.approx(pairs / (len(names) / 2))
+            assert found[part, "set accuracy"] == sum(sum(v.values()) == 4 for v in verdicts.values()) / (
+                len(names) / 4
+            )
+            assert found[part, "accuracy"] == np.mean(of_part[part])
