@@ -14,14 +14,14 @@ import json, os, sys, time
 time.sleep = lambda seconds: None  # the clients' waits between attempts
 sys.path.insert(0, sys.argv[1])
 from benchmark_copies import told
-from sdsclip_hf.benchmarks import load_benchmark
+from sdsclip_hf.benchmarks import Options, load_benchmark
 
-def found(spec, token=None):
+def found(spec, token=None, image_dir=None):
     os.environ.pop("HF_TOKEN", None)
     if token:
         os.environ["HF_TOKEN"] = token
     try:
-        benchmark = load_benchmark(spec)
+        benchmark = load_benchmark(spec, Options(image_dir=image_dir))
     except (OSError, ValueError) as error:
         return [type(error).__name__, str(error)]
     return [benchmark.source, told(benchmark)]

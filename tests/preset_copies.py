@@ -25,6 +25,7 @@ class PresetCopy:
         kind: the rule.
         published: how many items there should be.
         hub_id: where it is by default; none of what is elsewhere.
+        bare: whether it has no pictures, which then are those of [`put_pictures`].
     """
 
     write: Callable[[Path], None]
@@ -32,6 +33,7 @@ class PresetCopy:
     kind: str
     published: int | None
     hub_id: str = ""
+    bare: bool = False
 
 
 def put(folder: Path, name: str, content: bytes | str) -> None:
@@ -410,10 +412,67 @@ def negbench_mcq() -> PresetCopy:
     return PresetCopy(write, items, "choices", None)
 
 
+CONFIGS = {
+    "swap_object": ("swap_object", "swap_obj"),
+    "swap_attribute": ("swap_atribute", "swap_att"),
+    "replace_object": ("replace_object", "replace_obj"),
+    "replace_attribute": ("replace_attribute", "replace_att"),
+    "replace_relation": ("replace_relation", "replace_rel"),
+}
+
+
+def triplets(shift: int) -> list[dict]:
+    return [
+        {
+            "id": n,
+            "filename": f"{shift + n}.jpg",
+            "caption": f"a dog {n} {shift}",
+            "caption2": f"one hound {n} {shift}",
+            "negative_caption": f"a cat {n} {shift}",
+        }
+        for n in range(2)
+    ]
+
+
+TRIPLETS = [
+    one(row["caption"], row["caption2"], row["negative_caption"], tag=part, picture=shift + n)
+    for shift, part in enumerate(CONFIGS)
+    for n, row in enumerate(triplets(shift))
+]
+
+
+def put_pictures(folder: Path) -> None:
+    for number, content in enumerate(PICTURES):
+        put(folder, f"{number}.jpg", content)
+
+
+def sugarcrepe_pp() -> PresetCopy:
+    """As on the Hub: a configuration of json a subset, and no pictures."""
+
+    def write(folder: Path) -> None:
+        configs = ""
+        for shift, (config, _) in enumerate(CONFIGS.values()):
+            put(folder, f"{config}.json", json.dumps(triplets(shift)))
+            configs += f"- config_name: {config}\n  data_files: {config}.json\n"
+        put(folder, "README.md", f"---\nconfigs:\n{configs}---\n")
+
+    return PresetCopy(write, TRIPLETS, "sugarcrepe_pp", 4757, "Aman-J/SugarCrepe_pp", bare=True)
+
+
+def sugarcrepe_pp_authors() -> PresetCopy:
+    def write(folder: Path) -> None:
+        for shift, (_, name) in enumerate(CONFIGS.values()):
+            put(folder, f"data/{name}.json", json.dumps(triplets(shift)))
+        put_pictures(folder / "val2017")
+
+    return PresetCopy(write, TRIPLETS, "sugarcrepe_pp", 4757)
+
+
 COPIES = {
     **{make.__name__: make for make in (bivlc, colorswap, vismin, mmvp_vlm, naturalbench_retrieval, eqben, cola)},
-    **{make.__name__: make for make in (valse, whatsup, spec, crepe, negbench_mcq)},
+    **{make.__name__: make for make in (valse, whatsup, spec, crepe, negbench_mcq, sugarcrepe_pp)},
     "valse, the authors' files": valse_authors,
     "whatsup, the authors' files": whatsup_authors,
     "spec, unpacked": spec_unpacked,
+    "sugarcrepe_pp, the authors' files": sugarcrepe_pp_authors,
 }

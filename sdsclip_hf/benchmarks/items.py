@@ -213,8 +213,9 @@ class Benchmark:
 
     Args:
         name: as it was asked for, e.g. ``sugarcrepe:swap_obj``.
-        kind: which rule scores it: ``pairs``, ``pairs_by_image``, ``choices``, ``whatsup``, ``winoground``,
-            ``aro_relation``, ``aro_attribution``, ``aro_order``, ``sugarcrepe``, ``classification`` or ``retrieval``.
+        kind: which rule scores it: ``pairs``, ``pairs_by_image``, ``choices``, ``whatsup``, ``sugarcrepe_pp``,
+            ``winoground``, ``aro_relation``, ``aro_attribution``, ``aro_order``, ``sugarcrepe``, ``classification`` or
+            ``retrieval``.
         items: the questions.
         source: what was read: ``name``, ``revision`` (a commit, where the source has one), ``items`` (how many),
             ``published_items`` (how many there should be, where known) and ``missing_images``.

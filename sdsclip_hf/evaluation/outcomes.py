@@ -8,7 +8,7 @@ import numpy as np
 
 from sdsclip_hf.benchmarks import Benchmark, Item
 from sdsclip_hf.metrics.aro_relation.symmetric_relations import SYMMETRIC
-from sdsclip_hf.metrics.common import choices, winoground
+from sdsclip_hf.metrics.common import choices, triplets, winoground
 
 ALL = "all"
 MIN_ATTRIBUTE_CASES = 25
@@ -49,8 +49,9 @@ def outcomes(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
 
     Args:
         benchmark: the items.
-        answers: for each item a matrix (captions, images) of scores; in classification and retrieval the ranks that
-            [`ranks`] tells of.
+        answers: for each item a matrix (captions, images) of scores, of ``sugarcrepe_pp`` with the captions' own
+            similarities behind the images, see [`ClipScorer.score_chunks`]; in classification and retrieval the ranks
+            that [`ranks`] tells of.
 
     Raises:
         ValueError: a score is NaN.
@@ -142,20 +143,25 @@ def _choices(answers: Sequence) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _grouped(benchmark: Benchmark, answers: Sequence, keep: Callable[[dict[str, int]], set[str]]) -> list[Outcome]:
-    """Macro accuracy over the tags that ``keep`` chooses of the counts, micro accuracy over all, and that of each tag."""
-    right, tied = _choices(answers)
-    tags = _tags(benchmark)
-    found = [Outcome(ALL, "micro accuracy", right, int(tied.sum()))]
+    """[`_by_tag`] of choices."""
+    return _by_tag("accuracy", *_choices(answers), _tags(benchmark), keep)
+
+
+def _by_tag(
+    score: str, right: np.ndarray, tied: np.ndarray, tags: np.ndarray, keep: Callable[[dict[str, int]], set[str]] = set
+) -> list[Outcome]:
+    """The mean over the tags that ``keep`` chooses of the counts (macro), that over all (micro), and that of each tag."""
+    found = [Outcome(ALL, f"micro {score}", right, int(tied.sum()))]
     if "" in tags:  # the source does not tell: there is no macro accuracy then
         return found
     names, counts = np.unique(tags, return_counts=True)
     kept = keep(dict(zip(names.tolist(), counts.tolist(), strict=True)))
     chosen = np.isin(tags, sorted(kept))
     if kept:
-        macro = Outcome(ALL, "macro accuracy", right[chosen], int(tied[chosen].sum()), tags[chosen])
+        macro = Outcome(ALL, f"macro {score}", right[chosen], int(tied[chosen].sum()), tags[chosen])
         found.insert(0, macro)
     return found + [
-        Outcome(name, "accuracy", right[tags == name], int(tied[tags == name].sum()), headline=False) for name in names
+        Outcome(name, score, right[tags == name], int(tied[tags == name].sum()), headline=False) for name in names
     ]
 
 
@@ -230,6 +236,16 @@ def _whatsup(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
     return found
 
 
+def _sugarcrepe_pp(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
+    """Both true captions above the false one for the image (ITT), and closer to one another than to it (TOT)."""
+    judged = [("ITT", *triplets.judge_itt(np.stack([answer[:, 0] for answer in answers])))]
+    if answers[0].shape[1] > 1:  # a scorer without embeddings tells nothing of captions among themselves
+        alike = np.stack([answer[[0, 0, 1], [2, 3, 3]] for answer in answers])
+        judged.append(("TOT", *triplets.judge_tot(alike)))
+    found = [_by_tag(score, right, tied, _tags(benchmark)) for score, right, tied in judged]
+    return [one._replace(headline=True) for rows in zip(*found, strict=True) for one in rows]
+
+
 def _classification(benchmark: Benchmark, answers: Sequence) -> list[Outcome]:
     return _at_k(ALL, "accuracy", np.stack(answers), _cuts(1, 5, below=len(benchmark.classes)))
 
@@ -260,6 +276,7 @@ RULES = {
     "pairs_by_image": _pairs_by_image,
     "choices": _choice,
     "whatsup": _whatsup,
+    "sugarcrepe_pp": _sugarcrepe_pp,
     "winoground": _winoground,
     "aro_relation": _relation,
     "aro_attribution": _attribution,

@@ -15,6 +15,7 @@ Scorer = ClipScorer | DiffusionScorer
 Results = dict[str, list[dict]]
 
 RANKED = ("classification", "retrieval")
+OF_CAPTIONS = ("sugarcrepe_pp",)  # that compare captions with one another, too
 
 cached_benchmark = cache(load_benchmark)
 
@@ -23,12 +24,14 @@ def answer_chunks(scorer: Scorer, benchmark: Benchmark, start: int = 0) -> Itera
     """A scorer's answers to a benchmark's items from ``start`` on, as many at a time as it gives.
 
     Returns:
-        For each item a matrix (captions, images) of scores; in classification and retrieval the ranks that [`ranks`]
-        tells of, the latter all at once.
+        For each item a matrix (captions, images) of scores, see [`outcomes`]; in classification and retrieval the ranks
+        that [`ranks`] tells of, the latter all at once.
 
     Raises:
         ValueError: the benchmark needs embeddings, and the scorer has none.
     """
+    if benchmark.kind in OF_CAPTIONS and isinstance(scorer, ClipScorer):
+        return scorer.score_chunks(benchmark.items[start:], with_captions=True)
     if benchmark.kind not in RANKED:
         return scorer.score_chunks(benchmark.items[start:])
     if not isinstance(scorer, ClipScorer):

@@ -58,8 +58,10 @@ class ClipScorer:
         """A matrix (captions, images) of cosines for each item; higher means a better match."""
         return [matrix for chunk in self.score_chunks(items) for matrix in chunk]
 
-    def score_chunks(self, items: Sequence[Item]) -> Iterator[list[np.ndarray]]:
+    def score_chunks(self, items: Sequence[Item], with_captions: bool = False) -> Iterator[list[np.ndarray]]:
         """The matrices of [`score`], ``chunk_size`` items at a time.
+
+        With captions they are (captions, images + captions): behind the images stand the cosines with all captions.
 
         Beyond the model it keeps the embeddings of all distinct images and captions, 4 D bytes each, and the few
         batches of pixels that are on their way.
@@ -69,11 +71,12 @@ class ClipScorer:
         image_embeds = _Growing(len(images), self.image_batches(images))
         text_embeds = _Growing(len(captions), self.caption_batches(captions))
         for start in range(0, len(items), self.chunk_size):
-            chunk = items[start : start + self.chunk_size]
-            yield [
-                _cosines(text_embeds.take(caption_rows, item.captions), image_embeds.take(image_rows, item.images))
-                for item in chunk
-            ]
+            matrices = []
+            for item in items[start : start + self.chunk_size]:
+                texts = text_embeds.take(caption_rows, item.captions)
+                pictures = image_embeds.take(image_rows, item.images)
+                matrices.append(_cosines(texts, torch.cat([pictures, texts]) if with_captions else pictures))
+            yield matrices
 
     def embed_images(self, images: Sequence[Picture]) -> Tensor:
         """Unit-length embeddings (N, D) of N pictures, on the CPU."""

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from sdsclip_hf.evaluation.results import Results, labels
 
-MAIN_SCORES = ("image accuracy", "group", "macro accuracy", "accuracy", "micro accuracy", "recall@1", "accuracy@1")
+MAIN_SCORES = ("image accuracy", "group", "macro accuracy", "macro ITT", "accuracy", "micro accuracy")
+MAIN_SCORES += ("recall@1", "accuracy@1")
 MOST_SUBSETS = 4
 WIDTH = 100
 

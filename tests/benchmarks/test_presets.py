@@ -11,7 +11,7 @@ import pytest
 from benchmark_copies import digest
 from benchmarks_on_hub import found_by_clients
 from hub_server import ACCEPTED, HubServer
-from preset_copies import COPIES, PresetCopy, whatsup_rows
+from preset_copies import COPIES, PresetCopy, put_pictures, whatsup_rows
 
 from sdsclip_hf.benchmarks import BENCHMARKS, HUB_IDS, Benchmark, Options, load_benchmark, places, read_picture
 from sdsclip_hf.benchmarks.presets import PRESETS
@@ -36,6 +36,13 @@ def write(name: str, folder) -> PresetCopy:
     return copy
 
 
+def pictures(copy: PresetCopy, folder: Path) -> Options:
+    """Where the pictures are of a copy that has none."""
+    if copy.bare:
+        put_pictures(folder / "val2017")
+    return Options(image_dir=str(folder / "val2017") if copy.bare else None)
+
+
 def test_the_table_of_the_documents_is_that_of_the_presets():
     table = runpy.run_path(str(ROOT / "tools/presets_table.py"))["presets_table"]()
     assert f"\n{table}\n" in (ROOT / "docs/evaluating.md").read_text()
@@ -54,7 +61,7 @@ def test_each_preset_has_a_copy_here():
 def test_a_copy_on_disk(name, tmp_path):
     copy = write(name, tmp_path / "copy")
     source = tmp_path / "copy" / ("data" if name == "vismin" else "")
-    benchmark = load_benchmark(f"{preset_of(name)}={source}")
+    benchmark = load_benchmark(f"{preset_of(name)}={source}", pictures(copy, tmp_path))
     assert found_items(benchmark) == copy.items
     assert benchmark.kind == copy.kind and len({item.identifier for item in benchmark.items}) == len(copy.items)
     assert benchmark.source["published_items"] == copy.published == PRESETS[preset_of(name)].items
@@ -68,10 +75,11 @@ def online(tmp_path_factory):
     root = tmp_path_factory.mktemp("presets") / "hub"
     for name in ON_HUB:
         write(name, root / "datasets" / COPIES[name]().hub_id)
+    asked = [[name, ACCEPTED, pictures(COPIES[name](), root.parent).image_dir] for name in ON_HUB]
     with HubServer(root) as server:
         commits = {name: server.repository("datasets", HUB_IDS[name]).sha for name in ON_HUB}
-        found = found_by_clients(server, [[name, ACCEPTED] for name in ON_HUB])
-    return commits, {name: found[name, ACCEPTED] for name in ON_HUB}
+        found = found_by_clients(server, asked)
+    return commits, {name: found[tuple(one)] for name, one in zip(ON_HUB, asked, strict=True)}
 
 
 @pytest.mark.parametrize("name", ON_HUB)
@@ -157,8 +165,9 @@ def random_scores(items, seed: int = 7) -> list[np.ndarray]:
 
 def scored(name: str, folder, repeats: int = 60):
     """(items, answers, scores by subset and name) of a copy whose items are repeated."""
-    write(name, folder)
-    benchmark = load_benchmark(f"{preset_of(name)}={folder / 'data' if name == 'vismin' else folder}")
+    copy = write(name, folder)
+    source = folder / "data" if name == "vismin" else folder
+    benchmark = load_benchmark(f"{preset_of(name)}={source}", pictures(copy, folder))
     benchmark.items = benchmark.items * repeats
     answers = random_scores(benchmark.items)
     rows = score_rows(outcomes(benchmark, answers))
@@ -249,3 +258,28 @@ def test_whatsup_s_pairs_and_sets_as_the_authors_count_them(tmp_path):
                 len(names) / 4
             )
             assert found[part, "accuracy"] == np.mean(of_part[part])
+
+
+def test_sugarcrepe_pp_by_read_clip_s_loop(tmp_path):
+    """ITT from the scores with the image, TOT from those of the captions; each by subset and as their mean."""
+    items, _, _ = scored("sugarcrepe_pp", tmp_path)
+    rng = np.random.default_rng(3)
+    answers = [rng.integers(0, 5, (3, 4)) / 4 for _ in items]
+    benchmark = Benchmark("sugarcrepe_pp", "sugarcrepe_pp", items, {})
+    found = {(row["subset"], row["score"]): row for row in score_rows(outcomes(benchmark, answers))}
+    right = {"ITT": {}, "TOT": {}}
+    ties = {"ITT": 0, "TOT": 0}
+    for item, answer in zip(items, answers, strict=True):
+        i0_c0, i0_c1, i0_c2 = answer[:, 0]
+        c0_c1, c0_c2, c1_c2 = answer[0, 2], answer[0, 3], answer[1, 3]
+        right["ITT"].setdefault(item.tag, []).append(i0_c0 > i0_c2 and i0_c1 > i0_c2)
+        right["TOT"].setdefault(item.tag, []).append(c0_c1 > c0_c2 and c0_c1 > c1_c2)
+        ties["ITT"] += i0_c2 in (i0_c0, i0_c1)
+        ties["TOT"] += c0_c1 in (c0_c2, c1_c2)
+    for score, by_tag in right.items():
+        assert len(by_tag) == 5 and found["all", f"macro {score}"]["ties"] == ties[score]
+        means = [np.mean(one) for one in by_tag.values()]
+        assert found["all", f"macro {score}"]["value"] == pytest.approx(np.mean(means))
+        assert [found[tag, score]["value"] for tag in by_tag] == pytest.approx(means)
+    alone = score_rows(outcomes(benchmark, [answer[:, :1] for answer in answers]))
+    assert {row["score"] for row in alone} == {"macro ITT", "micro ITT", "ITT"}  # of a scorer without embeddings
