@@ -35,7 +35,14 @@ HUB_IDS = {
     **aro.HUB_IDS,
     **{name: preset.source for name, preset in presets.PRESETS.items() if preset.source},
 }
-GROUPS = {"aro": [name for name in BENCHMARKS if name.startswith("aro_")]}
+ARO = [name for name in BENCHMARKS if name.startswith("aro_")]
+SUITES = {
+    "composition": [
+        *("winoground", *ARO, "sugarcrepe", "sugarcrepe_pp", "bivlc", "colorswap", "vismin", "mmvp_vlm"),
+        *("naturalbench_retrieval", "valse", "whatsup", "spec", "crepe"),
+    ]
+}
+GROUPS = {**SUITES, "aro": ARO}
 
 
 def parse(spec: str) -> tuple[str, str, str]:
@@ -52,7 +59,7 @@ def parse(spec: str) -> tuple[str, str, str]:
 
 
 def expand(specs: Sequence[str], data: str | None = None) -> list[str]:
-    """Groups such as ``aro`` to their members, each with its place in the folder ``data`` where it names none itself."""
+    """Groups (``aro``, ``composition``) to their members, each with its place in the folder ``data`` where it names none."""
     members = []
     for spec in specs:
         name = re.split("[:=]", spec, maxsplit=1)[0]
@@ -113,7 +120,9 @@ def places(spec: str) -> list[str]:
 
 
 __all__ = [
+    "ARO",
     "BENCHMARKS",
+    "SUITES",
     "Benchmark",
     "ColumnMap",
     "ImageCell",

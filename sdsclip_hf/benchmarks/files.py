@@ -96,7 +96,7 @@ class PictureFiles:
     """Pictures by the names that rows give them.
 
     Args:
-        image_dir: a folder, a zip or a tar; default: looked for beside the table.
+        image_dir: a folder, a zip or a tar, in which they are looked for before they are beside the table.
         table: that names them; None: it is not on this machine.
         url: the address of a picture, with ``{}`` where its name goes, for those that are in none of these.
         fetch: whether pictures are fetched from the web.
@@ -105,13 +105,12 @@ class PictureFiles:
     def __init__(self, image_dir: str | None = None, table: Table | None = None, url: str = "", fetch: bool = False):
         self.url, self.fetch = url, fetch
         self.not_fetched = 0  # pictures that are missing here, and have an address
-        if image_dir:
-            parents, archive = [Path(image_dir).expanduser()], None
-        else:
-            path = table and (table.path if table.archive is None else table.archive.path)
-            parents, archive = [path.parent, path.parent.parent] if path else [], table and table.archive
-        self.folders = [parent / folder for parent in parents if parent.is_dir() for folder in IMAGE_FOLDERS]
-        self.archives = [archive] if archive else [one for parent in parents[:1] for one in _archives(parent)]
+        path = table and (table.path if table.archive is None else table.archive.path)
+        parents = [Path(image_dir).expanduser()] if image_dir else []
+        beside = [path.parent, path.parent.parent] if path else []
+        self.folders = [parent / name for parent in (*parents, *beside) if parent.is_dir() for name in IMAGE_FOLDERS]
+        own = [table.archive] if table and table.archive else []
+        self.archives = [*own, *(one for parent in (*parents, *beside[:1]) for one in _archives(parent))]
 
     def find(self, name: str, box: Box | None = None) -> ImageFile | ImageMember | ImageUrl | None:
         """The picture of that name; None where it is missing."""

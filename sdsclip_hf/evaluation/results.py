@@ -1,11 +1,12 @@
 """Scorer x benchmark x metric: the one place where the three come together."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
 
-from sdsclip_hf.benchmarks import Benchmark, expand, load_benchmark
+from sdsclip_hf.benchmarks import Benchmark, expand, load_benchmark, picture_key
 from sdsclip_hf.evaluation.outcomes import Outcome, outcomes
 from sdsclip_hf.evaluation.ranks import class_ranks, retrieval_ranks
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
@@ -39,6 +40,16 @@ def answer_chunks(scorer: Scorer, benchmark: Benchmark, start: int = 0) -> Itera
     if benchmark.kind == "classification":
         return class_ranks(scorer, benchmark, benchmark.items[start:])
     return iter([retrieval_ranks(scorer, benchmark)])
+
+
+def shared_keys(benchmarks: Iterable[Benchmark]) -> set[Hashable]:
+    """The keys of the pictures and captions that are in more than one benchmark."""
+    counts: Counter[Hashable] = Counter()
+    for benchmark in benchmarks:
+        pictures = {picture_key(image) for item in benchmark.items for image in item.images}
+        captions = {caption for item in benchmark.items for caption in item.captions}
+        counts.update(pictures | captions.union(*benchmark.classes.values()))
+    return {key for key, count in counts.items() if count > 1}
 
 
 def check_speed(benchmark: Benchmark) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -409,13 +410,14 @@ def test_archives_that_cannot_be_read_one_by_one(tmp_path):
     source = write_table(tmp_path / "copy", ROWS)
     with tarfile.open(tmp_path / "pics.tar", "w:gz") as archive:
         archive.add(tmp_path / "copy/pics", "pics")
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+        for folder in "xy":
+            archive.write(tmp_path / "copy/pics/0.png", f"{folder}/pics/0.png")
+    shutil.rmtree(tmp_path / "copy/pics")
     with pytest.raises(
         OSError, match=r"pics.tar is no zip and no plain tar .*\(\.tar\.gz\), unpack it and give the folder"
     ):
         load_benchmark(f"pairs={source}{PAIRS}&image_dir={tmp_path / 'pics.tar'}")
-    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
-        for folder in "xy":
-            archive.write(tmp_path / "copy/pics/0.png", f"{folder}/pics/0.png")
     with pytest.raises(ValueError, match=r"pics/0.png is the end of several names in .*: x/pics/0.png, y/pics/0.png"):
         load_benchmark(f"pairs={source}{PAIRS}&image_dir={tmp_path / 'twice.zip'}")
 

@@ -13,7 +13,7 @@ from benchmarks_on_hub import found_by_clients
 from hub_server import ACCEPTED, HubServer
 from preset_copies import COPIES, PresetCopy, put_pictures, whatsup_rows
 
-from sdsclip_hf.benchmarks import BENCHMARKS, HUB_IDS, Benchmark, Options, load_benchmark, places, read_picture
+from sdsclip_hf.benchmarks import BENCHMARKS, HUB_IDS, Benchmark, Item, Options, load_benchmark, places, read_picture
 from sdsclip_hf.benchmarks.presets import PRESETS
 from sdsclip_hf.evaluation.outcomes import outcomes
 from sdsclip_hf.evaluation.results import score_rows
@@ -283,3 +283,29 @@ def test_sugarcrepe_pp_by_read_clip_s_loop(tmp_path):
         assert [found[tag, score]["value"] for tag in by_tag] == pytest.approx(means)
     alone = score_rows(outcomes(benchmark, [answer[:, :1] for answer in answers]))
     assert {row["score"] for row in alone} == {"macro ITT", "micro ITT", "ITT"}  # of a scorer without embeddings
+
+
+BOTH, TEXT, IMAGE, NEITHER = [[2, 1], [0, 3]], [[2, 3], [1, 4]], [[2, 1], [3, 4]], [[1, 2], [2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "published"),
+    [  # the published per cents of text, image and group score; counts of items that are right in both, in one, in none
+        ("bivlc", (1439, 785, 98, 611), {"text": 75.83, "image": 52.40, "group": 49.06}),  # CLIP ViT-B/32
+        ("bivlc", (1788, 639, 86, 420), {"text": 82.75, "image": 63.89, "group": 60.96}),  # tuned on COCO
+        ("bivlc", (1686, 607, 138, 502), {"text": 78.18, "image": 62.19, "group": 57.48}),  # on TROHN-Text
+        ("bivlc", (2031, 566, 76, 260), {"text": 88.54, "image": 71.84, "group": 69.25}),  # on TROHN-Img
+        ("mmvp_vlm", (10, 31, 16, 78), {"image accuracy": 19.3}),  # CLIP ViT-L/14; its group score is 7.4
+        ("mmvp_vlm", (10, 31, 16, 78), {"group": 7.4}),
+    ],
+)
+def test_published_scores_of_as_many_items(name, counts, published):
+    matrices = [
+        np.array(one) for one, count in zip((BOTH, TEXT, IMAGE, NEITHER), counts, strict=True) for _ in range(count)
+    ]
+    assert len(matrices) == PRESETS[name].items
+    items = [Item(str(n), (), ("", "")) for n in range(len(matrices))]
+    rows = score_rows(outcomes(Benchmark(name, COPIES[name]().kind, items, {}), matrices))
+    found = {row["score"]: row["value"] for row in rows}
+    digits = 2 if name == "bivlc" else 1
+    assert {score: round(100 * found[score], digits) for score in published} == published
