@@ -1,6 +1,7 @@
 """Scorers: how well captions fit images, by CLIP's cosine or by the teacher's own denoising error."""
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import cast
 
 import numpy as np
@@ -55,7 +56,9 @@ class ClipScorer:
         remembered: Collection[Hashable] | None = (),
     ):
         self.encoder = DualEncoder(model, processor)
-        self._images, self._captions = _Memory(picture_key, remembered), _Memory(str, remembered)
+        self._images = _Memory(remembered, picture_key, picture_key)
+        # To the model captions of the same tokens are one, whichever call they came with.
+        self._captions = _Memory(remembered, key=itemgetter(1), name=itemgetter(0))
         self.batch_size, self.num_workers, self.chunk_size = batch_size, num_workers, chunk_size
 
     def score(self, items: Sequence[Item]) -> list[np.ndarray]:
@@ -100,7 +103,14 @@ class ClipScorer:
 
     def caption_batches(self, captions: Sequence[str]) -> Iterator[Tensor]:
         """Embeddings (N, D) of the captions in their order; encoded sorted by length, so that little is padding."""
-        return self._captions.batches(captions, self._encode_captions, self.batch_size)
+        if not self._captions.is_used:
+            return self._encode_captions(captions)
+        tokens = map(tuple, self.encoder.tokenize(list(captions)))
+        things = list(zip(captions, tokens, strict=True))
+        return self._captions.batches(things, self._encode_tokenized, self.batch_size)
+
+    def _encode_tokenized(self, things: Sequence[tuple[str, tuple]]) -> Iterator[Tensor]:
+        return self._encode_captions([caption for caption, _ in things])
 
     def _encode_images(self, images: Sequence[Picture]) -> Iterator[Tensor]:
         reader = _Reader(self.encoder.preprocess)
@@ -137,17 +147,19 @@ class _Memory:
     """The embeddings of things that are asked for again.
 
     Args:
-        key: of a thing; it may hold as long as the thing lives.
-        worth: the keys that are remembered; None: all.
+        worth: the names of the things that are remembered; None: all.
+        key: equal for things of one embedding; it may hold as long as the thing lives.
+        name: of a thing.
     """
 
-    def __init__(self, key: Callable, worth: Collection[Hashable] | None):
-        self.key, self.worth = key, worth
+    def __init__(self, worth: Collection[Hashable] | None, key: Callable, name: Callable):
+        self.worth, self.key, self.name = worth, key, name
+        self.is_used = worth is None or len(worth) > 0
         self.known: dict[Hashable, tuple[object, Tensor]] = {}
 
     def batches(self, things: Sequence, encode: Callable, size: int) -> Iterator[Tensor]:
         """The embeddings of things in their order, as they are needed; ``encode`` gives those that are not known."""
-        if self.worth is not None and not self.worth:
+        if not self.is_used:
             yield from encode(things)
             return
         new, asked = [], set(self.known)
@@ -155,21 +167,21 @@ class _Memory:
             key = self.key(thing)
             if key not in asked:
                 new.append(thing)
-            if self._is_worth(key):
+            if self._is_worth(thing):
                 asked.add(key)
         embeds = (embed for batch in encode(new) for embed in batch)
         for start in range(0, len(things), size):
             yield torch.stack([self._take(thing, embeds) for thing in things[start : start + size]])
 
-    def _is_worth(self, key: Hashable) -> bool:
-        return self.worth is None or key in self.worth
+    def _is_worth(self, thing) -> bool:
+        return self.worth is None or self.name(thing) in self.worth
 
     def _take(self, thing, embeds: Iterator[Tensor]) -> Tensor:
         key = self.key(thing)
         if key in self.known:
             return self.known[key][1]
         embed = next(embeds)
-        if self._is_worth(key):
+        if self._is_worth(thing):
             self.known[key] = thing, embed.clone()  # no view, which would keep its whole batch
         return embed
 
