@@ -339,15 +339,8 @@ class SDSCLIPConfig(TrainingArguments):
             _require(value is None or 0 <= value < math.inf, name, value, "zero or more, and no infinity")
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"{', '.join(weights)} are all 0, so that nothing would train; set one of them above 0.")
-        above_zero = (
-            "contrastive_batch_size",
-            "contrastive_chunk_size",
-            "mapper_scale",
-            "snr_gamma",
-            "lora_r",
-            "lora_alpha",
-        )
-        above_zero += ("mapper_warmup_learning_rate", "latent_size")
+        above_zero = ("contrastive_batch_size", "contrastive_chunk_size", "mapper_scale", "snr_gamma", "latent_size")
+        above_zero += ("lora_r", "lora_alpha", "mapper_warmup_learning_rate")
         of_ranking = ("ranking_candidates", "ranking_temperature", "ranking_temperature_share", "ranking_logit_scale")
         for name in above_zero + of_ranking:
             value = getattr(self, name)

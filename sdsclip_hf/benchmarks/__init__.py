@@ -1,14 +1,17 @@
 """Benchmarks of composition, and of what fine-tuning may cost: each gives items; what is scored how is left to the caller.
 
 A benchmark is asked for as ``NAME[:PART][=SOURCE[@REVISION]]``: ``winoground``, ``sugarcrepe:swap_obj``,
-``aro_relation=data/aro``, ``classification:test=cifar10``, ``retrieval:test=shapes``.
+``aro_relation=data/aro``, ``classification:test=cifar10``, ``retrieval:test=shapes``,
+``pairs=my/set?captions=c0,c1&images=i0,i1``.
 """
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from sdsclip_hf.benchmarks import aro, classification, retrieval, shapes, sugarcrepe, winoground
+from sdsclip_hf.benchmarks import aro, classification, forms, presets, retrieval, shapes, sugarcrepe, winoground
+from sdsclip_hf.benchmarks.forms import ColumnMap
 from sdsclip_hf.benchmarks.items import Benchmark, ImageCell, ImageFile, Item, picture_key, read_picture
 from sdsclip_hf.benchmarks.sources import Options
 
@@ -23,9 +26,23 @@ BENCHMARKS = {
     "shapes_classes": shapes.load_classes,
     "classification": classification.load,
     "retrieval": retrieval.load,
+    "pairs": partial(forms.load, "pairs"),
+    "choices": partial(forms.load, "choices"),
+    **{name: partial(presets.load, name) for name in presets.PRESETS},
 }
-HUB_IDS = {"winoground": winoground.HUB_ID, **aro.HUB_IDS}
-GROUPS = {"aro": [name for name in BENCHMARKS if name.startswith("aro_")]}
+HUB_IDS = {
+    "winoground": winoground.HUB_ID,
+    **aro.HUB_IDS,
+    **{name: preset.source for name, preset in presets.PRESETS.items() if preset.source},
+}
+ARO = [name for name in BENCHMARKS if name.startswith("aro_")]
+SUITES = {
+    "composition": [
+        *("winoground", *ARO, "sugarcrepe", "sugarcrepe_pp", "bivlc", "colorswap", "vismin", "mmvp_vlm"),
+        *("naturalbench_retrieval", "valse", "whatsup", "spec", "crepe"),
+    ]
+}
+GROUPS = {**SUITES, "aro": ARO}
 
 
 def parse(spec: str) -> tuple[str, str, str]:
@@ -42,7 +59,7 @@ def parse(spec: str) -> tuple[str, str, str]:
 
 
 def expand(specs: Sequence[str], data: str | None = None) -> list[str]:
-    """Groups such as ``aro`` to their members, each with its place in the folder ``data`` where it names none itself."""
+    """Groups (``aro``, ``composition``) to their members, each with its place in the folder ``data`` where it names none."""
     members = []
     for spec in specs:
         name = re.split("[:=]", spec, maxsplit=1)[0]
@@ -62,7 +79,8 @@ def load_benchmark(spec: str, options: Options | None = None) -> Benchmark:
 
     Args:
         spec: ``NAME[:PART][=SOURCE[@REVISION]]``. PART is a split, or a subset of SugarCrepe. SOURCE is a Hub id, a
-            folder or a file; default: the copy on the Hub that the benchmark is known by.
+            folder or a file; default: the copy on the Hub that the benchmark is known by. Of ``pairs`` and ``choices`` it
+            may have a map of columns behind a question mark, see [`ColumnMap`].
         options: see [`Options`].
 
     Raises:
@@ -94,14 +112,19 @@ def places(spec: str) -> list[str]:
         return sugarcrepe.places(name, part, source)
     if name.startswith("shapes"):
         return ["shapes"]
+    if name in forms.DEFAULTS:
+        return [forms.read_map(name, spec, source)[0]]
     if not source and name not in HUB_IDS:
         raise ValueError(f"{spec} needs to know of what: give a dataset, as in {spec}=shapes or {spec}=FOLDER.")
     return [source or HUB_IDS[name]]
 
 
 __all__ = [
+    "ARO",
     "BENCHMARKS",
+    "SUITES",
     "Benchmark",
+    "ColumnMap",
     "ImageCell",
     "ImageFile",
     "Item",

@@ -1,7 +1,8 @@
 """ARO (Yuksekgonul et al. 2023, arXiv 2210.01936): relations, attributes, and the order of words."""
 
 from sdsclip_hf.benchmarks.items import Benchmark, Box, Item
-from sdsclip_hf.benchmarks.sources import Options, Row, collect, open_rows
+from sdsclip_hf.benchmarks.rows import Row
+from sdsclip_hf.benchmarks.sources import Options, collect, open_rows
 
 HUB_IDS = {
     "aro_relation": "mteb/ARO-Visual-Relation",

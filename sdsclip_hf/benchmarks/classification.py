@@ -1,7 +1,8 @@
 """Zero-shot classification of any labelled image dataset by captions of its classes (Radford et al. 2021)."""
 
 from sdsclip_hf.benchmarks.items import Benchmark, Item
-from sdsclip_hf.benchmarks.sources import DatasetRows, Options, Row, collect, image_column, open_dataset
+from sdsclip_hf.benchmarks.rows import DatasetRows, Row
+from sdsclip_hf.benchmarks.sources import Options, collect, image_column, open_dataset
 
 
 def load(name: str, split: str, source: str, options: Options) -> Benchmark:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import datasets
 from PIL import Image
 
+from sdsclip_hf.benchmarks.storage import fetch, read_member
 from sdsclip_hf.data.images import read_image
 from sdsclip_hf.data.pixels import to_rgb
 
@@ -15,7 +16,7 @@ Box = tuple[float, float, float, float]
 
 
 class ImageFile(NamedTuple):
-    """A picture in a file beside a benchmark's json. Its EXIF orientation is left out, as the benchmarks' authors do it.
+    """A picture in a file beside a benchmark's table. Its EXIF orientation is left out, as the benchmarks' authors do it.
 
     Args:
         path: the file.
@@ -33,8 +34,68 @@ class ImageFile(NamedTuple):
     def key(self) -> Hashable:
         return self
 
+    @property
+    def state(self) -> str:
+        return f"{self} {_state(self.path)}"
+
     def read(self) -> Image.Image:
         return _shown(read_image(self.path, upright=False), self.box)
+
+
+class ImageMember(NamedTuple):
+    """A picture in a zip or a tar, read as an [`ImageFile`] is.
+
+    Args:
+        archive: its path.
+        member: the picture's name in it.
+        box: see [`ImageFile`].
+    """
+
+    archive: str
+    member: str
+    box: Box | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.member} in {self.archive}"
+
+    @property
+    def key(self) -> Hashable:
+        return self
+
+    @property
+    def state(self) -> str:
+        return f"{self} {_state(self.archive)}"
+
+    def read(self) -> Image.Image:
+        return _shown(read_image(read_member(self.archive, self.member), upright=False), self.box)
+
+
+class ImageUrl(NamedTuple):
+    """A picture on the web, read as an [`ImageFile`] is; it is kept in the cache of datasets.
+
+    Args:
+        url: its address.
+        box: see [`ImageFile`].
+    """
+
+    url: str
+    box: Box | None = None
+
+    @property
+    def name(self) -> str:
+        return self.url
+
+    @property
+    def key(self) -> Hashable:
+        return self
+
+    @property
+    def state(self) -> str:
+        return str(self)
+
+    def read(self) -> Image.Image:
+        return _shown(read_image(fetch(self.url), upright=False), self.box)
 
 
 class ImageCell(NamedTuple):
@@ -47,23 +108,31 @@ class ImageCell(NamedTuple):
         row: the cell's row.
         digest: of the cell's bytes, so that equal pictures are known without being decoded.
         box: see [`ImageFile`].
+        place: which of the cell's pictures, where it is a list of them.
     """
 
     column: datasets.Dataset
     row: int
     digest: bytes
     box: Box | None = None
+    place: int | None = None
 
     @property
     def name(self) -> str:
-        return f"row {self.row}, column {self.column.column_names[0]!r}"
+        place = "" if self.place is None else f", picture {self.place}"
+        return f"row {self.row}, column {self.column.column_names[0]!r}{place}"
 
     @property
     def key(self) -> Hashable:
         return self.digest, self.box
 
+    @property
+    def state(self) -> str:
+        return f"{self.digest.hex()} {self.box}"
+
     def read(self) -> Image.Image:
         cell = self.column[self.row][self.column.column_names[0]]
+        cell = cell if self.place is None else cell[self.place]
         return _shown(read_image(cell, upright=self.box is None), self.box)
 
 
@@ -77,7 +146,13 @@ def _shown(image: Image.Image, box: Box | None) -> Image.Image:
     return image if image.size == (right - left, bottom - top) else image.crop(box)
 
 
-Picture = ImageFile | ImageCell | Image.Image
+def _state(path: str) -> str:
+    """Text that changes when a file does."""
+    found = os.stat(path)
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+Picture = ImageFile | ImageMember | ImageUrl | ImageCell | Image.Image
 
 
 def picture_key(picture: Picture) -> Hashable:
@@ -92,10 +167,7 @@ def picture_name(picture: Picture) -> str:
 
 def picture_state(picture: Picture) -> str:
     """Text that changes when the picture, or the part of it that is shown, does."""
-    if isinstance(picture, ImageFile):
-        state = os.stat(picture.path)
-        return f"{picture} {state.st_size} {state.st_mtime_ns}"
-    return "made" if isinstance(picture, Image.Image) else f"{picture.digest.hex()} {picture.box}"
+    return "made" if isinstance(picture, Image.Image) else picture.state
 
 
 def read_picture(picture: Picture) -> Image.Image:
@@ -121,8 +193,9 @@ class Item(NamedTuple):
     Args:
         identifier: the item's name within the benchmark.
         images: I pictures.
-        captions: K captions. Of two images, caption k belongs to image k. Of one image, the first caption is the true
-            one; in retrieval all are; in classification there are none, but the benchmark's ``classes``.
+        captions: K captions. Of two captions and two images, caption k belongs to image k. Of one image, the first
+            caption is the true one; in retrieval all are; in classification there are none, but the benchmark's
+            ``classes``. Of one caption and several images, the first image is the true one.
         tag: the subset, relation, attribute pair or class that the item belongs to.
         labels: further ways to divide the items, e.g. ``(("num_main_preds", "1"),)``.
     """
@@ -140,8 +213,9 @@ class Benchmark:
 
     Args:
         name: as it was asked for, e.g. ``sugarcrepe:swap_obj``.
-        kind: which rule scores it: ``winoground``, ``aro_relation``, ``aro_attribution``, ``aro_order``,
-            ``sugarcrepe``, ``classification`` or ``retrieval``.
+        kind: which rule scores it: ``pairs``, ``pairs_by_image``, ``choices``, ``whatsup``, ``sugarcrepe_pp``,
+            ``winoground``, ``aro_relation``, ``aro_attribution``, ``aro_order``, ``sugarcrepe``, ``classification`` or
+            ``retrieval``.
         items: the questions.
         source: what was read: ``name``, ``revision`` (a commit, where the source has one), ``items`` (how many),
             ``published_items`` (how many there should be, where known) and ``missing_images``.

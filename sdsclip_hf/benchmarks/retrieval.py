@@ -1,7 +1,8 @@
 """Image-text retrieval on any captioned image dataset: which caption of all, which image of all."""
 
 from sdsclip_hf.benchmarks.items import Benchmark, Item, picture_key
-from sdsclip_hf.benchmarks.sources import Options, Row, collect, image_column, open_dataset
+from sdsclip_hf.benchmarks.rows import Row
+from sdsclip_hf.benchmarks.sources import Options, collect, image_column, open_dataset
 
 
 def load(name: str, split: str, source: str, options: Options) -> Benchmark:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sdsclip_hf.benchmarks.items import Benchmark, Item
-from sdsclip_hf.benchmarks.sources import Options, Row, collect, open_rows
+from sdsclip_hf.benchmarks.rows import Row
+from sdsclip_hf.benchmarks.sources import Options, collect, join, open_rows
 
 HUB_ID = "HuggingFaceM4/SugarCrepe"  # one dataset a subset: HuggingFaceM4/SugarCrepe_swap_obj, ...
 SUBSETS = {
@@ -24,14 +25,9 @@ def load(name: str, subset: str, source: str, options: Options) -> Benchmark:
         ValueError: there is no such subset, or all are asked for of what holds only one.
     """
     parts = [_load_subset(name, part, source, options) for part in _chosen(name, subset)]
-    items = [item for part in parts for item in part.items]
-    counts = {key: sum(part.source[key] for part in parts) for key in ("items", "published_items", "missing_images")}
-    sources = {part.source["name"]: part.source["revision"] for part in parts}
-    if len(sources) < len(parts):
+    if len({part.source["name"] for part in parts}) < len(parts):
         raise ValueError(f"{name}: {source} holds one subset; say which, as in sugarcrepe:swap_obj={source}.")
-    revisions = ", ".join(dict.fromkeys(filter(None, sources.values()))) or None
-    whole = {"name": ", ".join(sources), "revision": revisions, "split": parts[0].source["split"]}
-    return Benchmark(name, "sugarcrepe", items, whole | counts)
+    return join(name, parts)
 
 
 def places(name: str, subset: str, source: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Winoground (Thrush et al. 2022, arXiv 2204.03162): two images, two captions of the same words."""
 
 from sdsclip_hf.benchmarks.items import Benchmark, Item
-from sdsclip_hf.benchmarks.sources import Options, Row, collect, open_rows
+from sdsclip_hf.benchmarks.rows import Row
+from sdsclip_hf.benchmarks.sources import Options, collect, open_rows
 
 HUB_ID = "facebook/winoground"
 LABELS = ("num_main_preds", "secondary_tag", "tag")

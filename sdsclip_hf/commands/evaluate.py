@@ -28,7 +28,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--data", help="a folder with the benchmarks' data, one folder each by name, or of one benchmark")
     add("--output_dir", default="outputs/evaluation", help="receives results, every item's scores, a plot and a page")
     add("--allow_missing", action="store_true", help="leave out items whose image is missing, and count them")
-    add("--image_dir", help="images that belong to a json file; default: looked for beside it")
+    add("--image_dir", help="folder, zip or tar of the images that a json or csv file names; default: beside it")
+    add("--fetch_images", action="store_true", help="fetch images that have an address and are not on this machine")
     add(
         "--batch_size",
         type=_at_least(1),

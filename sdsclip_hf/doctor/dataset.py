@@ -9,6 +9,7 @@ import datasets
 
 from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks import parse, places
+from sdsclip_hf.benchmarks.storage import is_url
 from sdsclip_hf.common.errors import explain_loading
 from sdsclip_hf.common.writing import size
 from sdsclip_hf.data.local_files import BUILDERS, local_source
@@ -258,6 +259,8 @@ def _benchmark(case: Case, hub: Hub, spec: str, source: str) -> str:
         return "bundled"
     if Path(source).expanduser().exists():
         return f"{source} is there"
+    if is_url(source):
+        return f"{source}, on the web"
     name, _, revision = source.partition("@")
     place = hub.place(name, "dataset", f"{spec.partition('=')[0]}=", revision or None)
     if place.folder is None and not _prepared(name, f"*/*/{place.commit}"):

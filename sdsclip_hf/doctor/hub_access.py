@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks import places
+from sdsclip_hf.benchmarks.storage import is_url
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 
@@ -242,7 +243,7 @@ def names_on_hub(case: Case) -> list[str]:
     names += [config.ranking_scores for config in case.configs.values() if config.ranking_scores]
     for spec in case.benchmarks:
         with suppress(ValueError):  # told by the benchmark's own check
-            names += places(spec)
+            names += [place for place in places(spec) if not is_url(place)]
     return [name for name in names if name != "shapes" and not Path(shapes.resolve(name)).expanduser().exists()]
 
 

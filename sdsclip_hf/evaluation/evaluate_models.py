@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from sdsclip_hf import shapes
-from sdsclip_hf.benchmarks import Benchmark, Options, expand, load_benchmark
+from sdsclip_hf.benchmarks import SUITES, Benchmark, Options, expand, load_benchmark
 from sdsclip_hf.benchmarks.items import picture_state
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.errors import read_json
@@ -24,10 +24,10 @@ from sdsclip_hf.common.writing import sweep, write_json
 from sdsclip_hf.evaluation import plots
 from sdsclip_hf.evaluation.answers import Answers, merge
 from sdsclip_hf.evaluation.outcomes import Outcome, outcomes, refuse_nan
-from sdsclip_hf.evaluation.results import Scorer, answer_chunks, check_speed, labels, score_rows
+from sdsclip_hf.evaluation.results import Scorer, answer_chunks, check_speed, labels, score_rows, shared_keys
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.evaluation.significance import compare
-from sdsclip_hf.evaluation.tables import table
+from sdsclip_hf.evaluation.tables import suite_scores, suite_table, table
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
@@ -64,8 +64,9 @@ def _evaluate(args: argparse.Namespace, command: str, runs: dict[str, str], benc
     results = read_json(finished, ANEW) if finished.is_file() else None
     found: dict[str, dict[str, list[Outcome]]] = {spec: {} for spec in specs}
     models, parts, cut = {}, [], {spec: {} for spec in specs}
+    shared = shared_keys(benchmarks.values()) if results is None else ()
     for run, name in runs.items():
-        scorer, models[run] = _open_scorer(name, args)
+        scorer, models[run] = _open_scorer(name, args, shared)
         _check_model(models[run], results and results["models"][run], folder / PARTS / _slug(run))
         for spec, benchmark in benchmarks.items() if results is None else ():
             answers = Answers(folder / PARTS / _slug(run) / _slug(spec), run, benchmark)
@@ -80,6 +81,7 @@ def _evaluate(args: argparse.Namespace, command: str, runs: dict[str, str], benc
         }
         results = {"command": command, "versions": versions(), "reading": asdict(_benchmark_options(args))}
         results |= {"models": models, "benchmarks": by_benchmark}
+        results |= _sum_up_suites(args, by_benchmark, list(runs))
         write_json(finished, results)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return results
@@ -92,6 +94,19 @@ def _sum_up(found: dict[str, list[Outcome]]) -> dict:
         "scores": {run: score_rows(outcome) for run, outcome in found.items()},
         "differences": {run: compare(found[first], found[run]) for run in others},
     }
+
+
+def _sum_up_suites(args: argparse.Namespace, by_benchmark: dict[str, dict], runs: list[str]) -> dict:
+    """Each run's main scores on the suites that were asked for, with their macro mean."""
+    suites = {}
+    for asked in args.benchmark:
+        name = re.split("[:=]", asked, maxsplit=1)[0]
+        if name in SUITES:
+            specs = expand([asked], args.data)
+            suites[name] = {
+                run: suite_scores({spec: by_benchmark[spec]["scores"][run] for spec in specs}) for run in runs
+            }
+    return {"suites": suites} if suites else {}
 
 
 def _name_runs(names: Sequence[str]) -> dict[str, str]:
@@ -113,7 +128,7 @@ def _benchmark_options(args: argparse.Namespace) -> Options:
         lines = Path(templates[0]).read_text(encoding="utf-8").splitlines()
         templates = [line.strip() for line in lines if line.strip()]
     columns = {name: getattr(args, name) for name in ("image_column", "caption_column", "label_column")}
-    return Options(args.allow_missing, args.image_dir, templates=tuple(templates), **columns)
+    return Options(args.allow_missing, args.image_dir, args.fetch_images, templates=tuple(templates), **columns)
 
 
 def _settings(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dict:
@@ -155,12 +170,13 @@ def _claim(folder: Path, args: argparse.Namespace, benchmarks: dict[str, Benchma
     write_json(path, now)
 
 
-def _open_scorer(name: str, args: argparse.Namespace) -> tuple[Scorer, dict]:
-    """The scorer of a model, and what is recorded of it."""
+def _open_scorer(name: str, args: argparse.Namespace, shared: Collection[Hashable]) -> tuple[Scorer, dict]:
+    """The scorer of a model, and what is recorded of it; the keys tell what several benchmarks share."""
     if name in args.model:
         base, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
         encoder = load_dual_encoder(base, revision or None, args.dtype)
-        scorer = ClipScorer(encoder.model, encoder.processor, args.batch_size or 128, args.num_workers)
+        options = {"num_workers": args.num_workers, "remembered": shared}
+        scorer = ClipScorer(encoder.model, encoder.processor, args.batch_size or 128, **options)
         return scorer, {"name": name, "kind": "dual encoder", "fingerprint": encoder.fingerprint()}
     dtype = "float32" if args.dtype == "auto" else args.dtype
     teacher = DiffusionTeacher.from_pretrained(
@@ -217,6 +233,8 @@ def report(results: dict, folder: Path) -> None:
     if len(runs) == 2:
         differences = {spec: next(iter(one["differences"].values())) for spec, one in benchmarks.items()}
     print(f"\nScores in % with 95 % intervals; a tie counts as wrong:\n{table(runs, differences)}\n")
+    for name, scores in results.get("suites", {}).items():
+        print(f"{name}, the main score of each in %:\n{suite_table(scores)}\n")
     for spec, label in labels(benchmarks).items():
         print(_tell_source(label, benchmarks[spec]["source"], benchmarks[spec]["scores"]))
         for run, count in benchmarks[spec]["captions_cut"].items():

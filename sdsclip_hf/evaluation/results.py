@@ -1,11 +1,12 @@
 """Scorer x benchmark x metric: the one place where the three come together."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
 
-from sdsclip_hf.benchmarks import Benchmark, expand, load_benchmark
+from sdsclip_hf.benchmarks import Benchmark, expand, load_benchmark, picture_key
 from sdsclip_hf.evaluation.outcomes import Outcome, outcomes
 from sdsclip_hf.evaluation.ranks import class_ranks, retrieval_ranks
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
@@ -16,6 +17,7 @@ Results = dict[str, list[dict]]
 Keep = Callable[[Benchmark, list[np.ndarray]], None]
 
 RANKED = ("classification", "retrieval")
+OF_CAPTIONS = ("sugarcrepe_pp",)  # that compare captions with one another, too
 
 cached_benchmark = cache(load_benchmark)
 
@@ -24,12 +26,14 @@ def answer_chunks(scorer: Scorer, benchmark: Benchmark, start: int = 0) -> Itera
     """A scorer's answers to a benchmark's items from ``start`` on, as many at a time as it gives.
 
     Returns:
-        For each item a matrix (captions, images) of scores; in classification and retrieval the ranks that [`ranks`]
-        tells of, the latter all at once.
+        For each item a matrix (captions, images) of scores, see [`outcomes`]; in classification and retrieval the ranks
+        that [`ranks`] tells of, the latter all at once.
 
     Raises:
         ValueError: the benchmark needs embeddings, and the scorer has none.
     """
+    if benchmark.kind in OF_CAPTIONS and isinstance(scorer, ClipScorer):
+        return scorer.score_chunks(benchmark.items[start:], with_captions=True)
     if benchmark.kind not in RANKED:
         return scorer.score_chunks(benchmark.items[start:])
     if not isinstance(scorer, ClipScorer):
@@ -37,6 +41,16 @@ def answer_chunks(scorer: Scorer, benchmark: Benchmark, start: int = 0) -> Itera
     if benchmark.kind == "classification":
         return class_ranks(scorer, benchmark, benchmark.items[start:])
     return iter([retrieval_ranks(scorer, benchmark)])
+
+
+def shared_keys(benchmarks: Iterable[Benchmark]) -> set[Hashable]:
+    """The keys of the pictures and captions that are in more than one benchmark."""
+    counts: Counter[Hashable] = Counter()
+    for benchmark in benchmarks:
+        pictures = {picture_key(image) for item in benchmark.items for image in item.images}
+        captions = {caption for item in benchmark.items for caption in item.captions}
+        counts.update(pictures | captions.union(*benchmark.classes.values()))
+    return {key for key, count in counts.items() if count > 1}
 
 
 def check_speed(benchmark: Benchmark) -> None:

@@ -1,6 +1,7 @@
 """Scorers: how well captions fit images, by CLIP's cosine or by the teacher's own denoising error."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import cast
 
 import numpy as np
@@ -27,6 +28,8 @@ class ClipScorer:
         batch_size: how many images or captions are encoded at once.
         num_workers: processes that read and preprocess images ahead of the model; 0: none.
         chunk_size: how many items [`score_chunks`] gives at a time.
+        remembered: keys of pictures and captions that other calls need, too, and that are encoded once over all calls;
+            None: all are.
 
     Example:
 
@@ -50,16 +53,22 @@ class ClipScorer:
         batch_size: int = 128,
         num_workers: int = 0,
         chunk_size: int = 1024,
+        remembered: Collection[Hashable] | None = (),
     ):
         self.encoder = DualEncoder(model, processor)
+        self._images = _Memory(remembered, picture_key, picture_key)
+        # To the model captions of the same tokens are one, whichever call they came with.
+        self._captions = _Memory(remembered, key=itemgetter(1), name=itemgetter(0))
         self.batch_size, self.num_workers, self.chunk_size = batch_size, num_workers, chunk_size
 
     def score(self, items: Sequence[Item]) -> list[np.ndarray]:
         """A matrix (captions, images) of cosines for each item; higher means a better match."""
         return [matrix for chunk in self.score_chunks(items) for matrix in chunk]
 
-    def score_chunks(self, items: Sequence[Item]) -> Iterator[list[np.ndarray]]:
+    def score_chunks(self, items: Sequence[Item], with_captions: bool = False) -> Iterator[list[np.ndarray]]:
         """The matrices of [`score`], ``chunk_size`` items at a time.
+
+        With captions they are (captions, images + captions): behind the images stand the cosines with all captions.
 
         Beyond the model it keeps the embeddings of all distinct images and captions, 4 D bytes each, and the few
         batches of pixels that are on their way.
@@ -69,11 +78,12 @@ class ClipScorer:
         image_embeds = _Growing(len(images), self.image_batches(images))
         text_embeds = _Growing(len(captions), self.caption_batches(captions))
         for start in range(0, len(items), self.chunk_size):
-            chunk = items[start : start + self.chunk_size]
-            yield [
-                _cosines(text_embeds.take(caption_rows, item.captions), image_embeds.take(image_rows, item.images))
-                for item in chunk
-            ]
+            matrices = []
+            for item in items[start : start + self.chunk_size]:
+                texts = text_embeds.take(caption_rows, item.captions)
+                pictures = image_embeds.take(image_rows, item.images)
+                matrices.append(_cosines(texts, torch.cat([pictures, texts]) if with_captions else pictures))
+            yield matrices
 
     def embed_images(self, images: Sequence[Picture]) -> Tensor:
         """Unit-length embeddings (N, D) of N pictures, on the CPU."""
@@ -89,6 +99,20 @@ class ClipScorer:
         Raises:
             OSError: an image cannot be read; the message names it. Or the workers' batches have no room.
         """
+        return self._images.batches(images, self._encode_images, self.batch_size)
+
+    def caption_batches(self, captions: Sequence[str]) -> Iterator[Tensor]:
+        """Embeddings (N, D) of the captions in their order; encoded sorted by length, so that little is padding."""
+        if not self._captions.is_used:
+            return self._encode_captions(captions)
+        tokens = map(tuple, self.encoder.tokenize(list(captions)))
+        things = list(zip(captions, tokens, strict=True))
+        return self._captions.batches(things, self._encode_tokenized, self.batch_size)
+
+    def _encode_tokenized(self, things: Sequence[tuple[str, tuple]]) -> Iterator[Tensor]:
+        return self._encode_captions([caption for caption, _ in things])
+
+    def _encode_images(self, images: Sequence[Picture]) -> Iterator[Tensor]:
         reader = _Reader(self.encoder.preprocess)
         first = reader(list(images[:1])) if self.num_workers and images else None
         times = min(self.batch_size, len(images))
@@ -99,8 +123,7 @@ class ClipScorer:
                 raise pixels
             yield self.encoder.embed_pixels(pixels)
 
-    def caption_batches(self, captions: Sequence[str]) -> Iterator[Tensor]:
-        """Embeddings (N, D) of the captions in their order; encoded sorted by length, so that little is padding."""
+    def _encode_captions(self, captions: Sequence[str]) -> Iterator[Tensor]:
         for start in range(0, len(captions), CAPTION_WINDOW):
             tokenized = self.encoder.tokenize(list(captions[start : start + CAPTION_WINDOW]))
             # To the model captions of the same tokens are one, and must score the same to the last bit.
@@ -117,21 +140,50 @@ class RememberingClipScorer(ClipScorer):
     """A [`ClipScorer`] for small benchmarks that share pictures and captions: it encodes each once over all its calls."""
 
     def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        self._images: dict[Hashable, tuple[Picture, Tensor]] = {}  # a key may hold as long as its picture lives
-        self._captions: dict[str, Tensor] = {}
+        super().__init__(*args, remembered=None, **options)
 
-    def image_batches(self, images: Sequence[Picture]) -> Iterator[Tensor]:
-        new = list({picture_key(image): image for image in images if picture_key(image) not in self._images}.values())
-        embeds = (embed for batch in super().image_batches(new) for embed in batch)
-        self._images |= {picture_key(image): (image, embed) for image, embed in zip(new, embeds, strict=True)}
-        yield torch.stack([self._images[picture_key(image)][1] for image in images])
 
-    def caption_batches(self, captions: Sequence[str]) -> Iterator[Tensor]:
-        new = list(dict.fromkeys(caption for caption in captions if caption not in self._captions))
-        embeds = (embed for batch in super().caption_batches(new) for embed in batch)
-        self._captions |= dict(zip(new, embeds, strict=True))
-        yield torch.stack([self._captions[caption] for caption in captions])
+class _Memory:
+    """The embeddings of things that are asked for again.
+
+    Args:
+        worth: the names of the things that are remembered; None: all.
+        key: equal for things of one embedding; it may hold as long as the thing lives.
+        name: of a thing.
+    """
+
+    def __init__(self, worth: Collection[Hashable] | None, key: Callable, name: Callable):
+        self.worth, self.key, self.name = worth, key, name
+        self.is_used = worth is None or len(worth) > 0
+        self.known: dict[Hashable, tuple[object, Tensor]] = {}
+
+    def batches(self, things: Sequence, encode: Callable, size: int) -> Iterator[Tensor]:
+        """The embeddings of things in their order, as they are needed; ``encode`` gives those that are not known."""
+        if not self.is_used:
+            yield from encode(things)
+            return
+        new, asked = [], set(self.known)
+        for thing in things:
+            key = self.key(thing)
+            if key not in asked:
+                new.append(thing)
+            if self._is_worth(thing):
+                asked.add(key)
+        embeds = (embed for batch in encode(new) for embed in batch)
+        for start in range(0, len(things), size):
+            yield torch.stack([self._take(thing, embeds) for thing in things[start : start + size]])
+
+    def _is_worth(self, thing) -> bool:
+        return self.worth is None or self.name(thing) in self.worth
+
+    def _take(self, thing, embeds: Iterator[Tensor]) -> Tensor:
+        key = self.key(thing)
+        if key in self.known:
+            return self.known[key][1]
+        embed = next(embeds)
+        if self._is_worth(thing):
+            self.known[key] = thing, embed.clone()  # no view, which would keep its whole batch
+        return embed
 
 
 class DiffusionScorer:

@@ -1,12 +1,17 @@
 """Scores as tables: whole ones for the terminal and for Markdown, and the one score of each benchmark that counts most."""
 
+import re
 from dataclasses import dataclass
 
+from sdsclip_hf.benchmarks import ARO
 from sdsclip_hf.evaluation.results import Results, labels
 
-MAIN_SCORES = ("group", "macro accuracy", "accuracy", "micro accuracy", "recall@1", "accuracy@1")
+MAIN_SCORES = ("image accuracy", "group", "macro accuracy", "macro ITT", "accuracy", "micro accuracy")
+MAIN_SCORES += ("recall@1", "accuracy@1")
 MOST_SUBSETS = 4
 WIDTH = 100
+WHOLE = ("all", "image to text", "text to image")  # subsets that are all of a benchmark, or all of a way to score it
+MACRO_MEAN = "macro mean"
 
 
 def table(runs: dict[str, Results], differences: Results | None = None) -> str:
@@ -103,6 +108,29 @@ def main_table(runs: dict[str, Results], width: int = WIDTH) -> str:
             beside = [names]
         beside.append(column)
     return "\n\n".join(_aligned(list(zip(*one, strict=True)), heads=2) for one in [*tables, beside])
+
+
+def suite_scores(results: Results) -> dict[str, float]:
+    """The score of each benchmark as a whole that counts most, and their unweighted mean; ARO's four count as one.
+
+    A benchmark that is scored both ways counts with the mean of the two.
+    """
+    by_name: dict[str, list[float]] = {}
+    for spec, rows in results.items():
+        name = re.split("[:=]", spec, maxsplit=1)[0]
+        best = min((row["score"] for row in rows if row["headline"]), key=_rank)
+        of_best = [row for row in rows if row["score"] == best and row["subset"] in WHOLE]
+        value = sum(row["value"] for row in of_best) / len(of_best)
+        by_name.setdefault("aro" if name in ARO else name, []).append(value)
+    scores = {name: sum(values) / len(values) for name, values in by_name.items()}
+    return scores | {MACRO_MEAN: sum(scores.values()) / len(scores)}
+
+
+def suite_table(runs: dict[str, dict[str, float]]) -> str:
+    """What [`suite_scores`] gives of each run, in per cent, a line a run, as text for a terminal."""
+    columns = list(next(iter(runs.values())))
+    lines = [[run, *(f"{100 * scores[column]:.1f}" for column in columns)] for run, scores in runs.items()]
+    return _aligned([["", *columns], *lines])
 
 
 def main_line(results: Results) -> str:

@@ -11,12 +11,16 @@ from sdsclip_hf.common.writing import sweep, whole_file
 
 OWN = Path(__file__).parent
 OF_PAIRS, OF_CHOICES = ("scoring.py", "winoground.py"), ("scoring.py", "choices.py")
+OF_TRIPLETS = (*OF_CHOICES, "triplets.py")
 OF_SPACES = ("app.py", "requirements.txt")
 SHARED = {
     "aro_attribution": OF_CHOICES,
     "aro_order": OF_CHOICES,
     "aro_relation": OF_CHOICES,
+    "choices_accuracy": OF_CHOICES,
+    "pairs_score": OF_PAIRS,
     "sugarcrepe_accuracy": OF_CHOICES,
+    "sugarcrepe_pp": OF_TRIPLETS,
     "winoground_group_score": OF_PAIRS,
     "winoground_image_score": OF_PAIRS,
     "winoground_text_score": OF_PAIRS,
@@ -31,7 +35,7 @@ def names() -> list[str]:
     ```python
     import sdsclip_hf.metrics
 
-    print(len(sdsclip_hf.metrics.names()))  # 7
+    print(len(sdsclip_hf.metrics.names()))  # 10
     ```
     """
     return sorted(SHARED)

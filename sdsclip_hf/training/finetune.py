@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from sdsclip_hf.benchmarks import expand
-from sdsclip_hf.benchmarks.sources import commit_of
+from sdsclip_hf.benchmarks.rows import commit_of
 from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.launching import started_its_processes
 from sdsclip_hf.common.locks import LOCK_FILES

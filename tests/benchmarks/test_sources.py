@@ -1,8 +1,5 @@
 """Every benchmark from every kind of source: the same items; and what is said where a source falls short."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import benchmark_copies
@@ -10,6 +7,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 from benchmark_copies import COPIES, Copy, Expected, sugarcrepe, told, winoground
+from benchmarks_on_hub import found_by_clients, listed
 from conftest import hub_env
 from hub_server import ACCEPTED, STRANGER, HubServer
 from PIL import Image
@@ -69,34 +67,6 @@ def test_every_form_gives_the_same_items(make, form, tmp_path):
     )
 
 
-ONLINE = """
-import json, os, sys, time
-time.sleep = lambda seconds: None  # the clients' waits between attempts
-sys.path.insert(0, sys.argv[1])
-from benchmark_copies import told
-from sdsclip_hf.benchmarks import load_benchmark
-
-def found(spec, token=None):
-    os.environ.pop("HF_TOKEN", None)
-    if token:
-        os.environ["HF_TOKEN"] = token
-    try:
-        benchmark = load_benchmark(spec)
-    except (OSError, ValueError) as error:
-        return [type(error).__name__, str(error)]
-    return [benchmark.source, told(benchmark)]
-
-print(json.dumps([found(*asked) for asked in json.loads(sys.argv[2])]))
-"""
-
-
-def found_by_clients(server: HubServer, asked: list, **settings: str) -> dict:
-    command = [sys.executable, "-c", ONLINE, str(Path(__file__).parents[1]), json.dumps(asked)]
-    done = subprocess.run(command, env=hub_env(server, **settings), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return dict(zip(map(tuple, asked), json.loads(done.stdout.splitlines()[-1]), strict=True))
-
-
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
     """(the copies, sha by repository, what was found online, what with nothing listening, the clients' cache)."""
@@ -139,10 +109,6 @@ def session(tmp_path_factory):
 
 def mirror(copy: Copy) -> str:
     return f"org/{copy.spec.replace(':', '_')}"
-
-
-def listed(expected: list[Expected]) -> list:
-    return json.loads(json.dumps(expected))
 
 
 def test_hub_ids_known_by_the_benchmark(session):

@@ -46,6 +46,11 @@ def test_a_benchmark_that_does_not_exist_is_one_line(benchmark, told, clip_folde
     assert failed.what == "benchmark" and told in failed.found
 
 
+def test_a_benchmark_on_the_web_is_none_of_the_hub(clip_folder, folder_of_pairs):
+    findings = look(*local(clip_folder, folder_of_pairs, "--test_benchmarks", "cola"))
+    assert not failures(findings) and of(findings, "benchmark").found.endswith(".json, on the web")
+
+
 @pytest.mark.parametrize(
     "kind", ["parquet folder", "parquet file", "save_to_disk", "splits on disk", "imagefolder", "webdataset"]
 )

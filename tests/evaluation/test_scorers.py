@@ -160,6 +160,28 @@ def test_what_is_remembered_is_encoded_once_over_calls_and_scores_the_same(clip,
     torch.testing.assert_close(embeds[1], plain.embed_captions(captions), atol=1e-6, rtol=0)
 
 
+def test_captions_of_the_same_tokens_tie_though_one_is_remembered(clip, processor, items, monkeypatch):
+    """As if each call of the model rounded otherwise."""
+    scorer = ClipScorer(clip, processor, remembered={"the red cat"})
+    original = scorer.encoder.embed_tokens
+    monkeypatch.setattr(scorer.encoder, "embed_tokens", lambda ids: original(ids) + torch.rand(1) / 1000)
+    first, other = (
+        scorer.embed_captions(["a dog", "the red cat"]),
+        scorer.embed_captions(["the  red cat", "the red cat"]),
+    )
+    assert torch.equal(other[0], other[1]) and torch.equal(first[1], other[1])
+    assert not torch.equal(scorer.embed_captions(["a dog"])[0], first[0])
+
+
+def test_captions_are_compared_with_one_another_when_asked_for(clip, processor, items):
+    scorer = ClipScorer(clip, processor, batch_size=2)
+    (whole,) = scorer.score_chunks(items, with_captions=True)
+    for item, matrix, plain in zip(items, whole, scorer.score(items), strict=True):
+        texts = scorer.embed_captions(item.captions)
+        assert np.array_equal(matrix[:, : len(item.images)], plain)
+        np.testing.assert_allclose(matrix[:, len(item.images) :], texts @ texts.T, atol=1e-6)
+
+
 @pytest.mark.parametrize("chunk_size", [1, 2, 4096])
 def test_each_distinct_picture_and_caption_is_encoded_once(clip, processor, items, seen, chunk_size):
     ClipScorer(clip, processor, batch_size=2, chunk_size=chunk_size).score(items)

@@ -44,9 +44,11 @@ def approximately(value):
     return pytest.approx(value) if isinstance(value, float) else value
 
 
-def test_the_seven_metrics_are_there():
+def test_the_ten_metrics_are_there():
     winoground = {f"winoground_{kind}_score" for kind in ("text", "image", "group")}
-    assert set(NAMES) == winoground | {"aro_relation", "aro_attribution", "aro_order", "sugarcrepe_accuracy"}
+    aro = {"aro_relation", "aro_attribution", "aro_order"}
+    general = {"pairs_score", "choices_accuracy"}
+    assert set(NAMES) == winoground | aro | general | {"sugarcrepe_accuracy", "sugarcrepe_pp"}
 
 
 @pytest.mark.parametrize(("name", "case"), CASES, ids=" ".join)

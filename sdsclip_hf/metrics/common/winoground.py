@@ -1,4 +1,4 @@
-"""Winoground's rules (Thrush et al. 2022, section 3.2). Each Winoground metric's folder has this same file."""
+"""Winoground's rules (Thrush et al. 2022, section 3.2). Each metric of pairs has this same file."""
 
 from .scoring import by_group, read_labels, read_numbers, refuse_nan
 
@@ -38,7 +38,7 @@ def tied_items(scores, part="group"):
     return {"text": text, "image": image, "group": text | image}[part]
 
 
-def summarize(scores, tags, parts, bootstrap):
+def summarize(scores, tags, parts, bootstrap, name="winoground_{}_score"):
     """The scores of all items, and under "tags" those of each tag.
 
     Args:
@@ -46,21 +46,22 @@ def summarize(scores, tags, parts, bootstrap):
         tags: N tags, or None.
         parts: of "group", "text" and "image"; the ties are those of the first.
         bootstrap: the [`Bootstrap`] of the intervals.
+        name: of a part's score.
 
     Raises:
         ValueError: what ``read_scores`` refuses, NaN, or tags that are no N texts.
     """
     scores = read_scores(scores)["scores"]
     refuse_nan("scores", scores)
-    result = _summary(scores, parts, bootstrap)
+    result = _summary(scores, parts, bootstrap, name)
     if tags is not None:
         groups = by_group(scores, read_labels("tags", tags, len(scores)))
-        result["tags"] = {tag: _summary(rows, parts, bootstrap) for tag, rows in groups.items()}
+        result["tags"] = {tag: _summary(rows, parts, bootstrap, name) for tag, rows in groups.items()}
     return result
 
 
-def _summary(scores, parts, bootstrap):
-    right = {f"winoground_{part}_score": right_items(scores)[part] for part in parts}
+def _summary(scores, parts, bootstrap, name):
+    right = {name.format(part): right_items(scores)[part] for part in parts}
     counts = {"n": len(scores), "ties": int(tied_items(scores, parts[0]).sum())}
     accuracies = {name: float(items.mean()) for name, items in right.items()}
     return accuracies | counts | bootstrap.intervals({name: [items] for name, items in right.items()})
