@@ -15,7 +15,7 @@ EDGE = 320  # pixels of a picture's longer side
 def margins(benchmark: Benchmark, answers: Sequence[np.ndarray]) -> np.ndarray | None:
     """(N,) of the items, see [`Verdicts`]; None where the benchmark is of a form that has none."""
     answers = [np.atleast_2d(answer) for answer in answers]
-    form = form_of(answers, bool(benchmark.items[0].captions))
+    form = form_of(benchmark.kind, answers, bool(benchmark.items[0].captions))
     return None if form is None else judge(answers, form).margin
 
 

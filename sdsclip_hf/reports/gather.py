@@ -13,7 +13,7 @@ from sdsclip_hf.benchmarks.items import picture_name
 from sdsclip_hf.evaluation.results import labels
 from sdsclip_hf.reports.evaluated import Answered, read_evaluation
 from sdsclip_hf.reports.thumbnails import Album
-from sdsclip_hf.reports.verdicts import Verdicts, form_of, judge
+from sdsclip_hf.reports.verdicts import RANKED, TRIPLET, Verdicts, form_of, judge
 from sdsclip_hf.reports.words import gain_and_lose
 
 NO_COPIES = ("winoground",)  # its licence, which each reader accepts on the Hub, does not let pictures be handed on
@@ -79,7 +79,7 @@ def gather(
         items: dict[str, Item] = {}
         if why_not is None:
             items, why_not = _items(spec, benchmarks, results.get("reading", {}))
-        found |= _look(one, runs, items, album, shares[place])
+        found |= _look(spec, one, runs, items, album, shares[place])
         found["notes"] += [why_not] if why_not else []
         content["benchmarks"].append(found)
     return content, album.pictures
@@ -131,11 +131,13 @@ def _items(spec: str, benchmarks: dict[str, Benchmark] | None, reading: dict) ->
     return {item.identifier: item for item in benchmark.items}, None
 
 
-def _look(one: Answered, runs: list[str], items: dict[str, Item], album: Album, share: int) -> dict:
+def _look(spec: str, one: Answered, runs: list[str], items: dict[str, Item], album: Album, share: int) -> dict:
     """A benchmark's items, their kinds and their words."""
     answers = {run: one.answers[run] for run in runs}
     form = form_of(
-        [answer for of_run in answers.values() for answer in of_run], any(row["captions"] for row in one.rows)
+        parse(spec)[0],
+        [answer for of_run in answers.values() for answer in of_run],
+        any(row["captions"] for row in one.rows),
     )
     if form is None:
         return {"form": None, "notes": ["Its items are of a form that this page does not show; the scores are whole."]}
@@ -150,7 +152,9 @@ def _look(one: Answered, runs: list[str], items: dict[str, Item], album: Album, 
     texts = [row["captions"] or [row["tag"]] for row in one.rows]
     shown = _pictures([one.rows[number] for number in chosen], [kinds[number] for number in chosen], items, album)
     rows = [
-        _row(one.rows[number], [of_run[number] for of_run in answers.values()], found, number, tags, places)
+        _row(
+            one.rows[number], [_told(of_run[number], form) for of_run in answers.values()], found, number, tags, places
+        )
         | {"kind": kinds[number]}
         for number, places in zip(chosen, shown, strict=True)
     ]
@@ -193,15 +197,15 @@ def _row(
         "tags": [tags.index(tag) for tag in _tags(row)],
         "captions": row["captions"],
         "pictures": places,
-        "answers": [[_short(value) for value in _told(answer)] for answer in answers],
+        "answers": [[_short(value) for value in answer] for answer in answers],
         "margins": [_short(one.margin[number]) for one in found],
         "tied": [bool(one.tied[number]) for one in found],
     }
 
 
-def _told(answer: np.ndarray) -> np.ndarray:
-    """Scores caption by caption; of ranks those with ties counted against the model."""
-    return answer[:, 0] if np.issubdtype(answer.dtype, np.integer) else answer.ravel()
+def _told(answer: np.ndarray, form: str) -> np.ndarray:
+    """Scores caption by caption, those with pictures; of ranks those with ties counted against the model."""
+    return answer[:, 0] if form in (*RANKED, TRIPLET) else answer.ravel()
 
 
 def _short(value: float) -> float:

@@ -69,22 +69,32 @@ def only(content: dict) -> dict:
 def test_margins_and_ties_are_those_of_plain_loops():
     rng = np.random.default_rng(0)
     pairs = [rng.integers(0, 4, (2, 2)) / 4 for _ in range(300)]
-    found = judge(pairs, form_of(pairs, True))
+    found = judge(pairs, form_of("winoground", pairs, True))
     for answer, right, tied, margin in zip(pairs, *found, strict=True):
         against = [answer[0, 0] - answer[1, 0], answer[1, 1] - answer[0, 1]]
         against += [answer[0, 0] - answer[0, 1], answer[1, 1] - answer[1, 0]]
         assert right == all(one > 0 for one in against) == (margin > 0)
         assert tied == any(one == 0 for one in against) and margin == min(against)
     several = [rng.integers(0, 5, (int(rng.integers(2, 6)), 1)) / 4 for _ in range(300)]
-    found = judge(several, form_of(several, True))
+    found = judge(several, form_of("aro_order", several, True))
     for answer, right, tied, margin in zip(several, *found, strict=True):
         ahead = answer[0, 0] - max(answer[1:, 0])
         assert (right, tied, margin) == (ahead > 0, ahead == 0, ahead)
+    of_pictures = [answer.T for answer in several]
+    for one, other in zip(judge(of_pictures, form_of("choices", of_pictures, True)), found, strict=True):
+        assert np.array_equal(one, other)
+    triplets = [rng.integers(0, 5, (3, int(rng.choice([1, 4])))) / 4 for _ in range(300)]
+    found = judge(triplets, form_of("sugarcrepe_pp", triplets, True))
+    for answer, right, tied, margin in zip(triplets, *found, strict=True):
+        ahead = [answer[0, 0] - answer[2, 0], answer[1, 0] - answer[2, 0]]
+        assert (right, tied, margin) == (min(ahead) > 0, 0 in ahead, min(ahead))
 
 
 def test_the_first_place_is_right_and_ties_count_against_it():
     retrieval = [np.array([[0, 0], [9, 9]]), np.array([[2, 0], [0, 0]]), np.array([[3, 1], [0, 0]])]
-    assert form_of(retrieval, True) == "retrieval" and form_of(retrieval, False) == "class"
+    assert (
+        form_of("retrieval", retrieval, True) == "retrieval" and form_of("classification", retrieval, False) == "class"
+    )
     right, tied, margin = judge(retrieval, "retrieval")
     assert right.tolist() == [True, False, False] and tied.tolist() == [False, True, False]
     assert margin.tolist() == [0, -2, -3]

@@ -144,10 +144,10 @@ function card(item, place) {
 
 function figure(item, picture, number) {
   if (picture === null) return make("figure", {}, "no picture");
-  const own = item.captions[number] ?? tagsOf(item)[0] ?? "";
-  const pair = benchmark.form === "pairs";
-  return make("figure", {}, make("img", { src: thumbnail(picture), alt: `Picture${pair ? ` ${number + 1}` : ""}: ${own}` }),
-    pair ? make("figcaption", {}, `picture ${number + 1}`) : null);
+  const own = item.captions[number] ?? item.captions[0] ?? tagsOf(item)[0] ?? "";
+  const several = item.pictures.length > 1;
+  return make("figure", {}, make("img", { src: thumbnail(picture), alt: `Picture${several ? ` ${number + 1}` : ""}: ${own}` }),
+    several ? make("figcaption", {}, `picture ${number + 1}`) : null);
 }
 
 /* An item's captions, each with both models' scores of it. */
@@ -160,8 +160,13 @@ function lines(item) {
     return item.captions.map((caption, place) => line(`${"AB"[place]}  ${caption}`, false,
       [0, 1].map(picture => bars(item, `picture ${picture + 1}${picture === place ? " ✓" : ""}`, values(2 * place + picture)))));
   }
-  const all = benchmark.form === "choice"
-    ? item.captions.map((caption, place) => line(caption, place === 0, bars(item, "", values(place))))
+  if (benchmark.form === "choice" && item.captions.length === 1) {
+    return [line(item.captions[0], false,
+      item.answers[0].map((_, picture) => bars(item, `picture ${picture + 1}${picture ? "" : " ✓"}`, values(picture))))];
+  }
+  const areTrue = { choice: 1, triplet: 2 }[benchmark.form];
+  const all = areTrue
+    ? item.captions.map((caption, place) => line(caption, place < areTrue, bars(item, "", values(place))))
     : [line("Its best caption among all captions", true, bars(item, "", values(0))),
       ...item.captions.map((caption, place) => line(caption, false, bars(item, "its picture", values(place + 1))))];
   if (all.length <= CAPTIONS) return all;
