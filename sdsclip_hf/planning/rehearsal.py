@@ -21,6 +21,7 @@ from sdsclip_hf.losses import contrastive_loss, sigmoid_loss
 from sdsclip_hf.planning.ledger import Ledger, Phase
 from sdsclip_hf.scoring.candidates import parse_sources
 from sdsclip_hf.students.loading import make_model, picture_shapes, student_config
+from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
 from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
@@ -62,7 +63,12 @@ class StepCost:
 
 
 def rehearse(
-    model: str, teacher: str | None, config: SDSCLIPConfig, caption_tokens: int | None = None, processes: int = 1
+    model: str,
+    teacher: str | None,
+    config: SDSCLIPConfig,
+    caption_tokens: int | None = None,
+    processes: int = 1,
+    options: OpenClipOptions | None = None,
 ) -> StepCost:
     """What one optimiser step of [`SDSCLIPTrainer`] costs, found without weights and without data.
 
@@ -72,6 +78,7 @@ def rehearse(
         config: of the run.
         caption_tokens: tokens of a caption, padding included; default: as many as the text tower reads.
         processes: of the run.
+        options: what a student in open_clip's form does not tell.
 
     Raises:
         OSError: a configuration cannot be had.
@@ -82,7 +89,7 @@ def rehearse(
     optimizer_bytes = _optimizer_bytes(config)
     bare = _bare_teacher(teacher, config) if teacher and config.lambda_sds else None
     with torch.device("meta"):
-        clip = make_model(student_config(expand(shapes.resolve(model))))
+        clip = make_model(student_config(expand(shapes.resolve(model)), options=options))
         loaded = load_teacher(bare, config)
         student = make_student(clip, loaded, config, peft_config=None)
     _leave_shapes_unread(student)

@@ -1,20 +1,14 @@
 """A CLIP in open_clip's or OpenAI's form, in a file, a folder or on the Hub, loaded as transformers' CLIPModel."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPProcessor,
-    CLIPTokenizer,
-)
+from transformers import BaseImageProcessor, CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.utils import cached_file, is_torchvision_available
 
@@ -58,6 +52,14 @@ class OpenClipOptions:
     architecture: str | None = None
     processor: str | None = None
     checkpoint_key: str | None = None
+
+    def check_needed(self, name: str) -> None:
+        """Raise ValueError if something was told of a checkpoint in transformers' form, which tells all itself."""
+        told = [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
+        if told:
+            raise ValueError(
+                f"{name} is in transformers' form, which tells all by itself; leave {' and '.join(told)} out."
+            )
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,16 @@ def find_open_clip(name_or_path: str | Path, revision: str | None = None) -> Ope
 
 
 def open_clip_config(checkpoint: OpenClipCheckpoint, options: OpenClipOptions) -> CLIPConfig:
-    """The configuration of the CLIPModel that a checkpoint becomes; of a file of weights by its architecture's name alone.
+    """The configuration of the CLIPModel that a checkpoint becomes, without its weights where something else tells it.
 
     Raises:
         OSError, ValueError: see [`load_open_clip`].
     """
-    if checkpoint.is_file and options.architecture:
+    if not checkpoint.is_file:
+        return to_clip_config(_repository_config(checkpoint)["model_cfg"])
+    if options.architecture:
         return to_clip_config(model_cfg_of(options.architecture))
-    return _read(checkpoint, options).config
+    return _read_file(Path(checkpoint.place), options).config
 
 
 def load_open_clip(
@@ -127,11 +131,12 @@ def load_open_clip(
         ValueError: the weights are of another architecture, or what they do not tell was not told; or the file holds
             more than tensors.
     """
-    read = _read(checkpoint, options)
+    read = _read_file(Path(checkpoint.place), options) if checkpoint.is_file else _read_repository(checkpoint)
     weights = to_clip_weights(read.weights, read.config)
     model: Any = CLIPModel.from_pretrained(None, config=read.config, state_dict=weights)
-    model.to(dtype).eval().config._name_or_path = checkpoint.place
-    tokenizer = _tokenizer(checkpoint, options, read.config)
+    model.to(dtype).eval()
+    model.name_or_path = model.config._name_or_path = checkpoint.place  # which adapters name as their base
+    tokenizer = load_tokenizer(checkpoint, options, read.config)
     return model, CLIPProcessor(_image_processor(read.config, read.preprocess_cfg), tokenizer), read.record
 
 
@@ -141,10 +146,6 @@ class _Read:
     weights: dict[str, Tensor]
     preprocess_cfg: Mapping[str, Any]
     record: dict[str, str | None]
-
-
-def _read(checkpoint: OpenClipCheckpoint, options: OpenClipOptions) -> _Read:
-    return _read_file(Path(checkpoint.place), options) if checkpoint.is_file else _read_repository(checkpoint)
 
 
 def _read_file(path: Path, options: OpenClipOptions) -> _Read:
@@ -158,16 +159,22 @@ def _read_file(path: Path, options: OpenClipOptions) -> _Read:
 
 
 def _read_repository(checkpoint: OpenClipCheckpoint) -> _Read:
-    config_path, weights_path = checkpoint.path_of(CONFIG_FILE), checkpoint.path_of(*WEIGHT_FILES)
-    if config_path is None or weights_path is None:
-        raise OSError(
-            f"it has no {CONFIG_FILE}" if config_path is None else f"it has none of {', '.join(WEIGHT_FILES)}"
-        )
-    content = read_json(config_path, "Get it anew.")
-    model_cfg = checked_model_cfg(content.get("model_cfg"), str(config_path))
-    to_clip_config(model_cfg)  # what has no counterpart is told before large files are read
-    file = read_weights(weights_path)
-    return _fitted(weights_path, file, model_cfg, content.get("preprocess_cfg") or {}, None, CONFIG_FILE)
+    content = _repository_config(checkpoint)
+    to_clip_config(content["model_cfg"])  # what has no counterpart is told before large files are fetched
+    path = checkpoint.path_of(*WEIGHT_FILES)
+    if path is None:
+        raise OSError(f"it has none of {', '.join(WEIGHT_FILES)}")
+    return _fitted(
+        path, read_weights(path), content["model_cfg"], content.get("preprocess_cfg") or {}, None, CONFIG_FILE
+    )
+
+
+def _repository_config(checkpoint: OpenClipCheckpoint) -> dict[str, Any]:
+    path = checkpoint.path_of(CONFIG_FILE)
+    if path is None:
+        raise OSError(f"it has no {CONFIG_FILE}")
+    content = read_json(path, "Get it anew.")
+    return content | {"model_cfg": checked_model_cfg(content.get("model_cfg"), str(path))}
 
 
 def _fitted(
@@ -239,7 +246,13 @@ def _check_fit(path: Path, weights: Mapping[str, Tensor], config: CLIPConfig, ar
     raise ValueError(f"{path} does not hold the weights of {architecture}: {'; '.join(wrong[:3])}{more}. {remedy}.")
 
 
-def _tokenizer(checkpoint: OpenClipCheckpoint, options: OpenClipOptions, config: CLIPConfig) -> CLIPTokenizer:
+def load_tokenizer(checkpoint: OpenClipCheckpoint, options: OpenClipOptions, config: CLIPConfig) -> CLIPTokenizer:
+    """The tokenizer that goes with a checkpoint.
+
+    Raises:
+        OSError: it cannot be had.
+        ValueError: it marks the ends of captions by other numbers than the text tower knows.
+    """
     beside = options.processor is None and not checkpoint.is_file and checkpoint.path_of(*TOKENIZER_FILES)
     found = checkpoint if beside else OpenClipCheckpoint(expand(options.processor or TOKENIZER))
     name = found.place
@@ -258,7 +271,7 @@ def _tokenizer(checkpoint: OpenClipCheckpoint, options: OpenClipOptions, config:
     return tokenizer
 
 
-def _image_processor(config: CLIPConfig, cfg: Mapping[str, Any]) -> CLIPImageProcessor | CLIPImageProcessorPil:
+def _image_processor(config: CLIPConfig, cfg: Mapping[str, Any]) -> BaseImageProcessor:
     """How open_clip prepares pictures for the model; what ``cfg`` does not tell is as OpenAI did it."""
     mode, size = cfg.get("resize_mode") or "shortest", cast(Any, config.vision_config).image_size
     if mode == "longest":
@@ -268,8 +281,8 @@ def _image_processor(config: CLIPConfig, cfg: Mapping[str, Any]) -> CLIPImagePro
         )
     square = {"height": size, "width": size}
     resample = PILImageResampling.BILINEAR if cfg.get("interpolation") == "bilinear" else PILImageResampling.BICUBIC
-    of_class = CLIPImageProcessor if is_torchvision_available() else CLIPImageProcessorPil
-    return of_class(
+    pil = "" if is_torchvision_available() else "Pil"  # the other warns when it is imported without torchvision
+    return getattr(transformers, f"CLIPImageProcessor{pil}")(
         size=square if mode == "squash" else {"shortest_edge": size},
         do_center_crop=mode != "squash",
         crop_size=square,
