@@ -4,10 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdsclip_hf.cards.export_card import write_export_card
 from sdsclip_hf.commands.ending import one_line_errors
 from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
-from sdsclip_hf.students.exports import FORMS, export
+from sdsclip_hf.students.exports import FORMS, export, loading_lines
 from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions
 
 
@@ -29,4 +30,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = OpenClipOptions(args.architecture, args.processor, args.checkpoint_key)
     encoder = load_dual_encoder(name, device="cpu", options=options)
     export(encoder, folder, args.format)
-    print(f"{name} is in {folder}, and loads by\n\n{FORMS[args.format].loading.replace('FOLDER', str(folder))}")
+    write_export_card(folder, name, args.format)
+    print(f"{name} is in {folder}, and loads by\n\n{loading_lines(args.format, folder)}")

@@ -27,6 +27,11 @@ class Form(NamedTuple):
     loading: str
 
 
+def loading_lines(form: str, folder: Path | str) -> str:
+    """The lines of Python that load an export."""
+    return FORMS[form].loading.replace("FOLDER", str(folder))
+
+
 def export(encoder: DualEncoder, folder: Path, form: str) -> None:
     """Write a model in another form.
 
@@ -145,7 +150,8 @@ from transformers import AutoProcessor
 
 processor = AutoProcessor.from_pretrained("FOLDER")
 image = processor.image_processor(Image.new("RGB", (224, 224), "red"), return_tensors="np")
-text = processor.tokenizer(["a red square", "a blue square"], padding=True, return_tensors="np")
+options = {"padding": "max_length", "truncation": True, "return_tensors": "np"}
+text = processor.tokenizer(["a red square", "a blue square"], return_attention_mask=True, **options)
 (images,) = onnxruntime.InferenceSession("FOLDER/vision_model.onnx").run(None, dict(image))
 (captions,) = onnxruntime.InferenceSession("FOLDER/text_model.onnx").run(None, dict(text))
 print(images @ captions.T)  # cosines""",

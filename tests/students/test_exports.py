@@ -10,11 +10,13 @@ from conftest import make_rows
 from dual_encoders import make_dual_encoder
 from evaluations import SHAPES, run
 from forking import run_forked
+from huggingface_hub import ModelCard
 from open_clip_package import CAPTIONS
+from PIL import Image
 
 from sdsclip_hf.commands.export import main
 from sdsclip_hf.students.dual_encoder import DualEncoder, load_dual_encoder
-from sdsclip_hf.students.exports import FORMS, export
+from sdsclip_hf.students.exports import FORMS, export, loading_lines
 from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 
@@ -80,6 +82,10 @@ def fused(clip_folder) -> Path:
 def test_a_fused_lora_scores_the_same_in_every_form_that_is_read_here(fused, clip_folder):
     for form in ("open_clip", "transformers"):
         main([str(fused), "--format", form])
+    for name, library in (("fused-open_clip", "open_clip"), ("fused-transformers", "transformers")):
+        card = ModelCard.load(Path(name, "README.md"))
+        assert card.data.library_name == library and "`fused` in the form of" in card.text
+        assert FORMS[library].loading in card.text
     results = run("--model", clip_folder, fused, "fused-open_clip", "fused-transformers", "--benchmark", SHAPES)
     base, *scores = (results["benchmarks"][SHAPES]["scores"][name] for name in results["models"])
     assert scores[0] == scores[1] == scores[2] != base
@@ -106,13 +112,27 @@ model = SentenceTransformer(folder)
 images = model.encode(torch.load(pictures, weights_only=False), convert_to_tensor=True)
 torch.save([images, model.encode(captions, convert_to_tensor=True)], "found.pt")
 """
+COMPARED = """
+images, captions = torch.as_tensor(images), torch.as_tensor(captions)
+torch.save(images @ captions.T, "cosines.pt")
+"""
+SQUARES = ["a red square", "a blue square"]
+
+
+def cosines(encoder: DualEncoder) -> torch.Tensor:
+    """Of the picture and the captions that the lines which load an export have, as the card has them."""
+    red = encoder.embed_pixels(encoder.preprocess([Image.new("RGB", (224, 224), "red")]))
+    return red @ encoder.embed_tokens(encoder.tokenize(SQUARES)).T
 
 
 def test_sentence_transformers_gives_the_same_embeddings(fused):
     main([str(fused), "--format", "sentence_transformers"])
     torch.save(PICTURES, "pictures.pt")
-    done = run_forked(SENTENCES, "fused-sentence_transformers", "pictures.pt", *WORDS)
+    lines = loading_lines("sentence_transformers", "fused-sentence_transformers")
+    code = f"{SENTENCES}\n{lines}\n{COMPARED}"
+    done = run_forked(code, "fused-sentence_transformers", "pictures.pt", *WORDS)
     assert done.returncode == 0, done.stderr[-3000:]
+    torch.testing.assert_close(torch.load("cosines.pt"), cosines(load_dual_encoder(fused)), rtol=0, atol=1e-5)
     for found, own in zip(torch.load("found.pt"), embeds_of(load_dual_encoder(fused), WORDS), strict=True):
         torch.testing.assert_close(found, own, rtol=0, atol=1e-5)
 
@@ -124,6 +144,9 @@ def test_onnxruntime_gives_the_same_embeddings(kind):
         tower.encoder.layers = tower.encoder.layers[:1]  # tracing takes seconds a layer
     encoder = DualEncoder(model, processor)
     export(encoder, Path("out"), "onnx")
+    namespace = {"torch": torch}
+    exec(f"{loading_lines('onnx', 'out')}\n{COMPARED}", namespace)
+    torch.testing.assert_close(torch.load("cosines.pt"), cosines(encoder), rtol=0, atol=1e-5)
     images, texts = (onnxruntime.InferenceSession(f"out/{name}_model.onnx") for name in ("vision", "text"))
     for captions, pictures in ((WORDS, PICTURES), (WORDS[1:2], PICTURES[:1]), ([" ".join(WORDS * 4)] * 5, PICTURES)):
         pixels, ids = encoder.preprocess(pictures), encoder.reader(captions)
