@@ -133,7 +133,8 @@ def load_open_clip(
     """
     read = _read_file(Path(checkpoint.place), options) if checkpoint.is_file else _read_repository(checkpoint)
     weights = to_clip_weights(read.weights, read.config)
-    model: Any = CLIPModel.from_pretrained(None, config=read.config, state_dict=weights)
+    # OpenAI's matrices are in half precision beside norms that are not: all in float32 first.
+    model: Any = CLIPModel.from_pretrained(None, config=read.config, state_dict=weights, dtype=torch.float32)
     model.to(dtype).eval()
     model.name_or_path = model.config._name_or_path = checkpoint.place  # which adapters name as their base
     tokenizer = load_tokenizer(checkpoint, options, read.config)
@@ -205,7 +206,7 @@ def _refuse_foreign(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if any(name.startswith(beginning) for name in tensors):
             raise ValueError(
                 f"{path} holds {what}: only open_clip's own ViT and text transformer, and OpenAI's, have a CLIPModel that "
-                "computes the same. Give --model another checkpoint, or this one in transformers' form."
+                "computes the same. Take another checkpoint, or this one in transformers' form."
             )
 
 
@@ -237,11 +238,10 @@ def _check_fit(path: Path, weights: Mapping[str, Tensor], config: CLIPConfig, ar
     wrong += [f"{name} is missing" for name in wanted if name not in found]
     wrong += [f"{name} is one too many" for name in found if name not in wanted]
     named = name_of(weights)
-    remedy = (
-        f"By its shapes it is a {named}: give --architecture {named}{QUICK} or {named}"
-        if named
-        else ("Give --architecture what the weights are of")
-    )
+    remedy = f"give --architecture {named}{QUICK} or {named}" if named else "give --architecture what it is"
+    remedy = f"By its shapes it is {f'a {named}' if named else 'of no architecture that has a name'}: {remedy}"
+    if architecture == CONFIG_FILE:
+        remedy = f"{CONFIG_FILE} and the weights beside it are not of one model: get both anew"
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     raise ValueError(f"{path} does not hold the weights of {architecture}: {'; '.join(wrong[:3])}{more}. {remedy}.")
 
@@ -277,7 +277,7 @@ def _image_processor(config: CLIPConfig, cfg: Mapping[str, Any]) -> BaseImagePro
     if mode == "longest":
         raise ValueError(
             "its pictures are fitted in by their longer side and padded (resize_mode longest), which transformers' "
-            "CLIPImageProcessor does not do. Give --model another checkpoint."
+            "CLIPImageProcessor does not do. Take another checkpoint."
         )
     square = {"height": size, "width": size}
     resample = PILImageResampling.BILINEAR if cfg.get("interpolation") == "bilinear" else PILImageResampling.BICUBIC

@@ -113,7 +113,7 @@ def _check_towers(model_cfg: Mapping[str, Any]) -> None:
         )
 
 
-SIGLIP = "Where the model is in transformers' form, too, as SigLIP is, give that as --model."
+SIGLIP = "Where the model is in transformers' form, too, as SigLIP is, take that."
 
 
 def to_model_cfg(config: CLIPConfig) -> dict[str, Any]:

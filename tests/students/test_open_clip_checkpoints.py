@@ -77,6 +77,18 @@ def test_a_repository_tells_its_activation_and_how_pictures_are_prepared(open_cl
     torch.testing.assert_close(found, ((pixels - mean) / std).permute(2, 0, 1), rtol=0, atol=1e-5)
 
 
+def test_matrices_in_half_precision_beside_other_norms_lose_nothing(open_clip_models, tmp_path):
+    place = open_clip_models / "gelu"
+    mixed = {
+        name: weight.half() if weight.ndim > 1 else weight + 1e-5
+        for name, weight in torch.load(place / "plain.pt").items()
+    }
+    torch.save(mixed, tmp_path / "mixed.pt")
+    model, _, _ = load(tmp_path / "mixed.pt", options_of(place))
+    back = to_open_clip_weights(model.state_dict(), model.config)
+    assert all(torch.equal(back[name], weight.float()) for name, weight in mixed.items())
+
+
 def test_captions_are_read_as_open_clip_reads_them(open_clip_models):
     """Which pads with 0 where CLIP's tokenizer in transformers pads with the end token, and not to the full length."""
     place = open_clip_models / "quick_gelu"
@@ -153,6 +165,8 @@ folder, name = Path(sys.argv[1]), sys.argv[2]
 model = open_clip.create_model(name).eval()
 pixels, ids = torch.randn(2, 3, 224, 224), open_clip.get_tokenizer(name)(["a red cat", "a dog on a mat"])
 torch.save(model.state_dict(), folder / "weights.pt")
+traced = torch.jit.trace_module(model, {"encode_image": (pixels,), "encode_text": (ids,)}, check_trace=False)
+traced.save(folder / "archive.pt")
 with torch.no_grad():
     embeds = {"images": model.encode_image(pixels), "texts": model.encode_text(ids)}
 torch.save({"pixels": pixels, "ids": ids, **embeds}, folder / "expected.pt")
@@ -171,6 +185,9 @@ def test_models_of_real_size_there_and_back(open_clip, open_clip_models, tmp_pat
     assert name_of(first) == name.removesuffix("-quickgelu")
     back = to_open_clip_weights(model.state_dict(), model.config)
     assert back.keys() == first.keys() and all(torch.equal(back[key], first[key]) for key in first)
+    model, _, record = load(tmp_path / "archive.pt", replace(options, architecture=None))  # tells all itself
+    check(model, tmp_path)
+    assert record["architecture"] == name and record["activation_told_by"] == "the file"
 
 
 # Bad input
@@ -200,6 +217,9 @@ def test_weights_of_another_architecture_are_told_with_the_likely_one(tmp_path):
     path = hollow(path, "ViT-B-32", **{"ln_final.bias": None, "visual.ls.gamma": (3,)})
     told = refused(path, OpenClipOptions("ViT-B-32"))
     assert "ln_final.bias is missing; visual.ls.gamma is one too many" in told
+    path.rename(tmp_path / "open_clip_pytorch_model.bin")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL_CFG}))
+    assert "and the weights beside it are not of one model" in refused(tmp_path, OpenClipOptions())
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14-336", "ViT-bigG-14"])
@@ -225,6 +245,16 @@ class Runs:
 
     def __reduce__(self):
         return exec, (f"open({str(self.path)!r}, 'w')",)
+
+
+def test_openai_s_own_archives_are_known_by_their_classes(open_clip_models, tmp_path):
+    path, place = tmp_path / "archive.pt", open_clip_models / "gelu"
+    with zipfile.ZipFile(shutil.copy(place / "archive.pt", path)) as archive:
+        data = archive.read("archive/data.pkl")
+    named = b"c__torch__.multimodal.model.multimodal_transformer.___torch_mangle_9591\nMultimodal\n"
+    assert data.count(b"c__torch__.open_clip.model\nCLIP\n") == 1
+    rewritten(path, data.replace(b"c__torch__.open_clip.model\nCLIP\n", named))
+    assert "tells that its activation is quick_gelu" in refused(path, options_of(place))
 
 
 def test_files_that_want_more_than_tensors_are_refused_and_nothing_runs(open_clip_models, tmp_path):
@@ -319,9 +349,9 @@ def test_parts_that_are_missing_or_unknown_are_told(open_clip_models, clip_folde
     assert (
         "could not load the tokenizer 'openai/clip-vit-base-patch32'" in told and "--processor a local folder" in told
     )
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 3}}))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL_CFG}))
     assert "it has none of open_clip_model.safetensors" in refused(tmp_path, OpenClipOptions(), OSError)
-    torch.save({}, tmp_path / "open_clip_pytorch_model.bin")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 3}}))
     assert "is no configuration of open_clip: it lacks one of" in refused(tmp_path, OpenClipOptions())
     cfg = {"model_cfg": MODEL_CFG, "preprocess_cfg": {"resize_mode": "longest"}}
     shutil.copytree(place / "repository", tmp_path / "longest")
