@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sdsclip_hf.students.exports import FORMS, loading_lines
+
 
 @dataclass(frozen=True)
 class StudentFacts:
@@ -30,6 +32,12 @@ class StudentFacts:
     def classes(self) -> tuple[str, str]:
         """Of the model and of the processor, as they are imported."""
         return ("CLIPModel", "CLIPProcessor") if self.model_type == "clip" else ("AutoModel", "AutoProcessor")
+
+    @property
+    def exports(self) -> dict[str, str]:
+        """By form the lines that load an export for another library from the folder that the card's command writes."""
+        forms = [form for form in FORMS if form != "transformers"] if self.model_type == "clip" else []
+        return {form: loading_lines(form, f"exported-{form}") for form in forms}
 
     @property
     def padding(self) -> str:

@@ -14,6 +14,7 @@ COMMANDS = {
     "study": ("study", "compare arms over seeds, with intervals"),
     "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),
     "teachers": ("teachers", "list the diffusion models that can be teachers, and what they cost"),
+    "export": ("export", "write a model in the form of open_clip, sentence-transformers or ONNX"),
     "push": ("push", "push a finished run to the Hub: the model, its card and its scores"),
     "env": ("env", "print what a bug report needs: versions, devices, settings"),
     "metrics": ("metrics", "let evaluate.load find the metrics by their names, here or on the Hub"),

@@ -22,7 +22,19 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sdsclip evaluate", description=__doc__)
     add = parser.add_argument
     many = {"nargs": "+", "action": "extend", "default": []}  # may be repeated, too
-    add("--model", "--model_name_or_path", **many, help="CLIP, SigLIP, ...: a Hub id, a folder, a LoRA adapter")
+    add(
+        "--model",
+        "--model_name_or_path",
+        **many,
+        help="CLIP, SigLIP, ...: a Hub id, a folder, a LoRA adapter; or open_clip's form",
+    )
+    add(
+        "--architecture",
+        **(many | {"default": None}),
+        help="of a file of weights, e.g. ViT-B-32-quickgelu; one for all or each",
+    )
+    add("--processor", help="whose tokenizer goes with open_clip's form; default: the one beside it, or OpenAI's")
+    add("--checkpoint_key", help="under which a file of weights holds the model, e.g. ema; default: looked for")
     add("--teacher", "--teacher_name_or_path", **many, help="a diffusion model, scored by its denoising error")
     add("--benchmark", **many, help="NAME[:PART][=SOURCE[@REVISION]], see docs/evaluating.md")
     add("--data", help="a folder with the benchmarks' data, one folder each by name, or of one benchmark")

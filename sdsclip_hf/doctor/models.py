@@ -13,6 +13,7 @@ from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub, Place
 from sdsclip_hf.students.loading import load_processor, student_config
+from sdsclip_hf.students.open_clip_checkpoints import find_open_clip, load_tokenizer
 from sdsclip_hf.students.processor_files import VOCABULARIES
 from sdsclip_hf.teachers.saved_pipeline import SavedPipeline
 
@@ -69,6 +70,12 @@ def check_student(case: Case, hub: Hub) -> Iterator[Finding]:
     """The student: configuration, weights and processor."""
     case.missing.append("student")
     name, option = case.model.model_name_or_path, "--model_name_or_path"
+    if checkpoint := find_open_clip(shapes.resolve(name)):
+        config = student_config(name, options=case.model.open_clip)
+        load_tokenizer(checkpoint, case.model.open_clip, config)
+        case.missing.remove("student")
+        yield Finding("ok", "student", f"{name}: a CLIP in open_clip's form, with {config.vision_config.hidden_act}")
+        return
     place = hub.place(name, "model", option)
     weights, files = weights_of(place.files), place.files
     missing = [] if "config.json" in files else ["config.json"]
@@ -78,7 +85,7 @@ def check_student(case: Case, hub: Hub) -> Iterator[Finding]:
     _check_whole("student", place, missing, f"Give {option} what save_pretrained of the model and its processor wrote.")
     _check_readable(place, weights)
     resolved = expand(shapes.resolve(name))
-    kind = student_config(resolved).model_type
+    kind = student_config(resolved, options=case.model.open_clip).model_type
     if kind != "clip":
         load_processor(resolved)  # which may need a package that is not installed
     case.missing.remove("student")

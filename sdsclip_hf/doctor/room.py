@@ -69,9 +69,8 @@ def check_memory(case: Case) -> Iterator[Finding]:
         return
     needs: dict[str, int] = {}
     for run, config in case.configs.items():
-        cost = rehearse(
-            case.model.model_name_or_path, case.model.teacher_name_or_path, config, processes=case.processes
-        )
+        names = case.model.model_name_or_path, case.model.teacher_name_or_path
+        cost = rehearse(*names, config, processes=case.processes, options=case.model.open_clip)
         case.cost = case.cost or cost
         needs[run] = sum(cost.memory.values())
     (main, *others), names = case.configs.values(), list(needs)
@@ -114,7 +113,8 @@ def check_shared_memory(case: Case) -> Iterator[Finding]:
     workers, config = case.config.dataloader_num_workers, case.config
     if not workers or not PLACE.is_dir() or case.missing:
         return
-    of_picture = picture_shapes(student_config(expand(shapes.resolve(case.model.model_name_or_path))))
+    name = expand(shapes.resolve(case.model.model_name_or_path))
+    of_picture = picture_shapes(student_config(name, options=case.model.open_clip))
     batch = {name: torch.empty(1, *shape) for name, shape in of_picture.items()}
     of_process = (config.contrastive_batch_size or 0) // case.processes
     rows = of_process or config.per_device_train_batch_size

@@ -29,6 +29,7 @@ from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.evaluation.significance import compare
 from sdsclip_hf.evaluation.tables import suite_scores, suite_table, table
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
+from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 SETTINGS_FILE, RESULTS_FILE, SCORES_FILE, PLOT_FILE = "evaluation.json", "results.json", "scores.parquet", "scores.png"
@@ -49,6 +50,7 @@ def evaluate_models(args: argparse.Namespace, command: str) -> tuple[dict, dict[
     """
     folder = Path(args.output_dir)
     runs = _name_runs([*args.model, *args.teacher])
+    _open_clip_options(args)  # now, and not after other models
     specs = expand(args.benchmark, args.data)
     benchmarks = {spec: load_benchmark(spec, _benchmark_options(args)) for spec in specs}
     for benchmark in benchmarks.values() if args.teacher else ():
@@ -134,7 +136,7 @@ def _benchmark_options(args: argparse.Namespace) -> Options:
 def _settings(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dict:
     """What decides the scores."""
     names = ("model", "teacher", "dtype", "num_draws", "timestep_range", "weighting", "seed")
-    names += ("image_dir", "image_column")
+    names += ("image_dir", "image_column", "architecture", "processor", "checkpoint_key")
     names += ("teacher_quantization",) if args.teacher_quantization else ()
     sources = {f"benchmark {spec}": {"content": _digest(one)} | one.source for spec, one in benchmarks.items()}
     return json.loads(json.dumps({name: getattr(args, name) for name in names} | sources))
@@ -174,10 +176,11 @@ def _open_scorer(name: str, args: argparse.Namespace, shared: Collection[Hashabl
     """The scorer of a model, and what is recorded of it; the keys tell what several benchmarks share."""
     if name in args.model:
         base, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
-        encoder = load_dual_encoder(base, revision or None, args.dtype)
+        encoder = load_dual_encoder(base, revision or None, args.dtype, options=_open_clip_options(args)[name])
         options = {"num_workers": args.num_workers, "remembered": shared}
         scorer = ClipScorer(encoder.model, encoder.processor, args.batch_size or 128, **options)
-        return scorer, {"name": name, "kind": "dual encoder", "fingerprint": encoder.fingerprint()}
+        record = {"name": name, "kind": "dual encoder", "fingerprint": encoder.fingerprint()}
+        return scorer, record | ({"open_clip": encoder.read_as} if encoder.read_as else {})
     dtype = "float32" if args.dtype == "auto" else args.dtype
     teacher = DiffusionTeacher.from_pretrained(
         shapes.resolve(name), load_vae=True, dtype=dtype, quantization=args.teacher_quantization
@@ -187,6 +190,22 @@ def _open_scorer(name: str, args: argparse.Namespace, shared: Collection[Hashabl
     options = {key: getattr(args, key) for key in ("num_draws", "timestep_range", "weighting", "seed")}
     scorer = DiffusionScorer(teacher, batch_size=args.batch_size or 16, **options)
     return scorer, {"name": name, "kind": "diffusion model", "fingerprint": fingerprint(teacher)}
+
+
+def _open_clip_options(args: argparse.Namespace) -> dict[str, OpenClipOptions]:
+    """What is told of each model in open_clip's form: one architecture for all files of weights, or one for each."""
+    files = [name for name in args.model if Path(name).expanduser().is_file()]
+    told = args.architecture or []
+    if len(told) > 1 and len(told) != len(files):
+        raise ValueError(
+            f"there are {len(told)} architectures for {len(files)} files of weights; give --architecture one for all, or "
+            "one for each file in its order."
+        )
+    of_file = dict(zip(files, told if len(told) > 1 else told * len(files), strict=bool(told)))
+    return {
+        name: OpenClipOptions(of_file.get(name, next(iter(told), None)), args.processor, args.checkpoint_key)
+        for name in args.model
+    }
 
 
 def _check_model(record: dict, finished: dict | None, parts: Path) -> None:
@@ -235,6 +254,11 @@ def report(results: dict, folder: Path) -> None:
     print(f"\nScores in % with 95 % intervals; a tie counts as wrong:\n{table(runs, differences)}\n")
     for name, scores in results.get("suites", {}).items():
         print(f"{name}, the main score of each in %:\n{suite_table(scores)}\n")
+    for run, record in results["models"].items():
+        if read := record.get("open_clip"):
+            print(
+                f"{run}: read as {read['architecture']} with {read['activation']}, as {read['activation_told_by']} tells."
+            )
     for spec, label in labels(benchmarks).items():
         print(_tell_source(label, benchmarks[spec]["source"], benchmarks[spec]["scores"]))
         for run, count in benchmarks[spec]["captions_cut"].items():

@@ -102,7 +102,7 @@ def plan(arguments: PlanArguments, model: ModelArguments, data: DataArguments, c
     def cost_of(config: SDSCLIPConfig) -> StepCost:
         names = model.model_name_or_path, model.teacher_name_or_path
         candidates = None if scoring is None else sum(scoring.sources.values())
-        return rehearse(*names, config, arguments.caption_tokens, arguments.processes, candidates)
+        return rehearse(*names, config, arguments.caption_tokens, arguments.processes, model.open_clip, candidates)
 
     step = config.per_device_train_batch_size * arguments.processes
     if config.contrastive_batch_size is not None and config.contrastive_batch_size % step:

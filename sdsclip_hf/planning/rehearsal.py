@@ -22,6 +22,7 @@ from sdsclip_hf.planning.ledger import Ledger, Phase
 from sdsclip_hf.planning.teacher_memory import denoiser_bytes
 from sdsclip_hf.scoring.candidates import parse_sources
 from sdsclip_hf.students.loading import make_model, picture_shapes, student_config
+from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
 from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
@@ -67,6 +68,7 @@ def rehearse(
     config: SDSCLIPConfig,
     caption_tokens: int | None = None,
     processes: int = 1,
+    options: OpenClipOptions | None = None,
     candidates: int | None = None,
 ) -> StepCost:
     """What one optimiser step of [`SDSCLIPTrainer`] costs, found without weights and without data.
@@ -77,6 +79,7 @@ def rehearse(
         config: of the run.
         caption_tokens: tokens of a caption, padding included; default: as many as the text tower reads.
         processes: of the run.
+        options: what a student in open_clip's form does not tell.
         candidates: captions of an image that are scored beside its own; default: as the scores tell.
 
     Raises:
@@ -93,7 +96,7 @@ def rehearse(
         if config.teacher_gradient_checkpointing:
             bare.denoiser.enable_gradient_checkpointing()
     with torch.device("meta"):
-        clip = make_model(student_config(expand(shapes.resolve(model))))
+        clip = make_model(student_config(expand(shapes.resolve(model)), options=options))
         loaded = load_teacher(bare, config)
         student = make_student(clip, loaded, config, peft_config=None)
     _leave_shapes_unread(student)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.errors import expand, explain_loading
 from sdsclip_hf.students.kinds import caption_reader, image_features, inference, text_features
 from sdsclip_hf.students.loading import check_dual_encoder, check_processor
+from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions, find_open_clip, load_open_clip
 
 
 class DualEncoder:
@@ -23,15 +25,16 @@ class DualEncoder:
     Args:
         model: has ``get_image_features`` and ``get_text_features``.
         processor: its processor, of an image processor and a tokenizer.
+        read_as: of a checkpoint in open_clip's form what it was read as, see [`load_open_clip`].
 
     Raises:
         ValueError: the model or the processor is of another kind.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, read_as: dict[str, str | None] | None = None):
         check_dual_encoder(model)
         check_processor(processor)
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.read_as = model, processor, read_as
         self.preprocess = _Preprocess(processor.image_processor)
         self.reader = caption_reader(model, processor.tokenizer)
 
@@ -87,19 +90,24 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def load_dual_encoder(
-    name_or_path: str | Path, revision: str | None = None, dtype: str = "auto", device: str | None = None
+    name_or_path: str | Path,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    options: OpenClipOptions | None = None,
 ) -> DualEncoder:
-    """A dual encoder from a folder or the Hub; a LoRA adapter is merged into the base model that it names.
+    """A dual encoder from a file, a folder or the Hub; a LoRA adapter is merged into the base model that it names.
 
     Args:
-        name_or_path: a model, an adapter that PEFT wrote, or ``shapes/student``.
+        name_or_path: a model, an adapter that PEFT wrote, ``shapes/student``, or a checkpoint in open_clip's form.
         revision: branch, tag or commit on the Hub.
-        dtype: of the weights, e.g. ``float16``; ``auto``: as they are stored.
+        dtype: of the weights, e.g. ``float16``; ``auto``: as they are stored, of open_clip's form float32.
         device: default: the GPU if there is one.
+        options: what a checkpoint in open_clip's form does not tell.
 
     Raises:
         OSError: it cannot be loaded.
-        ValueError: it is no dual encoder.
+        ValueError: it is no dual encoder, or in open_clip's form and does not fit what ``options`` tell.
 
     Example:
 
@@ -118,13 +126,17 @@ def load_dual_encoder(
     with explain_loading("the model", name, "--model"):
         if (Path(name) / "model_index.json").is_file():
             raise ValueError(f"{name} holds a diffusion pipeline and no dual encoder; give it as --teacher.")
+        if checkpoint := find_open_clip(name, revision):
+            of_weights = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+            model, processor, read_as = load_open_clip(checkpoint, options or OpenClipOptions(), of_weights)
+            return DualEncoder(cast(Any, model).to(device), processor, read_as)
         try:
             AutoConfig.from_pretrained(name, revision=revision)
         except (OSError, ValueError):
             adapter = _find_adapter(name, revision)
             if adapter is None:
                 raise
-            return _load_adapter(name, revision, adapter, dtype, device)
+            return _load_adapter(name, revision, adapter, dtype, device, options)
         model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype).to(device).eval()
         check_dual_encoder(model)
         return DualEncoder(model, AutoProcessor.from_pretrained(name, revision=revision))
@@ -137,11 +149,13 @@ def _find_adapter(name: str, revision: str | None) -> PeftConfig | None:
         return None
 
 
-def _load_adapter(name: str, revision: str | None, adapter: PeftConfig, dtype: str, device: str) -> DualEncoder:
+def _load_adapter(
+    name: str, revision: str | None, adapter: PeftConfig, dtype: str, device: str, options: OpenClipOptions | None
+) -> DualEncoder:
     base = adapter.base_model_name_or_path
     if not base:
         raise OSError("its adapter_config.json names no base model")
-    encoder = load_dual_encoder(base, revision=adapter.revision, dtype=dtype, device=device)
+    encoder = load_dual_encoder(base, revision=adapter.revision, dtype=dtype, device=device, options=options)
     tuned = PeftModel.from_pretrained(encoder.model, name, revision=revision)
     encoder.model = tuned.merge_and_unload().eval()
     return encoder

@@ -25,6 +25,12 @@ from sdsclip_hf.common.reading import CaptionReader
 from sdsclip_hf.common.tokenizers import check_words
 from sdsclip_hf.students.kinds import FEATURES, TEMPERATURES, caption_reader
 from sdsclip_hf.students.layers import TOWERS
+from sdsclip_hf.students.open_clip_checkpoints import (
+    OpenClipOptions,
+    find_open_clip,
+    load_open_clip,
+    open_clip_config,
+)
 
 OPTION = "--model_name_or_path"
 
@@ -37,14 +43,18 @@ def is_dual_encoder(model_type: str | None) -> bool:
     return isinstance(found, type) and all(hasattr(found, function) for function in FEATURES)
 
 
-def student_config(name: str, revision: str | None = None) -> PretrainedConfig:
-    """The configuration of a student, no weights loaded.
+def student_config(name: str, revision: str | None = None, options: OpenClipOptions | None = None) -> PretrainedConfig:
+    """The configuration of a student, no weights loaded. The arguments are those of [`load_student`].
 
     Raises:
         OSError: the folder or Hub id cannot be loaded.
         ValueError: it holds a model of another kind.
     """
+    options = options or OpenClipOptions()
     with explain_loading("the student", name, OPTION):
+        if checkpoint := find_open_clip(name, revision):
+            return open_clip_config(checkpoint, options)
+        options.check_needed(name)
         content = CLIPConfig.get_config_dict(name, revision=revision)[0]
         if not content:
             raise OSError("it has no config.json")
@@ -85,12 +95,15 @@ def picture_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
     return {"pixel_values": (getattr(vision, "num_channels", 3), height, width)}
 
 
-def load_student(name_or_path: str | Path, revision: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A dual encoder (float32 master weights) and its processor from a folder or the Hub.
+def load_student(
+    name_or_path: str | Path, revision: str | None = None, options: OpenClipOptions | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A dual encoder (float32 master weights) and its processor from a file, a folder or the Hub.
 
     Args:
-        name_or_path: a folder that ``save_pretrained`` wrote, or a Hub id.
+        name_or_path: a folder that ``save_pretrained`` wrote, or a Hub id, or a checkpoint in open_clip's form.
         revision: branch, tag or commit on the Hub.
+        options: what a checkpoint in open_clip's form does not tell.
 
     Returns:
         The model, of its own class, and its processor.
@@ -110,8 +123,14 @@ def load_student(name_or_path: str | Path, revision: str | None = None) -> tuple
     print(type(model).__name__, model.dtype)  # CLIPModel torch.float32
     ```
     """
-    name, revision = expand(name_or_path), revision or "main"
-    is_clip = student_config(name, revision).model_type == "clip"
+    name, options = expand(name_or_path), options or OpenClipOptions()
+    if checkpoint := find_open_clip(name, revision):
+        with explain_loading("the student", name, OPTION):
+            model, processor, _ = load_open_clip(checkpoint, options)
+        read_captions(processor, model)
+        return model, processor
+    revision = revision or "main"
+    is_clip = student_config(name, revision, options).model_type == "clip"
     with explain_loading("the student", name, OPTION):
         model = (CLIPModel if is_clip else AutoModel).from_pretrained(name, dtype=torch.float32, revision=revision)
     processor = load_processor(name, revision, CLIPProcessor if is_clip else AutoProcessor)

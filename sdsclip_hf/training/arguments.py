@@ -13,6 +13,7 @@ from sdsclip_hf.common.config_files import read_settings, set_from_file
 from sdsclip_hf.common.launching import HELP
 from sdsclip_hf.common.resources import find_config
 from sdsclip_hf.config import SDSCLIPConfig, knob
+from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions
 
 BUNDLED_STUDENTS = tuple(f"shapes/{name}" for name in shapes.MODELS if name.startswith("student"))
 
@@ -24,13 +25,28 @@ class ModelArguments:
     model_name_or_path: str = knob(
         "shapes/student",
         "The CLIP, SigLIP or other dual encoder to fine-tune: a Hub id, a folder, or shapes/student, which comes with the "
-        "package.",
+        "package; or a checkpoint in open_clip's form.",
+    )
+    architecture: str | None = knob(
+        None, "Of a student that is a file of weights in open_clip's form: its architecture, e.g. ViT-B-32-quickgelu."
+    )
+    processor: str | None = knob(
+        None,
+        "Hub id or folder of the tokenizer of a student in open_clip's form; default: the one beside it, or OpenAI's.",
+    )
+    checkpoint_key: str | None = knob(
+        None, "Under which a file of weights holds the student, e.g. ema; default: looked for."
     )
     teacher_name_or_path: str | None = knob(
         None,
         "The diffusion model: the Hub id or folder of a pipeline (see sdsclip teachers), or shapes/teacher. Default: the "
         "bundled teacher with a bundled student, none with another.",
     )
+
+    @property
+    def open_clip(self) -> OpenClipOptions:
+        """What was told of a student in open_clip's form."""
+        return OpenClipOptions(self.architecture, self.processor, self.checkpoint_key)
 
 
 @dataclass

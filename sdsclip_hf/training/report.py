@@ -2,6 +2,7 @@
 
 import importlib.util
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 from sdsclip_hf import shapes
@@ -71,7 +72,8 @@ def next_steps(model: ModelArguments, data: DataArguments, folder: Path) -> list
     is_bundled = shapes.resolve(model.model_name_or_path) != model.model_name_or_path
     benchmarks = data.test_benchmarks or ([] if is_bundled else ["winoground"])
     benchmarks = "".join(f" --benchmark {shlex.quote(one)}" for one in benchmarks)
-    compare = f"sdsclip evaluate --model {base} --model {tuned}{benchmarks} --output_dir {tuned}-compared"
+    told = "".join(f" --{name} {shlex.quote(value)}" for name, value in asdict(model.open_clip).items() if value)
+    compare = f"sdsclip evaluate --model {base} --model {tuned}{told}{benchmarks} --output_dir {tuned}-compared"
     install = "" if importlib.util.find_spec("gradio") else 'pip install "sdsclip_hf[demo]" && '
     demo = f"{install}sdsclip demo --model {tuned}"
     if is_bundled:

@@ -4,10 +4,13 @@ from functools import lru_cache
 
 from transformers import EarlyStoppingCallback
 
+from sdsclip_hf import shapes
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.evaluation.results import evaluate_benchmarks
 from sdsclip_hf.evaluation.scorers import ClipScorer
+from sdsclip_hf.students.loading import load_student
+from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions
 from sdsclip_hf.training.arguments import DataArguments, ModelArguments
 from sdsclip_hf.training.trainer import SDSCLIPTrainer
 
@@ -49,8 +52,12 @@ def make_trainer(
                 "--metric_for_best_model eval_loss --greater_is_better false --eval_strategy steps."
             )
         callbacks.append(EarlyStoppingCallback(data.early_stopping_patience))
+    student, processor = model.model_name_or_path, None
+    if model.open_clip != OpenClipOptions():
+        student, processor = load_student(shapes.resolve(student), options=model.open_clip)
     trainer = SDSCLIPTrainer(
-        model=model.model_name_or_path,
+        model=student,
+        processing_class=processor,
         teacher=model.teacher_name_or_path,
         args=config,
         train_dataset=train,

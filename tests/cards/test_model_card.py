@@ -1,6 +1,8 @@
 """The model card and the scores in the Hub's formats."""
 
+import ast
 import dataclasses
+import re
 
 import pytest
 import yaml
@@ -8,7 +10,9 @@ from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entrie
 
 from sdsclip_hf.cards.model_card import MODEL_NAME, RunFacts, eval_results_files, find_licence, model_card, write_card
 from sdsclip_hf.cards.report_link import link_report
+from sdsclip_hf.cards.student_facts import StudentFacts
 from sdsclip_hf.config import SDSCLIPConfig
+from sdsclip_hf.students.exports import FORMS
 
 ROWS = [
     {"subset": "all", "score": score, "value": value, "interval": (value - 0.05, value + 0.05), "n": 400, "ties": 0}
@@ -47,6 +51,23 @@ def facts(tmp_path):
         licence={"license": "mit"},
         train_seconds=90,
     )
+
+
+@pytest.mark.parametrize("model_class", ["CLIPModel", "SiglipModel"])
+def test_a_clip_s_card_has_the_lines_for_each_library(facts, model_class):
+    student = StudentFacts(model_class, model_class.removesuffix("Model").lower())
+    text = model_card(dataclasses.replace(facts, student=student)).text
+    blocks = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
+    told = {
+        form for form in FORMS if f"sdsclip export {MODEL_NAME} --format {form} --output_dir exported-{form}\n" in text
+    }
+    if model_class != "CLIPModel":
+        assert not told and len(blocks) == 1
+        return
+    assert told == {"open_clip", "sentence_transformers", "onnx"} and len(blocks) == 4
+    for block in blocks:
+        ast.parse(block)
+    assert [FORMS[form].loading.replace("FOLDER", f"exported-{form}") + "\n" in blocks for form in told] == [True] * 3
 
 
 def test_the_front_matter(facts):
