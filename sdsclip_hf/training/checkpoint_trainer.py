@@ -98,7 +98,7 @@ class CheckpointTrainer(HubTrainer):
             "teacher_fingerprint": self.teacher_fingerprint,
             "scores_fingerprint": None if self.scores is None else self.scores.fingerprint,
             "data": self._data_identity,
-            "settings": kept_options(self.args) | {"peft_config": self.peft_settings},
+            "settings": kept_options(self.args, self.student.config.model_type) | {"peft_config": self.peft_settings},
             "obeyed": obeyed_options(self.args),
         }
 

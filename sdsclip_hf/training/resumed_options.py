@@ -30,11 +30,19 @@ def _own_defaults() -> dict:
     return {entry.name: entry.default for entry in fields(SDSCLIPConfig) if entry.name not in inherited}
 
 
-def kept_options(args: SDSCLIPConfig) -> dict:
-    """The options on which a resumed run must agree, by name."""
+def kept_options(args: SDSCLIPConfig, model_type: str = "clip") -> dict:
+    """The options on which a resumed run must agree, by name.
+
+    Args:
+        args: of the run.
+        model_type: of the student; LoRA finds the layers of one that is no ``clip`` by looking.
+    """
     own = [name for name in _own_defaults() if name not in FREE]
     kept = {name: getattr(args, name) for name in [*own, *KEPT]}
-    kept["lora_target_modules"] = kept["lora_target_modules"] or list(LORA_LAYERS)  # the default of earlier versions
+    if model_type == "clip":
+        kept["lora_target_modules"] = kept["lora_target_modules"] or list(
+            LORA_LAYERS
+        )  # the default of earlier versions
     return kept
 
 

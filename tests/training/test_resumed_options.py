@@ -5,6 +5,7 @@ from dataclasses import fields
 from transformers import TrainingArguments
 
 from sdsclip_hf import SDSCLIPConfig
+from sdsclip_hf.config import LORA_LAYERS
 from sdsclip_hf.training.resumed_options import KEPT, earlier_defaults, kept_options
 
 
@@ -20,6 +21,16 @@ def test_options_of_a_run_leave_out_what_is_only_watched_and_hold_what_defines_i
     assert watched <= own
     assert set(kept) == own - watched | set(KEPT)
     assert {name: kept[name] for name in options} == options
+
+
+def test_layers_that_lora_finds_are_not_taken_for_those_that_are_named(tmp_path):
+    found, named = (
+        SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True, lora_target_modules=names)
+        for names in (None, list(LORA_LAYERS))
+    )
+    assert kept_options(found) == kept_options(named)  # in a CLIP they are the same
+    of_others = [kept_options(one, "altclip")["lora_target_modules"] for one in (found, named)]
+    assert of_others == [None, list(LORA_LAYERS)]
 
 
 def test_checkpoints_that_know_no_masks_had_none():
