@@ -1,5 +1,6 @@
 """The two general forms: pairs (two captions and two images) and choices (the true one above all others), of any columns."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -97,7 +98,8 @@ class ColumnMap:
             else:
                 values[key] = str(value)
         for key, count, what in (("box", 4, "left, top, width and height"), ("at_least", 2, "a column and a number")):
-            if len(values.get(key, ())) not in (0, count):
+            found = values.get(key, ())
+            if len(found) not in (0, count) or (key == "at_least" and found and not _is_number(found[1])):
                 raise ValueError(f"{told}: {key} is {','.join(values[key])!r}; it must tell {what}.")
         return cls(**values)
 
@@ -129,7 +131,7 @@ class ItemMaker:
             ValueError: a part is missing, or is not what the form has.
         """
         columns = self.columns
-        if columns.at_least and float(row[columns.at_least[0]]) < float(columns.at_least[1]):
+        if columns.at_least and _number(row, columns.at_least[0]) < float(columns.at_least[1]):
             return None
         name = str(row[columns.id]) if columns.id else row.identifier
         captions = [text for column in columns.captions for text in row.texts(column)]
@@ -148,7 +150,7 @@ class ItemMaker:
     def _box(self, row: Row) -> Box | None:
         if all(row.get(column) is None for column in self.columns.box):
             return None
-        left, top, width, height = (float(row[column]) for column in self.columns.box)
+        left, top, width, height = (_number(row, column) for column in self.columns.box)
         if width <= 0 or height <= 0:
             raise ValueError(f"item {row.identifier} has a box of {width:g} x {height:g} pixels; mend the copy.")
         return left, top, left + width, top + height
@@ -198,6 +200,22 @@ class ItemMaker:
         tag = str(row.texts(columns.tag)[0]) if told else self.part
         found = re.search(columns.tag_pattern, tag) if columns.tag_pattern else None
         return found[found.re.groups and 1] if found else tag
+
+
+def _is_number(value) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _number(row: Row, column: str) -> float:
+    if not _is_number(row[column]):
+        raise ValueError(
+            f"item {row.identifier} of {row.of.name} has {row[column]!r:.80} in {column}, which must be a number. Mend the "
+            "row, or name another column."
+        )
+    return float(row[column])
 
 
 def load(form: str, name: str, split: str, source: str, options: Options) -> Benchmark:

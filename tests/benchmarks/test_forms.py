@@ -376,6 +376,16 @@ OF_CHOICES = "?captions=options&images=image&answer=label"
             {"label": 3},
             "item 2 of .* answer 3, and 3 candidates; it must be a number from 0 to 2",
         ),
+        (
+            "choices{}" + OF_CHOICES + "&at_least=key,two",
+            {},
+            "at_least is 'key,two'; it must tell a column and a number",
+        ),
+        (
+            "choices{}" + OF_CHOICES + "&at_least=image,2",
+            {},
+            "item 0 of .* has 'pics.* in image, which must be a number",
+        ),
         ("choices{}" + OF_CHOICES, {"label": -1}, "item 2 of .* has the answer -1, and 3 candidates"),
         ("choices{}" + OF_CHOICES, {"options": ["x 2"]}, "item 2 of .* has 1 captions and 1 images; a choice has"),
     ],
