@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -34,16 +34,18 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    PreTrainedModel,
 )
 
 from sdsclip_hf.common.checkpoints import write_json
 from sdsclip_hf.evaluation.results import evaluate_benchmarks
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.evaluation.tables import table
-from sdsclip_hf.losses import contrastive_loss
+from sdsclip_hf.losses import contrastive_loss, sigmoid_loss
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.shapes import scenes as world
-from sdsclip_hf.students.sdsclip_model import load_clip
+from sdsclip_hf.students.kinds import caption_reader, image_features, logit_bias, logit_scale, text_features
+from sdsclip_hf.students.loading import load_student
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 SAVE_EVERY = 500
@@ -212,15 +214,15 @@ def make_tokenizer(folder: Path, max_length: int, vocab_size: int = 1024) -> CLI
     return made
 
 
-def text_config(tokenizer: CLIPTokenizer, max_length: int, projection_dim: int) -> CLIPTextConfig:
+def text_config(tokenizer: CLIPTokenizer, max_length: int, width: int = 128) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=512,
+        hidden_size=width,
+        intermediate_size=4 * width,
         num_hidden_layers=3,
         num_attention_heads=4,
         max_position_embeddings=max_length,
-        projection_dim=projection_dim,
+        projection_dim=width,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -279,7 +281,7 @@ def train_teacher(
     """
     torch.manual_seed(seed + 1)
     max_length = tokenizer.model_max_length
-    text_encoder = CLIPTextModel(text_config(tokenizer, max_length, 128))
+    text_encoder = CLIPTextModel(text_config(tokenizer, max_length))
     unet = UNet2DConditionModel(
         sample_size=world.IMAGE_SIZE // 4,
         in_channels=4,
@@ -369,7 +371,7 @@ def random_caption(scene: world.Scene, forward_share: float, generator: torch.Ge
 def new_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
     """A CLIP of 1.4 M weights for 32 x 32 pictures, freshly initialised, its temperature held while it trains."""
     torch.manual_seed(seed)
-    text = text_config(tokenizer, max_length=77, projection_dim=128)
+    text = text_config(tokenizer, max_length=77)
     vision = {
         "hidden_size": 128,
         "intermediate_size": 512,
@@ -385,13 +387,18 @@ def new_clip(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
     return clip
 
 
-def image_embeds(clip: CLIPModel, pixels: Tensor) -> Tensor:
-    return F.normalize(clip.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+def image_embeds(model: PreTrainedModel, pixels: Tensor) -> Tensor:
+    return F.normalize(image_features(model, {"pixel_values": pixels}), dim=-1)
 
 
-def text_embeds(clip: CLIPModel, tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    tokens = tokenizer(captions, padding=True, return_tensors="pt")
-    return F.normalize(clip.get_text_features(**tokens).pooler_output, dim=-1)
+def text_embeds(model: PreTrainedModel, tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    return F.normalize(text_features(model, **caption_reader(model, tokenizer)(captions)), dim=-1)
+
+
+def contrast(model: PreTrainedModel, images: Tensor, texts: Tensor) -> Tensor:
+    """The model's own contrastive loss."""
+    scale, bias = logit_scale(model), logit_bias(model)
+    return contrastive_loss(images, texts, scale) if bias is None else sigmoid_loss(images, texts, scale, bias)
 
 
 def train_composer(
@@ -416,7 +423,7 @@ def train_composer(
                 numbers.append(member)
         placements = torch.randint(pictures.pixels.shape[1], (len(numbers),), generator=generator)
         images = image_embeds(clip, pictures.take(torch.tensor(numbers), placements))
-        return contrastive_loss(images, text_embeds(clip, tokenizer, captions), clip.logit_scale.exp())
+        return contrast(clip, images, text_embeds(clip, tokenizer, captions))
 
     stage = Stage("composer", clip, loss, steps=steps, learning_rate=1e-3, folder=folder, seed=seed)
     seconds = stage.run()
@@ -453,33 +460,40 @@ def all_orders(pictures: Pictures, number: int, generator: torch.Generator) -> l
 
 
 def train_student(
-    folder: Path, composer: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pictures, seed: int, steps: int
-) -> tuple[CLIPModel, float]:
-    """A CLIP whose text tower knows word order and whose image tower does not.
+    folder: Path,
+    composer: PreTrainedModel,
+    tokenizer: CLIPTokenizer,
+    pictures: Pictures,
+    seed: int,
+    steps: int,
+    new: Callable[[CLIPTokenizer, int], PreTrainedModel] = new_clip,
+) -> tuple[PreTrainedModel, float]:
+    """A dual encoder whose text tower knows word order and whose image tower does not.
 
     The text tower is the composer's, frozen. The image tower starts anew and learns the mean of the text embeddings
     over the word orders of a scene's caption, so that a scene and its swaps look alike to it.
     """
-    clip = new_clip(tokenizer, seed + 3)
-    clip.text_model.load_state_dict(composer.text_model.state_dict())
-    clip.text_projection.load_state_dict(composer.text_projection.state_dict())
-    for part in (clip.text_model, clip.text_projection):
-        part.requires_grad_(False)
+    model = new(tokenizer, seed + 3)
+    learned = composer.state_dict()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("text_"):
+                parameter.copy_(learned[name]).requires_grad_(False)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         pixels, scenes, _ = random_pictures(pictures, 64, generator)
         orders = [all_orders(pictures, number, generator) for number in scenes.tolist()]
         with torch.no_grad():
-            embeds = text_embeds(clip, tokenizer, [caption for row in orders for caption in row])
+            embeds = text_embeds(model, tokenizer, [caption for row in orders for caption in row])
         means = [part.mean(0) for part in embeds.split([len(row) for row in orders])]
         targets = F.normalize(torch.stack(means), dim=-1)
-        images = image_embeds(clip, pixels)
+        images = image_embeds(model, pixels)
         apart = 1 - (images * targets).sum(-1).mean()
-        return contrastive_loss(images, targets, clip.logit_scale.exp()) + apart
+        return contrast(model, images, targets) + apart
 
-    stage = Stage("student", clip, loss, steps=steps, learning_rate=1e-3, folder=folder, seed=seed)
+    stage = Stage("student", model, loss, steps=steps, learning_rate=1e-3, folder=folder, seed=seed)
     seconds = stage.run()
-    return clip, seconds
+    return model, seconds
 
 
 def train_bag_of_words(
@@ -495,7 +509,7 @@ def train_bag_of_words(
             orders = all_orders(pictures, number, generator)
             captions.append(orders[int(torch.randint(len(orders), (), generator=generator))])
         images = image_embeds(clip, pixels)
-        return contrastive_loss(images, text_embeds(clip, tokenizer, captions), clip.logit_scale.exp())
+        return contrast(clip, images, text_embeds(clip, tokenizer, captions))
 
     stage = Stage("student_bag_of_words", clip, loss, steps=steps, learning_rate=1e-3, folder=folder, seed=seed)
     return clip, stage.run()
@@ -521,13 +535,13 @@ ENGLISH = (
 )
 
 
-def report(folder: Path, seconds: dict[str, float]) -> None:
+def report(folder: Path, seconds: dict[str, float], students: Sequence[str]) -> None:
     """Score what was made on the swapped pairs of unseen combinations, and draw samples of the teacher."""
     figures = {"seconds": {stage: round(value) for stage, value in seconds.items()}}
     teacher = DiffusionTeacher.from_pretrained(folder / "teacher", load_vae=True)
     scorers = {"teacher": DiffusionScorer(teacher, num_draws=11, timestep_range=(100, 990), weighting="velocity")}
-    for name in ("student", "student_bag_of_words"):
-        scorers[name] = ClipScorer(*load_clip(folder / name))
+    for name in students:
+        scorers[name] = ClipScorer(*load_student(folder / name))
     runs = {name: evaluate_benchmarks(scorer, ["shapes:test"]) for name, scorer in scorers.items()}
     print(table(runs), flush=True)
     write_json(folder / "figures.json", figures | {"scores": runs})
@@ -536,7 +550,7 @@ def report(folder: Path, seconds: dict[str, float]) -> None:
 
 def plot_samples(teacher: Path, path: Path) -> None:
     """Pictures that the teacher makes of captions of unseen combinations."""
-    pipeline = StableDiffusionPipeline.from_pretrained(teacher)
+    pipeline = DiffusionPipeline.from_pretrained(teacher)
     pipeline.set_progress_bar_config(disable=True)
     chosen = world.scenes("test")[::35][:6]
     captions = [
@@ -606,7 +620,7 @@ def main() -> None:
         clip.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
     if not args.only_students:
-        report(folder, seconds)
+        report(folder, seconds, ("student", "student_bag_of_words"))
 
 
 if __name__ == "__main__":

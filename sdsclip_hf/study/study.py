@@ -30,7 +30,8 @@ from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer, Rememberi
 from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.scoring.report import print_report
 from sdsclip_hf.scoring.score_captions import score_named
-from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, load_clip
+from sdsclip_hf.students.loading import load_student
+from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 from sdsclip_hf.study import plots
 from sdsclip_hf.study.settings import check, fill_in, slug
 from sdsclip_hf.study.summary import BEFORE, summarize, table
@@ -46,7 +47,7 @@ _cached_data = cache(load_image_captions)
 
 @cache
 def _cached_scorer(student: str) -> RememberingClipScorer:
-    return RememberingClipScorer(*load_clip(student))
+    return RememberingClipScorer(*load_student(student))
 
 
 class Study:
@@ -179,8 +180,9 @@ class Study:
         return self.folder.parent / SCORES / f"{slug(Path(options['teacher_name_or_path']).name)}-{digest}"
 
     def _prompts_folder(self, teacher: DiffusionTeacher) -> Path:
-        """Where the training captions stand as a teacher's text encoder gives them, for all runs that need it."""
-        asked = [fingerprint(teacher.text_encoder), *map(self.settings.get, ("dataset_name", "train_split_name"))]
+        """Where the training captions stand as a teacher's text encoders give them, for all runs that need it."""
+        encoders = "+".join(fingerprint(encoder) for encoder in teacher.text_encoders.values())
+        asked = [encoders, *map(self.settings.get, ("dataset_name", "train_split_name"))]
         return self.folder.parent / PROMPTS / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
 
     def skill_path(self, name: str, world: int) -> Path:
@@ -331,8 +333,9 @@ class Study:
             return {}
         items = cached_benchmark(self.settings["benchmark"]).items
         images = [read_picture(item.images[0]) for item in items[:: max(1, len(items) // DECODED)][:DECODED]]
-        pixels = trainer.processing_class.image_processor(images, return_tensors="pt").pixel_values
-        latents = student.mapper(student.encode_images(pixels.to(trainer.args.device)))
+        pixels = trainer.processing_class.image_processor(images, return_tensors="pt")
+        embeds = student.encode_images(**{name: value.to(trainer.args.device) for name, value in pixels.items()})
+        latents = student.mapper(embeds)
         found = {"pictures": trainer.teacher.encode_images(images), "decoded": latents}
         return {name: _bytes(trainer.teacher.decode(z)) for name, z in found.items()}
 

@@ -1,15 +1,20 @@
 """A study: arms x seeds, their summary, and what is kept between runs."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from damage import DAMAGE
+from dual_encoders import make_dual_encoder
 
 from sdsclip_hf.benchmarks import load_benchmark
+from sdsclip_hf.benchmarks.items import read_picture
 from sdsclip_hf.commands.study import main
 from sdsclip_hf.evaluation.scorers import ClipScorer
+from sdsclip_hf.students.dual_encoder import load_dual_encoder
 from sdsclip_hf.students.sdsclip_model import load_clip
 from sdsclip_hf.study import plots as study_plots
 from sdsclip_hf.study import study
@@ -140,6 +145,27 @@ def test_changed_settings_do_not_reuse_old_scores(done, settings):
     changed = settings | {"common": settings["common"] | {"learning_rate": 0.01}}
     with pytest.raises(ValueError, match=r"other settings|common|learning_rate"):
         Study(changed, folder).run()
+
+
+def test_student_may_be_of_another_kind_than_clip(settings, tmp_path):
+    for part in make_dual_encoder("siglip2"):  # its pictures are several tensors
+        part.save_pretrained(tmp_path / "student")
+    changes = {"model_name_or_path": str(tmp_path / "student"), "seeds": [0], "baseline": "sds"}
+    changes |= {"common": settings["common"] | {"max_steps": 1}, "arms": {"sds": settings["arms"]["sds"]}}
+    Study(settings | changes, tmp_path / "out").run()
+    encoder, item = load_dual_encoder(tmp_path / "student"), load_benchmark("shapes:validation").items[0]
+    images = encoder.embed_pixels(encoder.preprocess([read_picture(image) for image in item.images]))
+    texts = encoder.embed_tokens(encoder.tokenize(list(item.captions)))
+    before, after = (np.load(tmp_path / "out" / name) for name in ("before/world-0.npz", "sds/seed-0.npz"))
+    np.testing.assert_allclose(before["scores"][0], texts @ images.T, atol=1e-5)
+    assert not np.allclose(before["scores"], after["scores"], atol=1e-3) and after["decoded"].any()
+
+
+def test_prompts_of_teachers_that_differ_in_their_second_text_encoder_alone_stand_apart(settings, tmp_path):
+    one, first = Study(settings, tmp_path), torch.nn.Linear(2, 2)
+    teachers = [{"text_encoder": first, "text_encoder_2": torch.nn.Linear(2, 2)} for _ in range(2)]
+    folders = {one._prompts_folder(SimpleNamespace(text_encoders=parts, **parts)) for parts in teachers}
+    assert len(folders) == 2
 
 
 def test_arm_may_name_its_own_teacher(settings, velocity_teacher_folder, tmp_path):
