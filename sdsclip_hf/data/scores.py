@@ -42,7 +42,8 @@ class RankedItem(NamedTuple):
     Args:
         caption: the picture's own.
         candidates: K captions, ``caption`` among them.
-        errors: d(x, c_k) averaged over the draws, (K,) float32; NaN where nothing was scored.
+        errors: d(x, c_k) averaged over the draws, by the timestep weights where they were fitted, (K,) float32; NaN where
+            nothing was scored.
         confidence: see [`teacher_confidence`]; 0 where nothing was scored.
     """
 
@@ -100,6 +101,8 @@ class CandidateScores:
             raise ValueError(
                 f"the scores {name!r} hold infinite errors; have them made anew by sdsclip score-captions."
             )
+        if fitted := settings.get("timestep_weights"):
+            self.errors = self.errors * np.asarray(fitted["weights"], np.float32)
         mean = np.full(self.errors.shape[:2], np.nan, np.float32)
         if draws:
             counts = (~np.isnan(self.errors)).sum(-1)

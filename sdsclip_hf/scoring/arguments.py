@@ -1,5 +1,6 @@
 """The options of a scoring of candidate captions."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -7,9 +8,11 @@ from sdsclip_hf.config import TEACHER_OFFLOADS, TEACHER_QUANTIZATIONS, knob
 from sdsclip_hf.losses import WEIGHTINGS, Weighting
 from sdsclip_hf.scoring.candidates import parse_sources
 from sdsclip_hf.scoring.caption_errors import SETTLED, Settled
+from sdsclip_hf.scoring.timestep_weights import FEWEST_LABELLED
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = get_args(Dtype)
+DEFAULT_LABELLED = 200
 
 
 # Options of the main job under which a configuration has what a scoring needs, too.
@@ -98,6 +101,12 @@ class ScoringArguments:
     settled: Settled = knob(
         "order", "What stop_confidence is about: the whole order of the candidates, or the first choice alone."
     )
+    fit_weights: str | None = knob(
+        None,
+        "Weigh each timestep's error by what it tells of the right caption: own:COUNT learns it from the own captions of "
+        "the first COUNT items (own: 200). Scores already made are weighed anew without a call of the denoiser. Needs "
+        "stop_confidence 0.",
+    )
     batch_size: int = knob(64, "Denoiser inputs at once; it changes the errors by rounding alone.")
     chunk_size: int = knob(64, "Items scored and saved together: what a killed run loses at most, on each process.")
 
@@ -133,8 +142,27 @@ class ScoringArguments:
                 raise ValueError(f"the source of candidates {source!r} needs --{needs}.")
         if self.candidates_column is not None and "column" not in self.sources:
             raise ValueError("--candidates_column is given, but not the source; add column to --candidates.")
+        if self.fit_weights is not None:
+            self._check_fit()
         if self.push_to_hub and not self.hub_dataset_id:
             raise ValueError("--push_to_hub needs --hub_dataset_id, NAMESPACE/NAME.")
+
+    def _check_fit(self):
+        if not re.fullmatch(r"own(:[0-9]+)?", self.fit_weights) or self.labelled_items < FEWEST_LABELLED:
+            raise ValueError(
+                f"fit_weights is {self.fit_weights!r}; it must be own:COUNT with a COUNT of at least {FEWEST_LABELLED}, or "
+                "own. Set --fit_weights."
+            )
+        if self.stop_confidence:
+            raise ValueError(
+                f"--fit_weights needs all draws of each item, but stop_confidence is {self.stop_confidence}. Give "
+                "--stop_confidence 0, and another --output_dir where scores were stopped early."
+            )
+
+    @property
+    def labelled_items(self) -> int:
+        """Of how many items at most ``fit_weights`` uses the own captions."""
+        return int(self.fit_weights.partition(":")[2] or DEFAULT_LABELLED)
 
     @property
     def sources(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ from sdsclip_hf.common.writing import sweep, whole_file, write_json, write_text
 from sdsclip_hf.data.scores import FEATURES, SCORES_FILE, CandidateScores, content_fingerprint
 from sdsclip_hf.scoring.caption_items import CaptionItem
 from sdsclip_hf.scoring.card import render_card
+from sdsclip_hf.scoring.own_captions import fit_on_own
 
 PARTS, SETTINGS_FILE = "parts", "settings.json"
 CARD_FILE, DATA = "README.md", "data"
@@ -129,6 +130,23 @@ class ScoreFolder:
         write_text(self.folder / CARD_FILE, render_card(settings))
         write_json(self.folder / SCORES_FILE, settings)
         shutil.rmtree(self.parts)
+
+    def fit_weights(self, count: int) -> None:
+        """Weigh the finished scores' draws by what the own captions of ``count`` items tell, in place of weights before.
+
+        The errors stay as they are: card and ``scores.json`` alone are written.
+
+        Raises:
+            ValueError: see [`fit_on_own`].
+            OSError: the scores are damaged.
+        """
+        data, settings = CandidateScores.load(self.folder).data, self.finished()
+        settings.pop("timestep_weights", None)
+        settings["timestep_weights"] = fit_on_own(CandidateScores(data, settings), count)
+        settings |= _sum_up(data, settings)
+        settings["fingerprint"] = content_fingerprint(data, settings)
+        write_text(self.folder / CARD_FILE, render_card(settings))
+        write_json(self.folder / SCORES_FILE, settings)
 
 
 def _check_same(folder: Path, then: dict, now: dict) -> None:

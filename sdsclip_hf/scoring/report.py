@@ -23,7 +23,25 @@ def print_report(scores: dict, folder: Path) -> None:
     if scores["teacher"] is not None:
         calls, saved = scores["denoiser_calls"], scores["denoiser_calls_saved"]
         print(f"Denoiser calls: {calls:,} made, {saved:,} ({saved / (calls + saved):.0%}) saved by stopping early.")
+        if fitted := scores.get("timestep_weights"):
+            _tell_weights(fitted)
         _tell_signal(scores)
+
+
+def _tell_weights(fitted: dict) -> None:
+    """What the fitted weights are, and whether they are worth more than equal ones."""
+    before, labelled = f"{fitted['uniform_accuracy']:.1%}", fitted["labelled"]
+    if len(set(fitted["weights"])) == 1:
+        print(
+            f"Timestep weights: equal; on {labelled} pictures no others are clearly better ({before} of pairs right)."
+        )
+        return
+    told = sorted(zip(fitted["timesteps"], fitted["weights"], strict=True))
+    print("Timestep weights: " + ", ".join(f"{timestep}: {weight:.2f}" for timestep, weight in told) + ".")
+    print(
+        f"Of the pairs of {labelled} pictures {fitted['accuracy']:.1%} are right by them (cross-validated), {before} by "
+        "equal weights."
+    )
 
 
 def _tell_signal(scores: dict) -> None:

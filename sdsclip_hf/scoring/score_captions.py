@@ -133,6 +133,8 @@ class Scoring:
     ):
         if arguments.wrong_images and teacher is None:
             raise ValueError("--wrong_images scores, and so needs a teacher; give --teacher_name_or_path.")
+        if arguments.fit_weights and teacher is None:
+            raise ValueError("--fit_weights weighs a teacher's errors, but there is none; give --teacher_name_or_path.")
         self.arguments, self.teacher, self.dataset, self.embedder = arguments, teacher, dataset, embedder
         self.state = processes()
         self.files = ScoreFolder(arguments.output_dir)
@@ -157,7 +159,13 @@ class Scoring:
             if self.state.is_main_process:
                 self.files.claim(settings)
             self.state.wait_for_everyone()
-            return self.files.finished() or self._score_missing(settings)
+            scores = self.files.finished() or self._score_missing(settings)
+            if self.arguments.fit_weights is None:
+                return scores
+            if self.state.is_main_process:
+                self.files.fit_weights(self.arguments.labelled_items)
+            self.state.wait_for_everyone()
+            return self.files.finished()
 
     def _score_missing(self, settings: dict) -> dict:
         if self.state.is_main_process and not self.files.has_items():

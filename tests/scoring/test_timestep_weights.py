@@ -1,0 +1,142 @@
+"""Timestep weights: found where the information is, left equal where there is none, kept with the scores."""
+
+import datasets
+import numpy as np
+import pytest
+from scorings import QUICK, refuse
+
+from sdsclip_hf.data.scores import FEATURES, CandidateScores
+from sdsclip_hf.scoring.caption_errors import visiting_order
+from sdsclip_hf.scoring.folder import ScoreFolder
+from sdsclip_hf.scoring.own_captions import fit_on_own
+from sdsclip_hf.scoring.report import print_report
+from sdsclip_hf.scoring.score_captions import score_captions
+from sdsclip_hf.scoring.timestep_weights import fit_timestep_weights, minimise
+from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+
+DRAWS = 6
+SETTINGS = {"teacher": {"name": "t"}, "control": None, "num_draws": DRAWS, "timestep_range": [0, 100]}
+TIMESTEPS = [40, 60, 20, 80, 0, 100]  # as the draws are visited, see visiting_order
+
+
+def accuracy(means, weights, seed=9):
+    gaps = np.random.default_rng(seed).normal(means, 1.5, (4000, len(means)))
+    return float((gaps @ weights > 0).mean())
+
+
+@pytest.mark.parametrize(("means", "least"), [([0, 0, 0, 1.5, 0, 0], 0.05), ([0.5] * 6, -0.01), ([0.0] * 6, -0.01)])
+def test_weights_go_where_the_information_is_and_else_stay(means, least):
+    for seed in range(3):
+        gaps = np.random.default_rng(seed).normal(means, 1.5, (50, DRAWS))
+        fitted = fit_timestep_weights(gaps, range(50))
+        assert fitted.weights.min() >= 0 and fitted.weights.mean() == pytest.approx(1)
+        assert accuracy(means, fitted.weights) >= accuracy(means, np.ones(DRAWS)) + least
+        assert (fitted.weights == 1).all() or fitted.weights.argmax() == 3
+
+
+def test_the_minimum_is_one():
+    """No step within w >= 0 lowers the loss, written plainly."""
+    rng = np.random.default_rng(0)
+    inputs, shares = rng.normal([1, 0.2, -1, 0], 1, (60, 4)), np.ones(60)
+
+    def loss(weights):
+        spread = ((weights - weights.mean()) ** 2).mean()
+        return np.log1p(np.exp(-inputs @ weights)).mean() + 0.1 * spread + 1e-3 * weights.mean() ** 2
+
+    found = minimise(inputs, shares, 0.1)
+    assert found[2] == 0 and found[0] > 0.5
+    assert all(loss(np.maximum(found + 1e-3 * rng.normal(size=4), 0)) >= loss(found) for _ in range(200))
+
+
+def made_scores(count=40, draws=DRAWS, informed=3, **settings) -> CandidateScores:
+    """Items of three candidates, of whose draws one alone tells the own caption."""
+    rng, rows = np.random.default_rng(1), []
+    for number in range(count):
+        errors = rng.normal(5, 1, (3, draws))
+        errors[number % 3, informed % draws] -= 3
+        texts = [f"a {number}", f"b {number}", f"c {number}"]
+        rows.append(
+            {"picture": str(number), "caption": texts[number % 3], "candidates": texts, "errors": errors.tolist()}
+        )
+    return CandidateScores(datasets.Dataset.from_list(rows, features=FEATURES), SETTINGS | settings)
+
+
+def test_own_captions_tell_the_timestep_that_knows():
+    scores = made_scores()
+    fitted = fit_on_own(scores, 30)
+    assert fitted["timesteps"] == TIMESTEPS and np.argmax(fitted["weights"]) == 3 and fitted["labelled"] == 30
+    assert fitted["accuracy"] > fitted["uniform_accuracy"] + 0.05
+    weighted = CandidateScores(scores.data, SETTINGS | {"timestep_weights": fitted})
+    raw = np.array(scores.data["errors"])
+    np.testing.assert_allclose(weighted.mean_errors, (raw * fitted["weights"]).mean(-1), rtol=1e-5)
+    assert weighted.confidence.mean() != scores.confidence.mean()
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"count": 19}, "19 labelled pictures are too few .* at least 20"),
+        ({"control": "wrong_images"}, "control wrong_images: which caption is right is not told"),
+        ({"timestep_range": [50, 50]}, "all draws are at timestep 50"),
+        ({"draws": 1}, "item 0 has 1 of 6 draws' errors.*--stop_confidence 0"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(made, said):
+    with pytest.raises(ValueError, match=said):
+        fit_on_own(made_scores(**made), 200)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fit_weights", "own:19", "--stop_confidence", 0], "fit_weights is 'own:19'; it must be own:COUNT"),
+        (["--fit_weights", "winoground", "--stop_confidence", 0], "fit_weights is 'winoground'"),
+        (["--fit_weights", "own"], "needs all draws of each item, but stop_confidence is 0.99"),
+        (["--fit_weights", "own", "--stop_confidence", 0], "weighs a teacher's errors, but there is none"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(capsys, numbered, tmp_path, words, said):
+    assert said in refuse(capsys, "--dataset_name", numbered, "--output_dir", tmp_path / "s", *words)
+
+
+def test_finished_scores_are_weighed_anew_without_the_denoiser(teacher_folder, pairs, tmp_path, monkeypatch, capsys):
+    teacher = DiffusionTeacher.from_pretrained(teacher_folder, load_vae=True)
+    options = QUICK | {"stop_confidence": 0, "output_dir": tmp_path}
+    before = score_captions(teacher, pairs, **options)
+    data = (tmp_path / "data/train-00000-of-00001.parquet").read_bytes()
+    monkeypatch.setattr(teacher.denoiser, "forward", None)
+    after = score_captions(teacher, pairs, fit_weights="own", **options)
+    assert after["fingerprint"] != before["fingerprint"] and after["timestep_weights"]["labelled"] == 24
+    timesteps = teacher.draws(5)[0].tolist()
+    assert after["timestep_weights"]["timesteps"] == [timesteps[draw] for draw in visiting_order(5)]
+    assert score_captions(teacher, pairs, fit_weights="own", **options) == after == ScoreFolder(tmp_path).finished()
+    assert score_captions(teacher, pairs, **options) == after  # without the option they stay as they are
+    assert (tmp_path / "data/train-00000-of-00001.parquet").read_bytes() == data
+    assert CandidateScores.load(tmp_path).settings == after
+    assert "weights of the timesteps | 0: " in (tmp_path / "README.md").read_text()
+    print_report(after, tmp_path)
+    assert "Timestep weights: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_fifty_pictures_are_worth():
+    """The table of docs/ranking.md: accuracy on other pairs by equal and by fitted weights, 20 sets a row."""
+    ten = np.ones(10)
+    rows = {
+        "two of ten timesteps tell": (np.eye(10)[[3, 4]].sum(0), 1.5 * ten),
+        "five of ten tell": (np.repeat([0.4, 0], 5), ten),
+        "all tell the same, two are loud": (0.3 * ten, np.repeat([6.0, 1.0], [2, 8])),
+        "all tell the same, little": (0.2 * ten, ten),
+        "all tell the same, much": (0.5 * ten, ten),
+        "none tells": (0 * ten, ten),
+    }
+    for name, (means, noise) in rows.items():
+        gains, equal = [], []
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            known, others = rng.normal(means, noise, (50, 10)), rng.normal(means, noise, (4000, 10))
+            fitted = fit_timestep_weights(known, range(50))
+            equal.append((others.sum(1) > 0).mean())
+            gains.append((others @ fitted.weights > 0).mean() - equal[-1])
+        print(f"| {name} | {np.mean(equal):.1%} | {np.mean(gains):+.1%} | {min(gains):+.1%} |")
+        assert min(gains) > -0.01
