@@ -7,9 +7,11 @@ from sdsclip_hf.common.importing import import_quickly
 __version__ = "0.1.0"
 _WHERE = {
     "CandidateScores": "data.scores",
+    "CaptionRanker": "rankers.caption_ranker",
     "ClipScorer": "evaluation.scorers",
     "DiffusionScorer": "evaluation.scorers",
     "DiffusionTeacher": "teachers.diffusion_teacher",
+    "FunctionRanker": "rankers.caption_ranker",
     "LatentMapper": "students.latent_mapper",
     "SDSCLIPConfig": "config",
     "SDSCLIPModel": "students.sdsclip_model",
@@ -21,9 +23,11 @@ _WHERE = {
 }
 __all__ = [
     "CandidateScores",
+    "CaptionRanker",
     "ClipScorer",
     "DiffusionScorer",
     "DiffusionTeacher",
+    "FunctionRanker",
     "LatentMapper",
     "SDSCLIPConfig",
     "SDSCLIPModel",
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from sdsclip_hf.data.scores import CandidateScores
     from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
     from sdsclip_hf.losses import distillation_loss, ranking_loss
+    from sdsclip_hf.rankers.caption_ranker import CaptionRanker, FunctionRanker
     from sdsclip_hf.students.latent_mapper import LatentMapper
     from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
     from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher

@@ -61,7 +61,8 @@ class RunFacts:
         config: the run's.
         base_name: the model that it started from; ``base_revision`` its commit on the Hub, where known.
         teacher_name: the diffusion model, where L_SDS used one.
-        scores_teacher: the diffusion model whose stored scores L_rank learns from.
+        scores_teacher: the diffusion model, or other ranker, whose stored scores L_rank learns from.
+        scores_are_errors: whether that is a diffusion model.
         counts: see [`SDSCLIPModel.count_parameters`].
         steps: optimiser steps taken, of ``max_steps``.
         processes: on how many processes.
@@ -100,6 +101,7 @@ class RunFacts:
     licence: dict[str, str] | None = None
     student: StudentFacts = field(default_factory=StudentFacts)
     overrides: dict = field(default_factory=dict)
+    scores_are_errors: bool = True
 
     @property
     def licence_is_known(self) -> bool:
@@ -262,9 +264,10 @@ def _symbols(facts: RunFacts) -> Iterator[str]:
         if config.shuffle_captions:
             yield "**A control**: the denoiser was given captions of other images. Nothing should be learnt from it."
     if config.lambda_rank:
+        made = "negative matching errors d(x, c_k) / tau that the diffusion model"
+        made = made if facts.scores_are_errors else "scores -d(x, c_k) / tau that the ranker"
         order = (
-            "the softmax of the negative matching errors d(x, c_k) / tau that the diffusion model "
-            f"{facts.scores_teacher or 'of the scores'} gave before training"
+            f"the softmax of the {made} {facts.scores_teacher or 'of the scores'} gave before training"
             if config.ranking_targets == "teacher"
             else "the labels (which caption is the image's own)"
         )

@@ -110,7 +110,7 @@ class CandidateScores:
         self.mean_errors: np.ndarray = mean
         self.ranked = (~np.isnan(mean)).sum(1) >= 2  # (N,): which items the teacher has ordered
         self.confidence = np.zeros(len(data), np.float32)
-        if draws > 1 and self.ranked.any():
+        if self.has_draws and self.ranked.any():
             self.confidence[self.ranked] = teacher_confidence(torch.from_numpy(self.errors[self.ranked])).numpy()
 
     @classmethod
@@ -190,6 +190,11 @@ class CandidateScores:
             )
         return self._numbers[picture]
 
+    @property
+    def has_draws(self) -> bool:
+        """Whether items have two or more draws, by which a teacher's confidence is told."""
+        return self.errors.shape[-1] > 1
+
     def check_ranked(self, sure: float = 0.9) -> None:
         """Refuse scores that order nothing, and warn of a teacher that is hardly ever sure, or no better than chance.
 
@@ -203,7 +208,15 @@ class CandidateScores:
             )
         share = float((self.confidence[self.ranked] > sure).mean())
         own, chance, deviation = self._own_first()
-        if share < LITTLE or own < chance + 2 * deviation:
+        if not self.has_draws and own < chance + 2 * deviation:
+            logger.warning(
+                "the scores %r carry little or no signal on this data: their ranker puts the image's own caption first on "
+                "%.0f %% of the items (by chance %.0f %%). Score with a ranker that knows such pictures.",
+                self.name,
+                100 * own,
+                100 * chance,
+            )
+        elif self.has_draws and (share < LITTLE or own < chance + 2 * deviation):
             logger.warning(
                 "the scores %r carry little or no signal on this data: their teacher is sure (confidence above %s) of its "
                 "first choice on %.0f %% of the items, and puts the image's own caption first on %.0f %% (by chance "
@@ -299,6 +312,12 @@ def _check_readable(path: Path, read: Callable[[Path], Any]) -> Any:
             f"{path} is damaged ({reason}). Take the folder away, and type sdsclip score-captions again or download it "
             "again."
         ) from error
+
+
+def ranked_by(settings: dict) -> str | None:
+    """The name of what made the scores that ``settings`` describe; None: they are unscored."""
+    by = settings.get("teacher") or settings.get("ranker")
+    return None if by is None else by["name"]
 
 
 def portable_name(name: str) -> str:

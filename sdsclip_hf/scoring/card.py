@@ -2,6 +2,8 @@
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from sdsclip_hf.data.scores import ranked_by
+
 HOW = {
     "column": "given by the dataset",
     "swap": "words of the caption exchanged by rule",
@@ -36,6 +38,10 @@ SCORED = (
     "d(x, c) = E || eps_theta(z_t, t, c) - eps ||^2, lower where caption and picture match better, with the same draws of "
     "(t, eps) for all candidates."
 )
+RANKED = (
+    "Scores of the ranker {name} ({kind}) of candidate captions of the pictures of {dataset}: d = -score, lower where "
+    "caption and picture match better."
+)
 UNSCORED = "Candidate captions of the pictures of {dataset}. No teacher has scored them."
 CONTROL = (
     "\n\n**Control experiment:** each item was scored with another row's picture. Nothing should be learnt from it."
@@ -44,15 +50,17 @@ CONTROL = (
 
 def render_card(settings: dict) -> str:
     """``README.md`` for what ``scores.json`` holds, front matter included."""
-    teacher, dataset = settings["teacher"], settings["dataset"]["name"]
-    about = SCORED.format(name=teacher["name"], dataset=dataset) if teacher else UNSCORED.format(dataset=dataset)
+    teacher, ranker, dataset = settings["teacher"], settings.get("ranker"), settings["dataset"]["name"]
+    name = ranked_by(settings)
+    text = SCORED if teacher else RANKED if ranker else UNSCORED
+    about = text.format(name=name, dataset=dataset, kind=ranker and ranker["kind"])
     data = DatasetCardData(  # without `configs`, by which the cache of `datasets` would take two folders of one name for one
-        pretty_name=f"Candidate captions of {dataset}" + (f", scored by {teacher['name']}" if teacher else ""),
+        pretty_name=f"Candidate captions of {dataset}" + (f", scored by {name}" if name else ""),
         tags=["sdsclip_hf", "ranking-distillation", "compositionality", "clip"],
         task_categories=["zero-shot-image-classification"],
     )
     rows = [f"| {name} | {value} |" for name, value in _facts(settings).items()]
-    errors = ", the teacher's error in each draw" if teacher else ", empty here"
+    errors = ", the teacher's error in each draw" if teacher else ", of d alone" if ranker else ", empty here"
     card = CARD.format(
         data=data.to_yaml(),
         title=data.pretty_name,
@@ -96,6 +104,15 @@ def _facts(settings: dict) -> dict[str, str]:
             f"the own captions of {fitted['labelled']} pictures: right in {fitted['accuracy']:.1%} of pairs "
             f"(cross-validated), with equal weights in {fitted['uniform_accuracy']:.1%}"
         )
+    if ranker := settings.get("ranker"):
+        facts |= {name: value for name, value in ranker.items() if value is not None and name != "name"}
+        facts |= {
+            "ranker": ranker["name"],
+            "its first choice is the picture's own caption": f"on {settings['own_first_share']:.1%} of items, by chance "
+            f"{settings['own_first_by_chance']:.1%}",
+            "items whose candidates it scores alike": settings["tied_items"],
+        }
+        facts["fingerprint of the ranker"] = facts.pop("fingerprint", "none")
     return facts | {"fingerprint": settings["fingerprint"]}
 
 

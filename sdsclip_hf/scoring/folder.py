@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from sdsclip_hf.common.chunks import Chunks
 from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.writing import sweep, whole_file, write_json, write_text
-from sdsclip_hf.data.scores import FEATURES, SCORES_FILE, CandidateScores, content_fingerprint
+from sdsclip_hf.data.scores import FEATURES, SCORES_FILE, CandidateScores, content_fingerprint, ranked_by
 from sdsclip_hf.scoring.caption_items import CaptionItem
 from sdsclip_hf.scoring.card import render_card
 from sdsclip_hf.scoring.own_captions import fit_on_own
@@ -180,18 +180,26 @@ def _sum_up(data: datasets.Dataset, settings: dict) -> dict:
             "other --candidates."
         )
     found = {"items": len(counts), "ranked_share": round(float((counts >= 2).mean()), 4)}
-    if settings["teacher"] is None:
+    if ranked_by(settings) is None:
         return found
     scores = CandidateScores(data, settings)
-    certain = scores.confidence[scores.ranked]
     first = [scores.item(number) for number in np.flatnonzero(scores.ranked)]
     own_first = [item.candidates[item.errors.argmin()] == item.caption for item in first]
-    calls = int((~np.isnan(scores.errors)).sum())
+    if not first:
+        raise ValueError(
+            f"the ranker {ranked_by(settings)!r} scored all candidates of each of the {len(counts)} items alike, so that it "
+            "ranks nothing. Give another ranker or other --candidates."
+        )
+    found |= {
+        "own_first_share": round(float(np.mean(own_first)), 4),
+        "own_first_by_chance": round(float((1 / counts[scores.ranked]).mean()), 4),
+    }
+    if settings["teacher"] is None:
+        return found | {"tied_items": int((counts >= 2).sum()) - len(first)}
+    certain, calls = scores.confidence[scores.ranked], int((~np.isnan(scores.errors)).sum())
     return found | {
         "mean_confidence": round(float(certain.mean()), 4),
         "sure_share": round(float((certain > SURE).mean()), 4),
-        "own_first_share": round(float(np.mean(own_first)), 4),
-        "own_first_by_chance": round(float((1 / counts[counts >= 2]).mean()), 4),
         "denoiser_calls": calls,
         "denoiser_calls_saved": int(counts[counts >= 2].sum()) * settings["num_draws"] - calls,
     }

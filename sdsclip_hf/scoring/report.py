@@ -20,11 +20,14 @@ def print_report(scores: dict, folder: Path) -> None:
     )
     if (skipped := tell_bad_images(folder)) is not None:
         print(skipped)
+    if tied := scores.get("tied_items"):
+        print(f"{tied:,} items are not ranked: the ranker scores all of their candidates alike.")
     if scores["teacher"] is not None:
         calls, saved = scores["denoiser_calls"], scores["denoiser_calls_saved"]
         print(f"Denoiser calls: {calls:,} made, {saved:,} ({saved / (calls + saved):.0%}) saved by stopping early.")
         if fitted := scores.get("timestep_weights"):
             _tell_weights(fitted)
+    if "own_first_share" in scores:
         _tell_signal(scores)
 
 
@@ -46,12 +49,16 @@ def _tell_weights(fitted: dict) -> None:
 
 def _tell_signal(scores: dict) -> None:
     """How sure the teacher is, and how often right; a warning where that is little, or no more than by chance."""
-    sure, own, chance = scores["sure_share"], scores["own_first_share"], scores["own_first_by_chance"]
-    deviation = (chance * (1 - chance) / (scores["items"] * scores["ranked_share"])) ** 0.5
-    for little, text in (
-        (sure < LITTLE, f"the teacher is sure (confidence above {SURE}) of its first choice on {sure:.0%} of items"),
-        (own < chance + 2 * deviation, f"it puts the picture's own caption first on {own:.0%}, by chance {chance:.0%}"),
-    ):
+    own, chance = scores["own_first_share"], scores["own_first_by_chance"]
+    ranked = scores["items"] * scores["ranked_share"] - scores.get("tied_items", 0)
+    deviation = (chance * (1 - chance) / max(ranked, 1)) ** 0.5
+    found = [
+        (own < chance + 2 * deviation, f"it puts the picture's own caption first on {own:.0%}, by chance {chance:.0%}")
+    ]
+    if (sure := scores.get("sure_share")) is not None:
+        text = f"the teacher is sure (confidence above {SURE}) of its first choice on {sure:.0%} of items"
+        found.insert(0, (sure < LITTLE, text))
+    for little, text in found:
         if little:
             print(
                 f"warning: {text}: its scores carry little or no signal on this data. Score with a teacher that knows such "

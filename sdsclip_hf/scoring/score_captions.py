@@ -24,6 +24,7 @@ from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.data.scores import portable_name
 from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.hub.commits import claim_repo
+from sdsclip_hf.rankers.caption_ranker import CaptionRanker, FunctionRanker, ScoreFunction
 from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.scoring.caption_errors import Candidates, CaptionErrors
 from sdsclip_hf.scoring.caption_items import CaptionedRows, CaptionItem, caption_items, given_candidates
@@ -37,7 +38,7 @@ FORMAT_VERSION = 1
 
 
 def score_captions(
-    teacher: DiffusionTeacher | None,
+    ranker: DiffusionTeacher | CaptionRanker | ScoreFunction | None,
     dataset: datasets.Dataset,
     embedder: ClipScorer | None = None,
     **options,
@@ -45,7 +46,8 @@ def score_captions(
     """Score a dataset and write a folder that [`CandidateScores`] reads; go on with it where a run was killed.
 
     Args:
-        teacher: loaded with its autoencoder; None: write the candidates unscored.
+        ranker: a teacher loaded with its autoencoder; or a [`CaptionRanker`], or a function that takes a picture and its
+            candidates and gives each a score, higher where it matches better. None: write the candidates unscored.
         dataset: rows of a picture and its captions.
         embedder: of source ``nearest``.
         options: of [`ScoringArguments`]. What names a teacher, dataset or model there is for the record alone.
@@ -75,7 +77,7 @@ def score_captions(
     arguments = ScoringArguments(**{**told, **options})
     if "nearest" in arguments.sources and embedder is None:
         raise ValueError("the source of candidates 'nearest' needs an embedder; give a ClipScorer.")
-    return Scoring(arguments, teacher, dataset, embedder).run()
+    return Scoring(arguments, ranker, dataset, embedder).run()
 
 
 def score_named(arguments: ScoringArguments) -> dict:
@@ -127,15 +129,17 @@ class Scoring:
     def __init__(
         self,
         arguments: ScoringArguments,
-        teacher: DiffusionTeacher | None,
+        ranker: DiffusionTeacher | CaptionRanker | ScoreFunction | None,
         dataset: datasets.Dataset,
         embedder: ClipScorer | None,
     ):
-        if arguments.wrong_images and teacher is None:
+        if arguments.wrong_images and ranker is None:
             raise ValueError("--wrong_images scores, and so needs a teacher; give --teacher_name_or_path.")
-        if arguments.fit_weights and teacher is None:
+        self.arguments, self.dataset, self.embedder = arguments, dataset, embedder
+        self.teacher = ranker if isinstance(ranker, DiffusionTeacher) else None
+        self.ranker = None if ranker is None or self.teacher else _as_ranker(ranker)
+        if arguments.fit_weights and self.teacher is None:
             raise ValueError("--fit_weights weighs a teacher's errors, but there is none; give --teacher_name_or_path.")
-        self.arguments, self.teacher, self.dataset, self.embedder = arguments, teacher, dataset, embedder
         self.state = processes()
         self.files = ScoreFolder(arguments.output_dir)
         bad_images = BadImages(arguments.max_bad_images, self.files.folder / BAD_IMAGES_FILE)
@@ -145,7 +149,7 @@ class Scoring:
         empty = sum(not text.strip() for texts in self.captions for text in texts)
         if empty and self.state.is_main_process:
             logger.warning(f"{empty} captions are empty; mend the rows, or leave them out.")
-        self.scorer = self._make_scorer() if teacher else None
+        self.scorer = self._make_scorer() if self.teacher else None
 
     def _make_scorer(self) -> CaptionErrors:
         self.teacher.place(self.state.device, self.arguments.teacher_offload).speed_up(packed=True)
@@ -201,11 +205,12 @@ class Scoring:
         )
 
     def _read(self, items: Sequence[CaptionItem]) -> dict[int, Image.Image]:
-        """The pictures of a chunk that can be read, at the teacher's size, by their rows."""
-        if self.scorer is None:
+        """The pictures of a chunk that can be read, of a teacher at its size, by their rows."""
+        if self.scorer is None and self.ranker is None:
             return {}
         pictures = {row: self.rows.picture(row) for row in dict.fromkeys(item.row for item in items)}
-        return {row: self.teacher.crop(picture) for row, picture in pictures.items() if picture is not None}
+        readable = {row: picture for row, picture in pictures.items() if picture is not None}
+        return {row: self.teacher.crop(picture) for row, picture in readable.items()} if self.teacher else readable
 
     def _score(
         self, items: Sequence[CaptionItem], pictures: dict[int, Image.Image]
@@ -214,11 +219,13 @@ class Scoring:
 
         A chunk keeps nothing for the next: what else is scored, and where, would then show in the last digits.
         """
-        if self.scorer is None:
+        if self.scorer is None and self.ranker is None:
             return items, [np.empty((len(item.candidates), 0)) for item in items]
         kept = [item for item in items if item.row in pictures]
         if not kept:
             return [], []
+        if self.ranker is not None:
+            return kept, self.ranker.errors([pictures[item.row] for item in kept], [item.candidates for item in kept])
         place = {row: number for number, row in enumerate(pictures)}
         images, size = list(pictures.values()), self.arguments.batch_size
         batches = [images[start : start + size] for start in range(0, len(images), size)]
@@ -255,6 +262,7 @@ class Scoring:
         return {
             "sdsclip_hf_format": FORMAT_VERSION,
             "teacher": teacher,
+            "ranker": None if self.ranker is None else self.ranker.settings(),
             "num_draws": arguments.num_draws if scored else None,
             "timestep_range": list(arguments.timestep_range or schedule.default_range) if scored else None,
             "weighting": (arguments.weighting or schedule.default_weighting) if scored else None,
@@ -269,6 +277,15 @@ class Scoring:
             "control": "wrong_images" if arguments.wrong_images else None,
             "chunk_size": arguments.chunk_size,
         }
+
+
+def _as_ranker(given: CaptionRanker | ScoreFunction) -> CaptionRanker:
+    if not isinstance(given, CaptionRanker) and not callable(given):
+        raise ValueError(
+            f"a {type(given).__name__} cannot rank captions; give a DiffusionTeacher, a CaptionRanker, or a function "
+            "(picture, candidates) -> scores."
+        )
+    return given if isinstance(given, CaptionRanker) else FunctionRanker(given)
 
 
 def run_ahead(function: Callable, arguments: Iterable) -> Iterator:

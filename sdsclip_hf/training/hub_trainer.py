@@ -19,6 +19,7 @@ from sdsclip_hf.cards.model_card import RunFacts, find_licence, write_card
 from sdsclip_hf.cards.push import push_model
 from sdsclip_hf.cards.student_facts import StudentFacts
 from sdsclip_hf.common.writing import GO_ON, own_name, remove, telling_full_disk, write_text
+from sdsclip_hf.data.scores import ranked_by
 from sdsclip_hf.hub.attempts import HubError
 from sdsclip_hf.hub.commits import check_holds_clip, claim_repo
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
@@ -92,7 +93,8 @@ class HubTrainer(Trainer):
             base_name=self.base_name,
             base_revision=self.base_revision,
             teacher_name=None if self.teacher is None else self.teacher.name_or_path,
-            scores_teacher=((self.scores and self.scores.settings.get("teacher")) or {}).get("name"),
+            scores_teacher=self.scores and ranked_by(self.scores.settings),
+            scores_are_errors=not (self.scores and self.scores.settings.get("ranker")),
             counts=self.student.count_parameters(),
             steps=self.state.global_step,
             max_steps=self.state.max_steps,

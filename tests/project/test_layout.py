@@ -21,7 +21,19 @@ ORDER = (
         "metrics",
         "teachers",
     ),
-    *("evaluation", "reports", "cards", "scoring", "training", "planning", "doctor", "study", "demo", "commands"),
+    *(
+        "evaluation",
+        "reports",
+        "cards",
+        "rankers",
+        "scoring",
+        "training",
+        "planning",
+        "doctor",
+        "study",
+        "demo",
+        "commands",
+    ),
 )
 MOST_LINES, MOST_FILES = 450, 5
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "_recipes" not in file.parts)
