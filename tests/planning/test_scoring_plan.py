@@ -18,7 +18,10 @@ from sdsclip_hf.scoring.arguments import ScoringArguments, scoring_settings
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion_xl", "stable_diffusion_3", "flux"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("stable_diffusion_xl", "flux")]
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion_3", *SLOW])
 def test_memory_is_that_of_real_scoring(tmp_path, name):
     folder = str(tiny_pipelines.save(name, tmp_path))
     cost = rehearse_scoring(ScoringArguments(folder, latent_size=8, batch_size=8, candidates=["batch:1"], chunk_size=1))
