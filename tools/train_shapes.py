@@ -535,7 +535,7 @@ ENGLISH = (
 )
 
 
-def report(folder: Path, seconds: dict[str, float], students: Sequence[str]) -> None:
+def report(folder: Path, seconds: dict[str, float], students: Sequence[str], pipeline: DiffusionPipeline) -> None:
     """Score what was made on the swapped pairs of unseen combinations, and draw samples of the teacher."""
     figures = {"seconds": {stage: round(value) for stage, value in seconds.items()}}
     teacher = DiffusionTeacher.from_pretrained(folder / "teacher", load_vae=True)
@@ -545,12 +545,11 @@ def report(folder: Path, seconds: dict[str, float], students: Sequence[str]) -> 
     runs = {name: evaluate_benchmarks(scorer, ["shapes:test"]) for name, scorer in scorers.items()}
     print(table(runs), flush=True)
     write_json(folder / "figures.json", figures | {"scores": runs})
-    plot_samples(folder / "teacher", folder / "samples.png")
+    plot_samples(pipeline, folder / "samples.png")
 
 
-def plot_samples(teacher: Path, path: Path) -> None:
+def plot_samples(pipeline: DiffusionPipeline, path: Path) -> None:
     """Pictures that the teacher makes of captions of unseen combinations."""
-    pipeline = DiffusionPipeline.from_pretrained(teacher)
     pipeline.set_progress_bar_config(disable=True)
     chosen = world.scenes("test")[::35][:6]
     captions = [
@@ -620,7 +619,7 @@ def main() -> None:
         clip.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
     if not args.only_students:
-        report(folder, seconds, ("student", "student_bag_of_words"))
+        report(folder, seconds, ("student", "student_bag_of_words"), pipeline)
 
 
 if __name__ == "__main__":
