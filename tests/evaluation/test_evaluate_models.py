@@ -110,6 +110,7 @@ evaluate.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_killed_evaluation_goes_on_behind_its_last_whole_part(clip_folder, monkeypatch):
     words = "--model", clip_folder, "--benchmark", SHAPES
     line = [sys.executable, "-c", KILLED, *words, "--output_dir", "out", "--num_workers", "0"]

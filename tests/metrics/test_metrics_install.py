@@ -78,7 +78,10 @@ def run(code: str, cache: Path, cwd: Path, **environment: str) -> subprocess.Com
     )
 
 
-@pytest.mark.parametrize("reach", ["offline", pytest.param("unreachable", marks=pytest.mark.slow), "not on the Hub"])
+SLOW = [pytest.param(reach, marks=pytest.mark.slow) for reach in ("unreachable", "not on the Hub")]
+
+
+@pytest.mark.parametrize("reach", ["offline", *SLOW])
 def test_evaluate_loads_the_bare_name_from_any_folder(cache, tmp_path, nothing_on_the_hub, reach):
     install([NAME])
     environment = {

@@ -219,6 +219,7 @@ def test_an_optimiser_that_cannot_be_made_here_is_taken_for_adamw():
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_writes_the_plan(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "new" / "plan.json"

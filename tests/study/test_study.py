@@ -128,6 +128,7 @@ def test_only_what_is_missing_or_damaged_is_run_and_ends_the_same(done, settings
     np.testing.assert_array_equal(np.load(missing)["scores"], before)
 
 
+@pytest.mark.slow
 def test_seeds_can_be_run_apart_and_are_summed_up_with_the_others(settings, done, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
     command = ["--config", str(tmp_path / "mine.yaml"), "--output_dir", str(tmp_path / "out")]
@@ -147,6 +148,7 @@ def test_changed_settings_do_not_reuse_old_scores(done, settings):
         Study(changed, folder).run()
 
 
+@pytest.mark.slow
 def test_student_may_be_of_another_kind_than_clip(settings, tmp_path):
     for part in make_dual_encoder("siglip2"):  # its pictures are several tensors
         part.save_pretrained(tmp_path / "student")
