@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -81,11 +81,12 @@ def as_typed(path: Path, action: argparse.Action, value, classes: tuple[type, ..
             "word in quotes."
         )
     if action.nargs == "+":
+        convert: Any = action.type
         words = value if isinstance(value, list) else [value]
         try:
-            return [action.type(str(word)) for word in words]
+            return [convert(str(word)) for word in words]
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {action.dest} is {value!r}; it takes {action.type.__name__} values.") from error
+            raise ValueError(f"{path}: {action.dest} is {value!r}; it takes {convert.__name__} values.") from error
     if isinstance(value, list):
         if not value and list in kinds:
             return value

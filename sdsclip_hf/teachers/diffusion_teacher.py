@@ -77,7 +77,7 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         self.schedule = schedule_of(scheduler, self.family.is_flow, lambda sigmas: self.family.told(sigmas, self.dtype))
         self.quantization: str | None = None
         self._turns: Turns | None = None
-        self.prediction_type: str = self.schedule.prediction_type
+        self.prediction_type: Any = self.schedule.prediction_type
         self.latent_shape = self._latent_shape(latent_size)
         self._is_channels_last = False
         self.requires_grad_(False)
@@ -113,7 +113,7 @@ class DiffusionTeacher(CaptionScores, nn.Module):
             ValueError: it holds a pipeline that cannot be a teacher.
         """
         name = expand(name_or_path)
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        kept = cast(torch.dtype, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
         with explain_loading("the teacher", name, "--teacher_name_or_path"):
             saved = SavedPipeline(name, revision, variant)
             if saved.is_distilled:
@@ -121,11 +121,13 @@ class DiffusionTeacher(CaptionScores, nn.Module):
                     f"the teacher {name} is a distilled checkpoint: what it predicts is no longer the mean of what is "
                     "possible, and its errors may order captions less well. Score with the one that it was distilled from."
                 )
-            rounded = {} if quantization is None else {"quantization_config": quantization_config(quantization, dtype)}
-            parts = {saved.family.denoiser_part: saved.load(saved.family.denoiser_part, dtype, **rounded)}
+            rounded = {} if quantization is None else {"quantization_config": quantization_config(quantization, kept)}
+            parts: dict[str, Any] = {
+                saved.family.denoiser_part: saved.load(saved.family.denoiser_part, kept, **rounded)
+            }
             if load_vae:
-                parts["vae"] = saved.load("vae", torch.float32 if saved.family.exact_autoencoder else dtype)
-            pipeline = cast(Any, saved.pipeline(dtype, **parts))
+                parts["vae"] = saved.load("vae", torch.float32 if saved.family.exact_autoencoder else kept)
+            pipeline = cast(Any, saved.pipeline(kept, **parts))
             pipeline.vae = parts.get("vae")
             teacher = cls(pipeline, latent_size)
         teacher.name_or_path, teacher.quantization = name, quantization
