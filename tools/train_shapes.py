@@ -312,12 +312,8 @@ def train_teacher(
     sigmas = (1 - scheduler.alphas_cumprod).sqrt()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        count = 64
-        scenes = torch.randint(len(pictures.scenes), (count,), generator=generator)
-        numbers = torch.randint(latents.shape[1], (count,), generator=generator)
-        x = latents[scenes, numbers]
-        forward_share = 0.85 - 0.35 * min(1.0, 2 * step / steps)
-        captions = [random_caption(pictures.scenes[number], forward_share, generator) for number in scenes]
+        x, captions = random_pairs(pictures, latents, step / steps, generator)
+        count = len(x)
         ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         high = torch.rand(count, generator=generator) < 0.7
         t = torch.where(
@@ -355,6 +351,17 @@ def train_teacher(
     ).run()
     model.eval()
     return pipeline, seconds
+
+
+def random_pairs(
+    pictures: Pictures, latents: Tensor, progress: float, generator: torch.Generator, count: int = 64
+) -> tuple[Tensor, list[str]]:
+    """Latents and their captions, which early in training tell mostly "left of" and "above"."""
+    scenes = torch.randint(len(pictures.scenes), (count,), generator=generator)
+    numbers = torch.randint(latents.shape[1], (count,), generator=generator)
+    forward_share = 0.85 - 0.35 * min(1.0, 2 * progress)
+    captions = [random_caption(pictures.scenes[number], forward_share, generator) for number in scenes]
+    return latents[scenes, numbers], captions
 
 
 def random_caption(scene: world.Scene, forward_share: float, generator: torch.Generator) -> str:

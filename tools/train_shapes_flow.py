@@ -26,7 +26,7 @@ from train_shapes import (
     all_orders,
     image_embeds,
     make_tokenizer,
-    random_caption,
+    random_pairs,
     random_pictures,
     report,
     text_config,
@@ -137,12 +137,8 @@ def train_teacher(
     model = nn.ModuleList([transformer, pipeline.text_encoder, pipeline.text_encoder_2])
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        count = 64
-        scenes = torch.randint(len(pictures.scenes), (count,), generator=generator)
-        numbers = torch.randint(latents.shape[1], (count,), generator=generator)
-        x = latents[scenes, numbers]
-        forward_share = 0.85 - 0.35 * min(1.0, 2 * step / steps)
-        captions = [random_caption(pictures.scenes[number], forward_share, generator) for number in scenes]
+        x, captions = random_pairs(pictures, latents, step / steps, generator)
+        count = len(x)
         words, _, sentence, _ = pipeline.encode_prompt(
             captions, None, None, do_classifier_free_guidance=False, max_sequence_length=1
         )

@@ -84,7 +84,7 @@ def test_a_fused_lora_scores_the_same_in_every_form_that_is_read_here(fused, cli
         main([str(fused), "--format", form])
     for name, library in (("fused-open_clip", "open_clip"), ("fused-transformers", "transformers")):
         card = ModelCard.load(Path(name, "README.md"))
-        assert card.data.library_name == library and "`fused` in the form of" in card.text
+        assert card.data.to_dict()["library_name"] == library and "`fused` in the form of" in card.text
         assert FORMS[library].loading in card.text
     results = run("--model", clip_folder, fused, "fused-open_clip", "fused-transformers", "--benchmark", SHAPES)
     base, *scores = (results["benchmarks"][SHAPES]["scores"][name] for name in results["models"])
