@@ -62,25 +62,25 @@ class Blocks(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(4))
+        self.layers = nn.ModuleList(nn.Linear(64, size, bias=False) for size in (16, 64, 32, 16))
         self.norm = nn.LayerNorm(64)
 
 
 @pytest.mark.parametrize(
     ("form", "expected"),
     [
-        ((None,), 4 * 16384 + 512),
-        (("torchao-int8",), 4 * 4096 + 512),
-        (("bitsandbytes-4bit",), 4 * 2304 + 512),
-        ((None, "model"), 4 * 16384 + 512),
-        ((None, "group"), 2 * 16384 + 512),
-        (("torchao-int8", "group"), 2 * 4096 + 512),
-        ((None, None, 2), (4 * 16384 + 512) / 2 + 16384),
+        ((None,), 4 * 8192 + 512),
+        (("torchao-int8",), 8192 + 512),
+        (("bitsandbytes-4bit",), 8192 * 9 / 16 + 512),
+        ((None, "model"), 4 * 8192 + 512),
+        ((None, "group"), 4 * (4096 + 2048) + 512),  # the largest two
+        (("torchao-int8", "group"), 4096 + 2048 + 512),
+        ((None, None, 2), (4 * 8192 + 512) / 2 + 4 * 4096),
     ],
 )
 def test_weights_on_a_device_by_hand(form, expected):
     assert denoiser_bytes(Blocks(), *form) == expected
-    assert kept_bytes(Blocks()) == 4 * 16384 + 512
+    assert kept_bytes(Blocks()) == 4 * 8192 + 512
 
 
 def test_a_configuration_plans_both_and_scores(tmp_path, monkeypatch, capsys, teacher_folder, numbered):
