@@ -43,6 +43,7 @@ from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.evaluation.tables import table
 from sdsclip_hf.losses import contrastive_loss, sigmoid_loss
 from sdsclip_hf.metrics.install import install_quietly
+from sdsclip_hf.shapes import resolve
 from sdsclip_hf.shapes import scenes as world
 from sdsclip_hf.students.kinds import caption_reader, image_features, logit_bias, logit_scale, text_features
 from sdsclip_hf.students.loading import load_student
@@ -585,6 +586,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/shapes_world"), help="where everything goes")
     parser.add_argument("--seed", type=int, default=0, help="of all weights, data and noise")
     parser.add_argument("--vae_steps", type=int, default=2500)
+    parser.add_argument("--vae", help="pipeline whose autoencoder is taken, in place of one that is trained here")
     parser.add_argument("--teacher_steps", type=int, default=5000)
     parser.add_argument(
         "--teacher_stages",
@@ -609,7 +611,11 @@ def main() -> None:
 
     if not args.only_students:
         prompt_tokenizer = make_tokenizer(folder / "tokenizer", max_length=24)
-        vae, seconds["vae"] = train_vae(states, pictures, seed, args.vae_steps)
+        if args.vae is None:
+            vae, seconds["vae"] = train_vae(states, pictures, seed, args.vae_steps)
+        else:
+            vae, seconds["vae"] = AutoencoderKL.from_pretrained(resolve(args.vae), subfolder="vae"), 0.0
+            vae.eval().requires_grad_(False)
         stages = {step: folder / f"teacher-{step}" for step in args.teacher_stages}
         pipeline, seconds["teacher"] = train_teacher(
             states, vae, prompt_tokenizer, pictures, seed, args.teacher_steps, stages
