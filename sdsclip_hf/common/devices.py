@@ -1,7 +1,36 @@
-"""Tensors on their way between the CPU and a GPU, in neither direction of which the one waits for the other."""
+"""What GPUs there are and can do; and tensors on their way to and from one, for which neither side waits."""
+
+import os
+import re
 
 import torch
 from torch import Tensor
+
+TOO_OLD = re.compile(r"driver.*too old[^.]*")
+
+
+def refuse_old_driver(on_cpu: str = "--use_cpu") -> None:
+    """Raise OSError where a GPU is left idle because its driver is older than this PyTorch wants; else say nothing.
+
+    Args:
+        on_cpu: how the command is told to do without.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or torch.version.cuda is None or torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.init()
+    except Exception as error:  # on machines without a GPU it tells that there is none
+        if found := TOO_OLD.search(" ".join(str(error).split())):
+            raise OSError(
+                f"the GPU's driver does not fit PyTorch {torch.__version__}, which is built for CUDA {torch.version.cuda}: "
+                f"the {found[0]}. Update the driver, install PyTorch's build for an older CUDA, or set {on_cpu} to do "
+                "without the GPU."
+            ) from error
+
+
+def gpu_names() -> list[str]:
+    """Of the GPUs that PyTorch sees, in their order."""
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
