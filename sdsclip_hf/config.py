@@ -21,6 +21,7 @@ from sdsclip_hf.losses import (
     Reading,
     Weighting,
 )
+from sdsclip_hf.precision import settle_precision
 
 Trainable = Literal["layernorm", "lora", "full"]
 TRAINABLE = get_args(Trainable)
@@ -71,6 +72,10 @@ class SDSCLIPConfig(TrainingArguments):
         True, "Drop the last incomplete batch, whose contrastive loss has fewer negatives."
     )
     remove_unused_columns: bool = knob(False, "Must stay off: the collator makes the model's inputs from raw columns.")
+
+    precision: Literal["auto", "as_given"] = knob(
+        "auto", "Without bf16 or fp16: auto takes on a GPU bf16, or fp16 where it has no other; as_given is float32."
+    )
 
     # The contrastive loss.
     lambda_clip: float = knob(
@@ -314,6 +319,7 @@ class SDSCLIPConfig(TrainingArguments):
     def __post_init__(self):
         if not torch.accelerator.is_available():  # else the processes of a launch would not know of one another
             os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+        settle_precision(self)
         try:
             super().__post_init__()
         except OSError as error:  # of an option that names a file: accelerator_config, fsdp_config, deepspeed
@@ -331,10 +337,9 @@ class SDSCLIPConfig(TrainingArguments):
             if value != off and value:
                 raise ValueError(f"{name} is {value!r}, and would have no effect on a CLIP; leave --{name} out.")
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
-        whole += ("log_failures",)
         weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")
         inherited = ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps")
-        for name in (*weights, *whole, "mapper_learning_rate", *inherited):
+        for name in (*weights, *whole, "log_failures", "mapper_learning_rate", *inherited):
             value = getattr(self, name)
             _require(value is None or 0 <= value < math.inf, name, value, "zero or more, and no infinity")
         if not any(getattr(self, name) for name in weights):
@@ -370,9 +375,7 @@ class SDSCLIPConfig(TrainingArguments):
         if self.timestep_range is not None:
             fits = len(self.timestep_range) == 2 and 0 <= self.timestep_range[0] <= self.timestep_range[1]
             _require(fits, "timestep_range", self.timestep_range, "two timesteps, 0 <= first <= last")
-        _require(
-            not self.remove_unused_columns, "remove_unused_columns", True, "false, since the collator needs the columns"
-        )
+        _require(not self.remove_unused_columns, "remove_unused_columns", True, "false: the collator needs the columns")
         if self.per_device_eval_batch_size * self.world_size < 2:
             raise ValueError(
                 f"per_device_eval_batch_size {self.per_device_eval_batch_size} leaves a caption no negatives; set "

@@ -44,7 +44,7 @@ def noise_weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, snr_gamma: 
         (B,)
 
     Raises:
-        ValueError: an unknown name, or ``velocity`` where alpha is zero.
+        ValueError: an unknown name, or on a CPU ``velocity`` where alpha is zero, which a GPU is not waited for.
 
     Example:
 
@@ -63,7 +63,7 @@ def noise_weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, snr_gamma: 
     if weighting == "min_snr":
         return (snr_gamma * sigma.square() / alpha.square()).clamp(max=1)
     if weighting == "velocity":
-        if (alpha == 0).any():
+        if alpha.device.type == "cpu" and (alpha == 0).any():
             raise ValueError("weighting 'velocity' is infinite where alpha_t is 0; lower the end of timestep_range.")
         return 1 / alpha.square()
     raise ValueError(f"unknown weighting {weighting!r}; choose from {', '.join(WEIGHTINGS)}.")
@@ -221,9 +221,14 @@ def ranking_loss(cosines: Tensor, errors: Tensor, temperature: float, logit_scal
     """
     if not temperature > 0:
         raise ValueError(f"the ranking temperature is {temperature}; it must be above 0. Set --ranking_temperature.")
-    known = ~errors.isnan()
-    if len(errors) and known.sum(1).min() < 2:
+    if len(errors) and (~errors.isnan()).sum(1).min() < 2:
         raise ValueError("an image has fewer than two scored candidates; there is nothing to rank. Leave it out.")
+    return ranking_divergence(cosines, errors, temperature, logit_scale)
+
+
+def ranking_divergence(cosines: Tensor, errors: Tensor, temperature: float, logit_scale: Tensor | float) -> Tensor:
+    """[`ranking_loss`] of what is known to fit, without a look at the numbers, which a GPU would have to end first."""
+    known = ~errors.isnan()
     teacher = _masked_log_softmax(-errors / temperature, known)
     student = _masked_log_softmax(logit_scale * cosines, known)
     return (teacher.exp() * (teacher - student)).masked_fill(~known, 0.0).sum(1)

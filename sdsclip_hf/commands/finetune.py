@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from sdsclip_hf.commands.ending import one_line_errors
+from sdsclip_hf.common.devices import refuse_old_driver
 from sdsclip_hf.common.launching import start_processes
 from sdsclip_hf.common.processes import end_process_group
 from sdsclip_hf.common.terminal import hush_libraries
@@ -25,5 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options is None:
         return
     arguments, name = parse_arguments(options)
+    if not arguments[-1].use_cpu:
+        refuse_old_driver()
     finetune(arguments, name, shlex.join(["finetune", *without_token(argv)]))
     end_process_group()

@@ -9,6 +9,7 @@ from transformers import HfArgumentParser
 
 from sdsclip_hf.commands.ending import INTERRUPTED, one_line_errors
 from sdsclip_hf.common.config_files import read_settings, set_from_file
+from sdsclip_hf.common.devices import refuse_old_driver
 from sdsclip_hf.common.launching import HELP, start_processes
 from sdsclip_hf.common.processes import end_process_group
 from sdsclip_hf.common.resources import find_config
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options is None:
         return
     arguments = parse_scoring(options)
+    refuse_old_driver(on_cpu="CUDA_VISIBLE_DEVICES=")
     folder = Path(arguments.output_dir)
     was_finished = (folder / SCORES_FILE).is_file()
     scores = score_named(arguments)

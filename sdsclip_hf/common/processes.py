@@ -11,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 PAUSE = 0.5  # seconds
+COUNTS = "sdsclip_hf/counts"  # before the names of SharedCount, in the store by which the processes found one another
 # Options that may differ: where a process writes, and what it tells.
 OF_ONE_PROCESS = {"output_dir", "local_rank", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name"}
 
@@ -32,6 +33,26 @@ def gather_ragged(accelerator: Accelerator, rows: Tensor) -> tuple[Tensor, int]:
     parts = padded.split(len(padded) // len(counts))
     everyone = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
     return everyone, sum(counts[: accelerator.process_index])
+
+
+class SharedCount:
+    """A number that the processes of a run count up together, each when it comes to it, without waiting for the others.
+
+    Args:
+        name: a new one for each count; alike on all processes.
+    """
+
+    def __init__(self, name: str):
+        self._name, self._own = f"{COUNTS}/{name}", 0
+        together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self._store = dist.distributed_c10d._get_default_store() if together else None
+
+    def add(self, number: int = 1) -> int:
+        """Count up, and tell what the count then is."""
+        if self._store is not None:
+            return self._store.add(self._name, number)
+        self._own += number
+        return self._own
 
 
 def check_agreement(options: Mapping[str, object], lengths: Mapping[str, int | None] = MappingProxyType({})) -> None:

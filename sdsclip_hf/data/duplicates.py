@@ -80,34 +80,49 @@ class KnownPairs:
 
     def __init__(self, pictures: Tensor, captions: Tensor, negatives: Tensor | None = None):
         negatives = captions.new_empty(0) if negatives is None else negatives
-        texts = torch.cat([captions.new_zeros(1), captions.flatten(), negatives]).unique(return_inverse=True)[1]
-        self.pictures = pictures.unique(return_inverse=True)[1]  # 0, 1, ..., as the texts, of which 0 are none
+        texts = _numbered(torch.cat([captions.new_zeros(1), captions.flatten(), negatives]))
+        self.pictures = _numbered(pictures)
         self.captions = texts[1 : captions.numel() + 1].view_as(captions)
         self.answers = torch.cat([self.captions[:, 0], texts[captions.numel() + 1 :]])  # (B + M,)
+        self._texts = len(texts)  # more than the largest number of a text
 
     def true_of_images(self, rows: Tensor) -> Tensor:
         """Which captions and negatives are true of the images of ``rows`` (b,) beside their own, (b, B + M)."""
-        query, row = (self.pictures[rows][:, None] == self.pictures).nonzero(as_tuple=True)
-        true = self.answers.new_zeros((len(rows), max(self.captions.max(), self.answers.max()) + 1), dtype=torch.bool)
-        true[query[:, None], self.captions[row]] = True
-        return true[:, self.answers].scatter(1, rows[:, None], False)
+        asked = self.pictures[rows].sort().values
+        found = torch.searchsorted(asked, self.pictures).clamp(max=len(rows) - 1)
+        found = found.where(asked[found] == self.pictures, len(rows))  # the first query of the picture, or none
+        true = self.answers.new_zeros((len(rows) + 1, self._texts), dtype=torch.bool)
+        true[found[:, None], self.captions] = True
+        first = torch.searchsorted(asked, self.pictures[rows])
+        return true[first][:, self.answers].scatter(1, rows[:, None], False)
 
     def true_of_texts(self, rows: Tensor) -> Tensor:
         """Of which images the captions of ``rows`` (b,) are true beside their own, (b, B)."""
         queries = self.captions[rows, :1]  # (b, 1)
         has = (queries == self.captions.T[:, None]).any(0)  # (b, B)
-        query, row = has.nonzero(as_tuple=True)
-        true = queries.new_zeros((len(rows), self.pictures.max() + 1), dtype=torch.bool)
-        true[query, self.pictures[row]] = True
-        return true[:, self.pictures].scatter(1, rows[:, None], False)
+        true = has.new_zeros((len(rows), len(self.pictures)), dtype=torch.uint8)
+        true = true.scatter_reduce(1, self.pictures.expand_as(has), has.to(torch.uint8), "amax")
+        return true[:, self.pictures].bool().scatter(1, rows[:, None], False)
 
     def are_shared(self, rows: Tensor) -> Tensor:
         """To which of ``rows`` (b,) another answer is right as well, to the image or to the caption, (b,)."""
-        count = int(self.answers.max().maximum(self.captions.max())) + 1
-        of_picture = self.pictures.bincount()[self.pictures[rows]] > 1
+        of_picture = _counts(self.pictures, len(self.pictures))[self.pictures[rows]] > 1
         captions, own = self.captions[rows], self.captions[rows, 0]
-        answers = self.answers.bincount(minlength=count)
+        answers = _counts(self.answers, self._texts)
         answers[0] = 0
         is_answer = answers[captions] - (captions == own[:, None]).long() > 0
-        of_caption = self.captions.flatten().bincount(minlength=count)[own] > 1
+        of_caption = _counts(self.captions.flatten(), self._texts)[own] > 1
         return of_picture | is_answer.any(1) | of_caption
+
+
+def _numbered(keys: Tensor) -> Tensor:
+    """For each key a number below how many there are, the smallest 0, equal where the keys are: (N,) to (N,).
+
+    As the inverse of ``unique``, but that a GPU need not be waited for to learn how many are distinct.
+    """
+    return torch.searchsorted(keys.sort().values, keys)
+
+
+def _counts(numbers: Tensor, size: int) -> Tensor:
+    """How often each number below ``size`` comes, (size,)."""
+    return numbers.new_zeros(size).scatter_add(0, numbers, torch.ones_like(numbers))

@@ -15,9 +15,11 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
+from sdsclip_hf.common.devices import gpu_names, refuse_old_driver
 from sdsclip_hf.common.processes import cores
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
+from sdsclip_hf.precision import mixed_precision
 
 PACKAGE = "sdsclip_hf"
 TOLD = ("torch", "transformers", "diffusers", "datasets")  # whose versions are told in any case
@@ -96,12 +98,25 @@ def _reporting(name: str) -> Finding:
 def check_device(case: Case) -> Iterator[Finding]:
     """What the run computes on."""
     if case.device.type == "cpu":
+        if not case.config.use_cpu:
+            refuse_old_driver()
         spared = torch.accelerator.is_available() and "; the accelerator is left alone, by --use_cpu"
         yield Finding("ok", "device", f"CPU, {cores()} cores{spared or ''}")
         return
     count, kind = torch.accelerator.device_count(), case.device.type
-    names = [getattr(torch, kind).get_device_name(i) for i in range(count)] if kind in ("cuda", "xpu") else [kind]
-    yield Finding("ok", "device", f"{count} x {', '.join(dict.fromkeys(names))}")
+    names = gpu_names() if kind == "cuda" else [kind]
+    kinds = list(dict.fromkeys(names))
+    if len(kinds) > 1:
+        alike = ",".join(str(number) for number, name in enumerate(names) if name == names[0])
+        yield Finding(
+            "warn",
+            "device",
+            f"{count} GPUs of {len(kinds)} kinds, {', '.join(kinds)}: in each step the others wait for the slowest, and the "
+            "batch must fit the smallest.",
+            f"Take those of one kind: CUDA_VISIBLE_DEVICES={alike}. Scoring shares out its work by speed.",
+        )
+        return
+    yield Finding("ok", "device", f"{count} x {', '.join(kinds)}")
 
 
 def check_precision(case: Case) -> Iterator[Finding]:
@@ -132,6 +147,15 @@ def check_precision(case: Case) -> Iterator[Finding]:
                 "Set --teacher_dtype float16.",
             )
             return
+    if device == "cuda" and case.needs_teacher and config.teacher_dtype == "float32":
+        lower = {"bf16": "bfloat16", "fp16": "float16"}[mixed_precision()]
+        yield Finding(
+            "warn",
+            "precision",
+            "the teacher in float32 takes twice the memory and several times the time that this GPU needs for it.",
+            f"Set --teacher_dtype {lower}.",
+        )
+        return
     of_teacher = f", the teacher in {config.teacher_dtype}" if case.needs_teacher else ""
     yield Finding("ok", "precision", f"{asked[0] if asked else 'float32'}{of_teacher}")
 

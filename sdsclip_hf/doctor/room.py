@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from sdsclip_hf import shapes
 from sdsclip_hf.common.errors import expand
 from sdsclip_hf.common.shared_memory import PLACE, REMEDY, bytes_on_their_way
 from sdsclip_hf.common.writing import size
+from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub
@@ -89,11 +91,30 @@ def check_memory(case: Case) -> Iterator[Finding]:
         "Lower --per_device_train_batch_size (--contrastive_batch_size keeps the batch); see what `sdsclip plan` tells."
     )
     if needed > free:
-        raise Trouble(f"{found}.", remedy)
+        fits = None if together else _fitting(case, case.configs[name], free / sharing)
+        raise Trouble(f"{found}.", f"{fits} would fit; see what `sdsclip plan` tells." if fits else remedy)
     if needed + beside > NEARLY * free:
         yield Finding("warn", "memory", f"{found}, with little left for Python and the libraries.", remedy)
     else:
         yield Finding("ok", "memory", found)
+
+
+def _fitting(case: Case, config: SDSCLIPConfig, free: float) -> str | None:
+    """The options, of those that leave the batch as it is, with which a step fits into so many bytes; None: none do."""
+    names, processes = (case.model.model_name_or_path, case.model.teacher_name_or_path), case.processes
+    forms = [{}]
+    if config.lambda_sds and config.sds_gradient == "full":
+        forms.append({"sds_gradient": "stop_gradient"})
+    whole = config.contrastive_batch_size or config.per_device_train_batch_size * processes
+    for form in forms:
+        size = config.per_device_train_batch_size
+        while size % 2 == 0 and size > 2:
+            size //= 2
+            options = form | {"per_device_train_batch_size": size, "contrastive_batch_size": whole}
+            cost = rehearse(*names, replace(config, **options), processes=processes, options=case.model.open_clip)
+            if sum(cost.memory.values()) < NEARLY * free:
+                return " ".join(f"--{name} {value}" for name, value in options.items())
+    return None
 
 
 def free_memory(device: torch.device) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import timedelta
+from uuid import uuid4
 
 import datasets
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from PIL import Image
-from tqdm.auto import tqdm
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
@@ -29,6 +29,7 @@ from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.scoring.caption_errors import Candidates, CaptionErrors
 from sdsclip_hf.scoring.caption_items import CaptionedRows, CaptionItem, caption_items, given_candidates
 from sdsclip_hf.scoring.folder import ScoreFolder
+from sdsclip_hf.scoring.shared_out import SharedOut
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
@@ -176,14 +177,15 @@ class Scoring:
             self.files.write_items(self._make_items())
         self.state.wait_for_everyone()
         items, size = self.files.read_items(), self.arguments.chunk_size
-        chunks = range(0, len(items), size)
-        missing = self.files.missing(len(chunks)) if self.state.is_main_process else None
-        missing = broadcast_object_list([missing])[0]
-        mine = missing[self.state.process_index :: self.state.num_processes]
-        parts = [items[chunks[chunk] : chunks[chunk] + size] for chunk in mine]
-        read = run_ahead(self._read, parts)
-        for chunk, part in zip(tqdm(mine, "chunks", disable=not self.state.is_main_process), parts, strict=True):
-            self.files.write_chunk(chunk, *self._score(part, next(read)))
+        chunks = [items[start : start + size] for start in range(0, len(items), size)]
+        told = [(self.files.missing(len(chunks)), uuid4().hex)] if self.state.is_main_process else [None]
+        missing, name = broadcast_object_list(told)[0]
+        share = SharedOut([chunks[chunk] for chunk in missing], name, with_bar=self.state.is_main_process)
+        read = run_ahead(lambda place: (place, self._read(share.parts[place])), share)
+        for place, pictures in read:
+            self.files.write_chunk(missing[place], *self._score(share.parts[place], pictures))
+            share.done(place)
+        share.close()
         self.state.wait_for_everyone()
         if self.state.is_main_process:
             self.files.finish(settings, len(chunks))

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, 
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.common.devices import sent
 from sdsclip_hf.common.errors import expand, explain_loading
-from sdsclip_hf.students.kinds import caption_reader, image_features, inference, text_features
+from sdsclip_hf.students.kinds import caption_reader, image_features, inference, needs_mask, text_features
 from sdsclip_hf.students.loading import check_dual_encoder, check_processor
 from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions, find_open_clip, load_open_clip
 
@@ -42,7 +43,7 @@ class DualEncoder:
         """Preprocessed images to (B, D), on the CPU."""
         device, dtype = self.model.device, self.model.dtype
         moved = {
-            name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
+            name: sent(value, device).to(dtype if value.is_floating_point() else value.dtype)
             for name, value in inputs.items()
         }
         with inference(self.model):
@@ -70,7 +71,10 @@ class DualEncoder:
 
     def embed_tokens(self, ids: list[list[int]]) -> Tensor:
         """Tokenised captions to (B, D), on the CPU; padded to the longest of them where padding changes nothing."""
-        tokens = {name: value.to(self.model.device) for name, value in self.reader.pad(ids).items()}
+        tokens, device = self.reader.pad(ids), self.model.device
+        if not needs_mask(self.model, tokens["attention_mask"], device):
+            del tokens["attention_mask"]
+        tokens = {name: sent(value, device) for name, value in tokens.items()}
         with inference(self.model):
             return _unit(text_features(self.model, **tokens))
 

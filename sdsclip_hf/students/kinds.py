@@ -21,6 +21,10 @@ from sdsclip_hf.students.onednn import FastLinear
 
 FEATURES = ("get_image_features", "get_text_features")
 SIGLIP = {"siglip", "siglip2"}  # the second are those of any picture's shape; SigLIP 2 of one size is of the first type
+CAUSAL = {
+    "clip",
+    "metaclip_2",
+}  # whose text towers see nothing behind the end of a caption, where the embedding is taken
 SIGLIP2_WORDS = 256_000
 TEMPERATURES = ("logit_scale", "temperature", "logit_bias")  # the second divides
 LARGEST_SCALE = 100.0
@@ -49,6 +53,22 @@ def text_features(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
     """The embeddings of M captions (M, L), (M, D), not of unit length; models trained without the mask do not get it."""
     mask = None if model_type(model) in SIGLIP else attention_mask
     return _pooled(cast(Any, model).get_text_features(input_ids=input_ids, attention_mask=mask))
+
+
+def needs_mask(model: nn.Module, attention_mask: Tensor, device: torch.device) -> bool:
+    """Whether captions are to be given with their mask.
+
+    On a GPU a mask keeps attention from its fastest kernels, and transformers looks at its numbers, for which the GPU is
+    waited for. Causal towers do without, where padding stands behind the captions.
+
+    Args:
+        model: a dual encoder.
+        attention_mask: (M, L), on the CPU.
+        device: where it computes.
+    """
+    if device.type == "cpu" or model_type(model) not in CAUSAL:
+        return True
+    return bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any())
 
 
 def model_type(model: nn.Module) -> str | None:

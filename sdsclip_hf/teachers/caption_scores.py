@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdsclip_hf.common.devices import sent
 from sdsclip_hf.teachers.conditions import Conditions, rows_of, trimmed
 
 
@@ -123,7 +124,7 @@ class CaptionScores:
         Args:
             latents: z0, (I, C, h, w).
             prompts: from [`encode_captions`], of P rows.
-            latent_rows, prompt_rows: which of them make the pairs, (N,) each.
+            latent_rows, prompt_rows: which of them make the pairs, (N,) each, on the CPU.
             timestep: t, scalar.
             noise: eps, (C, h, w).
             weighting: w(t), see [`noise_weight`]; default: see [`denoising_error`].
@@ -132,12 +133,14 @@ class CaptionScores:
         Returns:
             (N,) float32 on the CPU.
         """
-        latent_rows, prompt_rows = latent_rows.to(latents.device), prompt_rows.to(next(iter(prompts.values())).device)
+        mask = self.family.mask
+        has_words = None if mask is None else prompts[mask].bool().cpu()
         errors = []
         for rows, captions in zip(latent_rows.split(batch_size), prompt_rows.split(batch_size), strict=True):
-            batch = latents[rows]
+            batch = latents[sent(rows, latents.device)]
             shared = timestep.expand(len(batch)), noise.expand_as(batch)
-            of_rows = trimmed(rows_of(prompts, captions), self.family.mask)
+            places = None if has_words is None else has_words[captions].any(0).nonzero()[:, 0]
+            of_rows = trimmed(rows_of(prompts, captions), mask, places)
             errors.append(self.denoising_error(batch, of_rows, *shared, weighting=weighting))
         found = torch.cat(errors).cpu()  # once, since a GPU's queue runs empty while the copy is waited for
         if not found.isfinite().all():

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sdsclip_hf.common.devices import sent
+
 Conditions = dict[str, Tensor]
 CAPTIONS = "captions"  # the name under which captions travel that are yet to be encoded
 END = b"\xff"  # what no UTF-8 holds
@@ -22,8 +24,11 @@ def as_captions(conditions: Conditions) -> list[str]:
 
 
 def rows_of(conditions: Conditions, rows: Tensor | slice) -> Conditions:
-    """Some rows."""
-    return {name: values[rows] for name, values in conditions.items()}
+    """Some rows; their numbers may lie on the CPU while the conditions do not."""
+    return {
+        name: values[rows if isinstance(rows, slice) else sent(rows, values.device)]
+        for name, values in conditions.items()
+    }
 
 
 def rolled(conditions: Conditions) -> Conditions:
@@ -55,11 +60,17 @@ def joined(parts: Sequence[Conditions], mask: str | None) -> Conditions:
     return joined(filled, None)
 
 
-def trimmed(conditions: Conditions, mask: str | None) -> Conditions:
-    """Without the places that are masked in all rows."""
+def trimmed(conditions: Conditions, mask: str | None, places: Tensor | None = None) -> Conditions:
+    """Without the places that are masked in all rows; which they are, a GPU need not be asked where ``places`` tells it.
+
+    Args:
+        conditions: of some rows.
+        mask: the name of the one that is zero where there is no word; None where all are equally long.
+        places: the numbers of those that are kept; default: looked for.
+    """
     if mask is None:
         return conditions
-    places = conditions[mask].bool().any(0)
+    places = conditions[mask].bool().any(0) if places is None else sent(places, conditions[mask].device)
     return {
         name: values[:, places] if _has_places(conditions, name, mask) else values
         for name, values in conditions.items()

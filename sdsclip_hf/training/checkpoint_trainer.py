@@ -1,5 +1,7 @@
 """The trainer's side of checkpoints and exports: what is written, when it counts as whole, whom it belongs to."""
 
+import math
+from collections import deque
 from functools import cached_property
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdsclip_hf.common.checkpoints import last_checkpoint, new_checkpoint, remove_old, seal, sweep_run
+from sdsclip_hf.common.devices import Arriving
 from sdsclip_hf.common.writing import telling_full_disk
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.training.hub_trainer import HubTrainer
@@ -24,8 +27,13 @@ class CheckpointTrainer(HubTrainer):
 
     _saving_checkpoint = False
 
+    def __init__(self, *args, **kwargs):
+        self._arriving: deque[tuple[int, tuple[str, ...], Arriving]] = deque()
+        super().__init__(*args, **kwargs)
+
     def _save_checkpoint(self, model, trial) -> None:
         """A checkpoint holds what trains and all that resuming needs; ``sdsclip_run.json``, written last, seals it."""
+        self.check_arrived()
         for name, parameter in self.whole_student().named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
                 raise FloatingPointError(
@@ -108,12 +116,23 @@ class CheckpointTrainer(HubTrainer):
         return self.train_dataset.identity() if isinstance(self.train_dataset, ImageCaptionDataset) else {}
 
     def check_finite(self, terms: dict[str, Tensor]) -> None:
-        """Raise FloatingPointError where a term, a scalar by its name, is NaN or infinite; it tells how to go on."""
-        for name, term in terms.items():
-            if not torch.isfinite(term):
-                raise FloatingPointError(
-                    f"the {name} term is {term.item()} at step {self.state.global_step + 1}. {self._way_out()}"
-                )
+        """Raise FloatingPointError where a term, a scalar by its name, is NaN or infinite; it tells how to go on.
+
+        Terms on a GPU are looked at when those of the next step come, lest the GPU be waited for, and before anything is
+        saved.
+        """
+        if terms:
+            values, step = torch.stack([term.detach().float() for term in terms.values()]), self.state.global_step + 1
+            self._arriving.append((step, tuple(terms), Arriving(values)))
+            self.check_arrived(math.inf if values.device.type == "cpu" else step)
+
+    def check_arrived(self, before: float = math.inf) -> None:
+        """Look at the terms that [`check_finite`] was given, of the steps before one."""
+        while self._arriving and self._arriving[0][0] < before:
+            step, names, values = self._arriving.popleft()
+            for name, value in zip(names, values.read(), strict=True):
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"the {name} term is {value} at step {step}. {self._way_out()}")
 
     def _way_out(self) -> str:
         good = last_checkpoint(self.args.output_dir)

@@ -5,6 +5,7 @@ import torch.distributed.nn
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from sdsclip_hf.common.devices import sent
 from sdsclip_hf.common.processes import gather_ragged
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.duplicates import KnownPairs
@@ -57,15 +58,21 @@ class ContrastiveTerm:
         negatives = is_negative = known = None
         if self.args.hard_negatives and pairs.candidates is not None:
             is_negative = self._everyone(pairs.is_negative, even)[0]  # (B, K)
-            negatives = self._everyone(pairs.candidates, even)[0][is_negative]  # (M, D)
+            is_negative = is_negative.flatten().nonzero()[:, 0]  # (M,)
+            negatives = self._everyone(pairs.candidates, even)[0].flatten(0, 1)[sent(is_negative, captions.device)]
         figures = {}
         if self.args.mask_duplicates and pairs.picture_keys is not None:
-            keys = self._everyone(pairs.candidate_keys, even)[0][is_negative] if is_negative is not None else None
+            device, keys = captions.device, None
+            if is_negative is not None:
+                keys = self._everyone(pairs.candidate_keys, even)[0].flatten()
+                keys = sent(keys[sent(is_negative, keys.device)], device)
             of_captions = self.accelerator.pad_across_processes(pairs.caption_keys, dim=1)
-            known = KnownPairs(self._everyone(pairs.picture_keys, even)[0], self._everyone(of_captions, even)[0], keys)
-            shared = known.are_shared(torch.arange(first, first + len(pairs.images), device=pairs.images.device))
+            told = (sent(self._everyone(part, even)[0], device) for part in (pairs.picture_keys, of_captions))
+            known = KnownPairs(*told, keys)
+            shared = known.are_shared(torch.arange(first, first + len(pairs.images), device=device))
             figures["false_negatives"] = shared.float().mean()
-            known = known if shared.any() else None
+            if device.type == "cpu" and not shared.any():  # elsewhere a look would cost more than it saves
+                known = None
         chunk = self.args.contrastive_chunk_size
         own, others = (pairs.images, pairs.captions, pairs.logit_scale), (captions, first, negatives, chunk, known)
         if self.form == "sigmoid":
@@ -76,6 +83,7 @@ class ContrastiveTerm:
         """The rows that count as one batch, (B, ...), with the gradient of this process's; and where these begin."""
         if self.args.world_size == 1 or self.args.local_negatives:
             return rows, 0
+        rows = sent(rows, self.accelerator.device)
         if not even:
             return gather_ragged(self.accelerator, rows)
         first = self.args.process_index * len(rows)

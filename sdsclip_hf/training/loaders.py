@@ -11,11 +11,16 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
+from sdsclip_hf.common.devices import sent
 from sdsclip_hf.common.shared_memory import HandedOver, workers_with_room
 from sdsclip_hf.data.captioned_images import BLANK
-from sdsclip_hf.data.collator import ImageCaptionCollator
+from sdsclip_hf.data.collator import PROMPTS, ImageCaptionCollator
+from sdsclip_hf.teachers.conditions import CAPTIONS
 from sdsclip_hf.training.grad_cache import mini_batches
 from sdsclip_hf.training.parts import endless_share
+
+# What the collator tells of texts: the terms look at the numbers, and send to the device what they need there.
+STAY_ON_CPU = ("input_ids", "attention_mask", "caption_", "candidate_", "picture_keys", "readable", PROMPTS + CAPTIONS)
 
 
 class PairLoaders(Trainer):
@@ -82,7 +87,7 @@ class PairLoaders(Trainer):
         elif is_training:
             ours = isinstance(self.data_collator, ImageCaptionCollator)  # another may not know what is passed over
             dataset = endless_share(dataset, self.args, batch_size, self._batches_done if ours else 0)
-        with self._workers_with_room(dataset, batch_size):
+        with self._workers_with_room(dataset, batch_size), self._batches_on_cpu():
             loader = super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
         if is_training and isinstance(loader.dataset, IterableDatasetShard):  # it is a share, not to be split again
             loader.dataset.num_processes, loader.dataset.process_index = 1, 0
@@ -90,6 +95,22 @@ class PairLoaders(Trainer):
             # There is no device to copy to, of which PyTorch would warn.
             getattr(loader, "base_dataloader", loader).pin_memory = False
         return loader
+
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Send pictures and prompts to the device; what is small stays on the CPU, where a look at it waits for nothing."""
+        if not inputs:
+            return super()._prepare_inputs(inputs)  # which tells
+        stays = {name: value for name, value in inputs.items() if name.startswith(STAY_ON_CPU)}
+        return stays | {name: sent(value, self.args.device) for name, value in inputs.items() if name not in stays}
+
+    @contextmanager
+    def _batches_on_cpu(self) -> Iterator[None]:
+        """Have accelerate leave the batches of a loader where they are."""
+        placement, self.accelerator.device_placement = self.accelerator.device_placement, False
+        try:
+            yield
+        finally:
+            self.accelerator.device_placement = placement
 
     @contextmanager
     def _workers_with_room(self, dataset, batch_size: int) -> Iterator[None]:

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import set_seed
 
+from sdsclip_hf.common.devices import sent
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 from sdsclip_hf.training.notes import Notes
@@ -23,7 +24,7 @@ class MapperWarmup:
         distillation: L_SDS.
         args: of the run.
         accelerator: of the run.
-        batches: gives so many batches, see [`ImageCaptionCollator`], on the device.
+        batches: gives so many batches, see [`PairLoaders._prepare_inputs`].
         check: is given each value of the term by its name, and raises where it is not finite.
         log: is given the figures of the warm-up from time to time.
     """
@@ -57,7 +58,9 @@ class MapperWarmup:
         """The embeddings (B, D) that the mapper is prepared on."""
         if self.args.mapper_warmup_inputs == "image":
             return self.student.encode_images(**pictures_of(batch, self.student))
-        return self.student.encode_texts(batch["input_ids"], batch["attention_mask"])
+        return self.student.encode_texts(
+            *(sent(batch[name], self.args.device) for name in ("input_ids", "attention_mask"))
+        )
 
     def _warm_up(self) -> None:
         """Train h_w alone on L_SDS."""

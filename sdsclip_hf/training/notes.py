@@ -26,7 +26,7 @@ class Notes:
         noted, self._values = self._values, defaultdict(list)
         means = {}
         for name, values in noted.items():
-            values = torch.stack(values).float()
+            values = torch.stack(values).float().to(accelerator.device)
             total, count = accelerator.reduce(torch.stack([values.nansum(), (~values.isnan()).sum()]))
             means[name] = (total / count).item()
         return means

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdsclip_hf.common.devices import sent
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.collator import PROMPTS
 from sdsclip_hf.data.scores import CandidateScores
-from sdsclip_hf.losses import ranking_loss, rms, spread
+from sdsclip_hf.losses import ranking_divergence, rms, spread
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
 from sdsclip_hf.teachers.conditions import CAPTIONS, Conditions, as_captions, rolled, rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
@@ -57,11 +58,12 @@ class DistillationTerm:
         figures = {"latent_rms": rms(latents.detach()).mean(), "latent_spread": spread(latents.detach())}
         figures |= {"latent_spread": none} if alone else {}
         rows = self.chosen_rows(latents, draw_number, place, fraction)
-        timesteps, noise = (drawn[rows] for drawn in self.draw(latents, draw_number, place))
+        timesteps, noise = (sent(drawn[rows], latents.device) for drawn in self.draw(latents, draw_number, place))
         if len(rows) == 0:  # every weight has a gradient, as DDP expects, and every process the same figures
             figures |= {"sds_gap": none} if with_gap else {}
             return 0.0 * latents.sum(), figures
-        latents, shuffled, count = latents[rows], self.args.shuffle_captions, fraction * len(latents)
+        count, latents = fraction * len(latents), latents[sent(rows, latents.device)]
+        shuffled = self.args.shuffle_captions
         true, other = self._encoded(prompts, rows, with_others=shuffled or with_gap)
         errors = self._errors(latents, other if shuffled else true, timesteps, noise)
         if with_gap:
@@ -97,24 +99,24 @@ class DistillationTerm:
     def chosen_rows(
         self, latents: Tensor, number: tuple[int, int], place: tuple[int, int] | None, fraction: float
     ) -> Tensor:
-        """Which of this process's rows L_SDS is computed on: each with probability ``fraction``, evenly spread.
+        """Which of this process's rows L_SDS is computed on, on the CPU: each with probability ``fraction``, evenly spread.
 
         Systematic sampling: of the rows of all processes every (1 / fraction)-th, from a start that the seed and
         ``number`` (step, call) draw.
         """
         if fraction == 1:
-            return torch.arange(len(latents), device=latents.device)
+            return torch.arange(len(latents))
         start, rows = place or (0, len(latents))
         generator = torch.Generator().manual_seed(_seed_of(self.args.seed, *number, 1))
         phase = torch.rand((), generator=generator, dtype=torch.float64)
         places = self.args.process_index * rows + start + torch.arange(len(latents) + 1)
         passed = (places * fraction + phase).floor()
-        return (passed[1:] > passed[:-1]).nonzero()[:, 0].to(latents.device)
+        return (passed[1:] > passed[:-1]).nonzero()[:, 0]
 
     def draw(
         self, latents: Tensor, number: tuple[int, int], place: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """t and eps for this process's rows, or the part of them that ``place`` tells.
+        """t and eps for this process's rows, or the part of them that ``place`` tells, on the CPU.
 
         They are drawn for the batch of all processes by the seed and ``number`` (step, call), so that neither the
         number of processes, nor mini-batches, nor a resumed run change them.
@@ -126,7 +128,7 @@ class DistillationTerm:
         timesteps = torch.randint(first, last + 1, (world * rows,), generator=generator)
         noise = torch.randn((world * rows, *latents.shape[1:]), generator=generator)
         mine = slice(rank * rows + start, rank * rows + start + len(latents))
-        return timesteps[mine].to(latents.device), noise[mine].to(latents.device)
+        return timesteps[mine], noise[mine]
 
 
 def prompts_of(batch: dict[str, Tensor]) -> Conditions:
@@ -167,28 +169,30 @@ class RankingTerm:
             candidates: unit-length g(c_k), (B, K, D).
             logit_scale: the student's, scalar.
             batch: from [`ImageCaptionCollator`].
-            identities: a number for each distinct candidate, (B, K), by which images that share one are found.
+            identities: a number for each distinct candidate, (B, K), on the CPU as the batch, by which images that share
+                one are found.
 
         Returns:
             L_rank, scalar: the mean over the images, zero for those without two scored candidates; and
             ``ranking_agreement`` (how often the student's first choice is the one to learn) and
             ``ranking_confident_items`` (the share of images on which the teacher's confidence is above one half).
         """
-        errors, confidence = self._errors(batch), batch["candidate_confidence"]
+        found, device = self._errors(batch), images.device
+        ranked = ((~found.isnan()).sum(1) >= 2).nonzero()[:, 0]
+        errors, confidence, rows = (sent(part, device) for part in (found, batch["candidate_confidence"], ranked))
         scale = logit_scale if self.args.ranking_logit_scale is None else self.args.ranking_logit_scale
-        ranked = (~errors.isnan()).sum(1) >= 2
         cosines = torch.einsum("bd,bkd->bk", images, candidates)
-        divergence = ranking_loss(cosines[ranked], errors[ranked], self.temperature, scale)
-        weight = confidence[ranked] if self.args.ranking_confidence else 1.0
+        divergence = ranking_divergence(cosines[rows], errors[rows], self.temperature, scale)
+        weight = confidence[rows] if self.args.ranking_confidence else 1.0
         term = (weight * divergence).sum() / len(images)
         best = errors.nan_to_num(nan=torch.inf).argmin(1)
-        agrees = ranked & (cosines.masked_fill(errors.isnan(), -torch.inf).argmax(1) == best)
+        agrees = (cosines.masked_fill(errors.isnan(), -torch.inf).argmax(1) == best)[rows]
         figures = {
-            "ranking_agreement": agrees.sum() / ranked.sum().clamp(min=1),
+            "ranking_agreement": agrees.sum() / max(1, len(ranked)),
             "ranking_confident_items": (confidence > CONFIDENT).float().mean(),
         }
         if self.args.ranking_symmetric:
-            over_images, shared = self._over_images(images, candidates, errors, scale, identities)
+            over_images, shared = self._over_images(images, candidates, found, scale, identities)
             term, figures = (term + over_images) / 2, figures | {"ranking_shared_captions": shared}
         return term, figures
 
@@ -209,15 +213,17 @@ class RankingTerm:
         relative = errors - errors.nanmean(1, keepdim=True)
         known = ~errors.isnan()
         distinct, caption = identities[known].unique(return_inverse=True)  # (M,), and (P,) for the P known pairs
-        table = torch.full((len(distinct), len(images)), torch.nan, device=images.device)
+        table = torch.full((len(distinct), len(images)), torch.nan)
         table[caption, known.nonzero()[:, 0]] = relative[known]
         first = torch.full_like(distinct, len(caption)).scatter_reduce(
-            0, caption, torch.arange(len(caption), device=caption.device), "amin"
+            0, caption, torch.arange(len(caption)), "amin"
         )  # any place of a caption will do, but only one, or its gradient would come several times
-        embeds = candidates[known][first]  # (M, D)
-        shared = (~table.isnan()).sum(1) >= 2
-        divergence = ranking_loss((embeds @ images.T)[shared], table[shared], self.temperature, scale)
-        return divergence.sum() / len(images), shared.sum().float()
+        shared = ((~table.isnan()).sum(1) >= 2).nonzero()[:, 0]
+        places = known.flatten().nonzero()[:, 0][first]
+        embeds = candidates.flatten(0, 1)[sent(places, images.device)]  # (M, D)
+        cosines = (embeds @ images.T)[sent(shared, images.device)]
+        divergence = ranking_divergence(cosines, sent(table[shared], images.device), self.temperature, scale)
+        return divergence.sum() / len(images), torch.tensor(float(len(shared)))
 
 
 def pictures_of(batch: dict[str, Tensor], student: SDSCLIPModel) -> dict[str, Tensor]:
@@ -257,6 +263,8 @@ def distinct_texts(batch: dict[str, Tensor]) -> Texts:
 class Pairs(NamedTuple):
     """The embeddings of a batch, image by image, in float32 and of unit length.
 
+    What follows ``candidates`` is where the batch is: on the CPU, as the trainer has it.
+
     Args:
         images, captions: (B, D).
         logit_scale: the student's, scalar.
@@ -284,14 +292,14 @@ def pair_up(output: SDSCLIPOutput, texts: Texts, batch: dict[str, Tensor]) -> Pa
     """What the student has made of a batch, with each distinct text put where it belongs."""
     images, embeds = output.image_embeds.float(), output.text_embeds.float()
     keys = {name: batch.get(name) for name in ("picture_keys", "caption_keys", "candidate_keys")}
-    pairs = Pairs(images, embeds[texts.captions], output.logit_scale, output.logit_bias, **keys)
+    captions = embeds[sent(texts.captions, embeds.device)]
+    pairs = Pairs(images, captions, output.logit_scale, output.logit_bias, **keys)
     if texts.candidates is None:
         return pairs
     exists = batch["candidate_attention_mask"].any(-1)
     is_own = batch["candidate_is_own"] | (texts.candidates == texts.captions[:, None])
-    return pairs._replace(
-        candidates=embeds[texts.candidates], identities=texts.candidates, is_negative=exists & ~is_own
-    )
+    candidates = embeds[sent(texts.candidates, embeds.device)]
+    return pairs._replace(candidates=candidates, identities=texts.candidates, is_negative=exists & ~is_own)
 
 
 def _seed_of(*words: int) -> int:

@@ -13,11 +13,13 @@ from transformers import PreTrainedModel, ProcessorMixin, set_seed
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import check_same_run, fingerprint, last_checkpoint
+from sdsclip_hf.common.devices import sent
 from sdsclip_hf.common.processes import check_agreement
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.data.collator import ImageCaptionCollator
 from sdsclip_hf.losses import gradient_norms
+from sdsclip_hf.students.kinds import needs_mask
 from sdsclip_hf.students.loading import check_student, load_student, read_captions
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
 from sdsclip_hf.teachers.conditions import as_bytes
@@ -271,8 +273,10 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
                 "the batch has no candidates, which lambda_rank and hard_negatives need; give train_dataset as a datasets "
                 "dataset and leave data_collator to the trainer, or have yours give what ImageCaptionCollator does."
             )
-        pictures = pictures_of(batch, self.student)
-        output = model(**pictures, input_ids=texts.input_ids, attention_mask=texts.attention_mask)
+        pictures, device = pictures_of(batch, self.student), self.args.device
+        with_mask = needs_mask(self.student.base_clip, texts.attention_mask, device)
+        mask = sent(texts.attention_mask, device) if with_mask else None
+        output = model(**pictures, input_ids=sent(texts.input_ids, device), attention_mask=mask)
         return output, pair_up(output, texts, batch)
 
     def contrastive_term(self, pairs: Pairs) -> Tensor:
@@ -361,6 +365,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
             self._prepare_mapper()
         preparation = self.state.log_history
         output = super().train(resume_from_checkpoint or None, **kwargs)
+        self.check_arrived()
         self.student.go_back(self._start_weights, self.args.wise_ft_alpha)
         self.state.log_history = preparation + self.state.log_history
         self.log({f"parameters/{name}": count for name, count in counts.items()})

@@ -55,6 +55,47 @@ def test_processes_against_devices_and_the_contrastive_batch(clip_folder, folder
         list(machine.check_processes(read_case(argv, 4)))
 
 
+@pytest.fixture
+def on_gpus(monkeypatch, clip_folder, folder_of_pairs):
+    """What doctor finds on a machine of GPUs of these names: a check of it by the run's further options."""
+
+    def look_at(check, *names, options=(), has_bf16=True):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: names[number])
+        for place in (torch.cuda, torch.accelerator):
+            monkeypatch.setattr(place, "device_count", lambda: len(names))
+            monkeypatch.setattr(place, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16)
+        case = read_case(local(clip_folder, folder_of_pairs, "--use_cpu", *options))
+        monkeypatch.setattr(type(case), "device", torch.device("cuda"))
+        (found,) = check(case)
+        return found
+
+    return look_at
+
+
+def test_gpus_of_two_kinds_are_a_warning_that_names_those_of_one(on_gpus):
+    found = on_gpus(machine.check_device, "A100", "T4", "A100")
+    assert found.status == "warn" and "3 GPUs of 2 kinds, A100, T4" in found.found
+    assert "CUDA_VISIBLE_DEVICES=0,2." in found.remedy
+    assert on_gpus(machine.check_device, "A100", "A100").found == "2 x A100"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_bf16", "told", "remedy"),
+    [
+        ("float32", True, "twice the memory", "bfloat16"),
+        ("float32", False, "twice the memory", "float16"),
+        ("bfloat16", False, "emulated on this GPU", "float16"),
+        ("float16", False, "the teacher in float16", ""),
+    ],
+)
+def test_the_teacher_s_precision_is_held_against_the_gpu(on_gpus, dtype, has_bf16, told, remedy):
+    options = ("--lambda_sds", "1", "--teacher_name_or_path", "shapes/teacher", "--teacher_dtype", dtype)
+    found = on_gpus(machine.check_precision, "GPU", options=options, has_bf16=has_bf16)
+    assert told in found.found and found.remedy == (remedy and f"Set --teacher_dtype {remedy}.")
+    assert (found.status == "ok") == (not remedy)
+
+
 @pytest.mark.parametrize(
     ("argv", "told"),
     [

@@ -1,6 +1,7 @@
 """`sdsclip doctor` before a run's needs of memory and disk, and its output folder."""
 
 from collections import namedtuple
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -11,6 +12,7 @@ from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.doctor import room
 from sdsclip_hf.doctor.case import read_case
 from sdsclip_hf.doctor.examine import examine
+from sdsclip_hf.doctor.findings import Trouble
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 Usage = namedtuple("Usage", "total used free")
@@ -49,6 +51,24 @@ def test_too_little_memory_is_one_line(monkeypatch):
     assert "--per_device_train_batch_size" in failed.remedy and "sdsclip plan" in failed.remedy
     monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("Memory", "available")(500_000_000))
     assert of(look(), "memory").status == "warn"
+
+
+def test_of_too_little_memory_the_setting_that_fits_is_told(clip_folder, folder_of_pairs, monkeypatch, rehearsed):
+    case = read_case(local(clip_folder, folder_of_pairs, "--per_device_train_batch_size", "64"))
+    names = case.model.model_name_or_path, None
+    needs = {size: _needs(names, case, size) for size in (64, 16)}
+    free = needs[16] / 0.9 + 1
+    assert free < needs[64]
+    monkeypatch.setattr(room, "free_memory", lambda _: free)
+    with pytest.raises(Trouble) as raised:
+        list(room.check_memory(case))
+    assert raised.value.remedy.startswith("--per_device_train_batch_size 16 --contrastive_batch_size 64 would fit;")
+
+
+def _needs(names, case, size: int) -> int:
+    whole = {"contrastive_batch_size": 64} if size < 64 else {}
+    config = replace(case.config, per_device_train_batch_size=size, **whole)
+    return sum(room.rehearse(*names, config).memory.values())
 
 
 def test_a_gpu_s_own_memory_counts(clip_folder, folder_of_pairs, monkeypatch):

@@ -172,7 +172,7 @@ def test_a_killed_run_ends_as_one_that_was_not_whatever_the_number_of_processes(
     torch.set_num_threads(1)  # as the other processes have
     main([*map(str, words), str(tmp_path / "whole")])
     torch.set_num_threads(threads)
-    assert f" 0/{(left + 1) // 2} " in said  # the other process scores the other half
+    assert f" 0/{4 * left} " in said and "pair/s" in said  # those of both processes
     for name in ("data/train-00000-of-00001.parquet", "scores.json", "README.md"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["README.md", "data", "scores.json"]

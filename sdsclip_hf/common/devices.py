@@ -1,0 +1,64 @@
+"""What GPUs there are and can do; and tensors on their way to and from one, for which neither side waits."""
+
+import os
+import re
+
+import torch
+from torch import Tensor
+
+TOO_OLD = re.compile(r"driver.*too old[^.]*")
+
+
+def refuse_old_driver(on_cpu: str = "--use_cpu") -> None:
+    """Raise OSError where a GPU is left idle because its driver is older than this PyTorch wants; else say nothing.
+
+    Args:
+        on_cpu: how the command is told to do without.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or torch.version.cuda is None or torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.init()
+    except Exception as error:  # on machines without a GPU it tells that there is none
+        if found := TOO_OLD.search(" ".join(str(error).split())):
+            raise OSError(
+                f"the GPU's driver does not fit PyTorch {torch.__version__}, which is built for CUDA {torch.version.cuda}: "
+                f"the {found[0]}. Update the driver, install PyTorch's build for an older CUDA, or set {on_cpu} to do "
+                "without the GPU."
+            ) from error
+
+
+def gpu_names() -> list[str]:
+    """Of the GPUs that PyTorch sees, in their order."""
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. To a GPU it goes by pinned memory, since from other the copy would wait for the GPU's queue."""
+    if tensor.device == device or (tensor.device.type == device.type and device.index is None):
+        return tensor
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class Arriving:
+    """The values of a tensor, which may still be computed, on their way to the CPU.
+
+    Args:
+        values: on any device.
+    """
+
+    def __init__(self, values: Tensor):
+        self._values, self._event = values.detach(), None
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values.detach(), non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(values.device))
+
+    def read(self) -> list:
+        """As numbers; waits until they are there, and for nothing that was begun later."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values.tolist()
