@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from json import JSONDecodeError
 from pathlib import Path
 
@@ -72,11 +73,16 @@ def explain_loading(what: str, name: str, option: str) -> Iterator[None]:
                 f"the tokenizer of {what} {name!r} has one of vocab.json and merges.txt without the other; complete its "
                 "files, such as tokenizer.json."
             ) from error
-        if isinstance(error, ValueError) and "optional dependencies" not in str(error):
+        asks_for_tiktoken = "`tiktoken` is required" in str(
+            error
+        )  # what transformers says last of SentencePiece's files
+        if isinstance(error, ValueError) and "optional dependencies" not in str(error) and not asks_for_tiktoken:
             raise
         sentences = re.split(r"(?<=\.)\s+", str(error).strip())
         found = [(package, one) for one in sentences for package in OPTIONAL if package in one.lower()]
         package, reason = found[0] if found else ("", sentences[0])
+        if asks_for_tiktoken and find_spec("sentencepiece") is None:
+            package, reason = "sentencepiece protobuf", "its words are in a file of SentencePiece's"
         remedy = f"pip install {package}" if package else "install what it names"
         raise ImportError(
             f"{what} {name!r} needs a package that is not installed: {remedy}. ({reason.rstrip('.')})"

@@ -33,7 +33,6 @@ RUNS = {
     "contrastive": {"lambda_sds": 0.0, "trainable": "full"},
     "contrastive in chunks": {"lambda_sds": 0.0, "contrastive_chunk_size": 3},
 }
-FAMILIES = [name for name in tiny_pipelines.MAKERS if name != "lumina_2"]  # whose positions cannot be rehearsed
 QUICK = {"stop-gradient", "GradCache"}
 
 
@@ -71,7 +70,10 @@ def test_operations_and_memory_are_those_of_real_steps(make_run, tmp_path, optio
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name == "stable_diffusion_3" else pytest.mark.slow) for name in FAMILIES],
+    [
+        pytest.param(name, marks=[] if name == "stable_diffusion_3" else pytest.mark.slow)
+        for name in tiny_pipelines.MAKERS
+    ],
 )
 def test_they_are_with_a_teacher_of_any_family(make_run, tmp_path, name):
     folder = tiny_pipelines.save(name, tmp_path / "teacher")

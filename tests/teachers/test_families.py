@@ -5,17 +5,20 @@ import inspect
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_pipelines
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdsclip_hf import SDSCLIPConfig
+from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.losses import WEIGHTINGS, add_noise, predicted_noise
 from sdsclip_hf.planning.ledger import Phase
 from sdsclip_hf.planning.rehearsal import DENOISER, ENCODER, FORWARD, rehearse
+from sdsclip_hf.shapes import model_path
 from sdsclip_hf.teachers.conditions import rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.teachers.families.catalogue import BY_PIPELINE, FAMILIES
@@ -222,12 +225,57 @@ def test_latents_of_pictures_are_those_that_the_autoencoder_decodes(teacher_of, 
     torch.testing.assert_close(given[0], mode, rtol=1e-4, atol=1e-4)
 
 
+@pytest.fixture(scope="session")
+def shapes_pictures():
+    """Of the shapes world, (16, 3, 32, 32) in [-1, 1]."""
+    items = load_benchmark("shapes:validation").items[:8]
+    pixels = np.stack([np.asarray(image.convert("RGB")) for item in items for image in item.images])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def trained_on_shapes(kind: type, pictures: torch.Tensor, is_shifted: bool) -> torch.nn.Module:
+    """The bundled teacher's autoencoder as one of a ``kind``, told how far its latents lie from mean 0 and variance 1."""
+    trained = AutoencoderKL.from_pretrained(model_path("teacher"), subfolder="vae")
+    autoencoder = kind.from_config(trained.config)
+    kept = autoencoder.load_state_dict(trained.state_dict(), strict=False)
+    assert not kept.unexpected_keys and all(name.startswith("bn.") for name in kept.missing_keys)
+    latents = trained.encode(pictures).latent_dist.mode()
+    if hasattr(autoencoder, "bn"):
+        squares = torch.nn.functional.pixel_unshuffle(latents, 2).transpose(0, 1).flatten(1)
+        autoencoder.bn.running_mean, autoencoder.bn.running_var = squares.mean(1), squares.var(1)
+    else:
+        shift = latents.mean().item() if is_shifted else None
+        autoencoder.register_to_config(shift_factor=shift, scaling_factor=1 / latents.std().item())
+    return autoencoder.eval()
+
+
+TWICE = {"stable_diffusion_2", "pixart_alpha", "stable_diffusion_3_without_t5", "flux_schnell"}
+OF_ANOTHER_FORM = {"sana", "qwen_image", "krea_2"}  # than the shapes world's autoencoder
+
+
+@pytest.mark.parametrize("name", [name for name in tiny_pipelines.MAKERS if name not in TWICE | OF_ANOTHER_FORM])
+@torch.no_grad()
+def test_a_trained_autoencoder_s_pictures_come_back_by_way_of_latents_of_unit_variance(
+    teacher_of, shapes_pictures, name, monkeypatch
+):
+    teacher = teacher_of(name)
+    is_shifted = getattr(teacher.vae.config, "shift_factor", None) is not None
+    autoencoder = trained_on_shapes(type(teacher.vae), shapes_pictures, is_shifted)
+    for owner in (teacher, teacher.family.pipeline):
+        monkeypatch.setattr(owner, "vae", autoencoder)
+    latents = teacher.encode_images(shapes_pictures)
+    assert latents.std().item() == pytest.approx(1, abs=0.01)
+    if is_shifted or hasattr(autoencoder, "bn"):
+        assert latents.mean().item() == pytest.approx(0, abs=0.01)
+    error = (teacher.decode(latents) - shapes_pictures).square().mean()
+    assert error < 0.01 * shapes_pictures.var()
+
+
 PLANNED = [
     pytest.param(
         name, marks=() if name in ("stable_diffusion_xl", "stable_diffusion_3", "qwen_image") else pytest.mark.slow
     )
     for name in tiny_pipelines.MAKERS
-    if name != "lumina_2"
 ]
 
 

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import tiny_pipelines
 import torch
 from conftest import make_pipeline
 from diffusers import (
@@ -16,6 +18,7 @@ from diffusers import (
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
+from transformers.utils import import_utils
 
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
@@ -138,3 +141,38 @@ def test_unknown_hub_id_offline_raises_with_the_id_and_the_remedy():
 def test_misspelt_folder_raises_with_its_name(tmp_path):
     with pytest.raises(OSError, match=r"no/such/folder'.*no such folder"):
         DiffusionTeacher.from_pretrained(tmp_path / "no/such/folder")
+
+
+def hide(monkeypatch, package: str) -> None:
+    """Have a package be absent, to Python and to transformers, which remembers what there is."""
+    monkeypatch.setitem(sys.modules, package, None)
+    if package in import_utils.BACKENDS_MAPPING:
+        told = import_utils.BACKENDS_MAPPING[package][1]
+        monkeypatch.setitem(import_utils.BACKENDS_MAPPING, package, (lambda: False, told))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "file"),
+    [
+        ("pixart", "tokenizer", "spiece.model"),
+        ("stable_diffusion_3", "tokenizer_3", "spiece.model"),
+        ("flux", "tokenizer_2", "spiece.model"),
+        ("aura_flow", "tokenizer", "spiece.model"),
+        ("sana", "tokenizer", "tokenizer.model"),
+        ("lumina_2", "tokenizer", "tokenizer.model"),
+    ],
+)
+def test_words_in_a_file_of_sentencepiece_s_ask_for_what_reads_it(tmp_path, monkeypatch, name, part, file):
+    folder = tiny_pipelines.save(name, tmp_path)
+    (folder / part / "tokenizer.json").unlink()
+    (folder / part / file).write_bytes(b"\n\x0e\n\x05<pad>\x15\x00\x00\x00\x00\x18\x03")
+    hide(monkeypatch, "sentencepiece")
+    with pytest.raises(ImportError, match=rf"the teacher '.*{name}' needs .*: pip install sentencepiece protobuf\."):
+        DiffusionTeacher.from_pretrained(folder)
+
+
+def test_captions_that_cannot_be_cleaned_as_pixart_s_pipeline_does_are_told_of(tmp_path, monkeypatch, caplog):
+    for package in ("bs4", "ftfy"):
+        hide(monkeypatch, package)
+    DiffusionTeacher.from_pretrained(tiny_pipelines.save("pixart", tmp_path))
+    assert "pip install beautifulsoup4 ftfy" in caplog.text

@@ -1,11 +1,18 @@
 """PixArt-Alpha and PixArt-Sigma."""
 
+import logging
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
 from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.families.family import Family, Known
 from sdsclip_hf.teachers.schedule import Level
+
+CLEANERS = {"bs4": "beautifulsoup4", "ftfy": "ftfy"}  # modules and packages
+
+logger = logging.getLogger(__name__)
 
 
 class PixArt(Family):
@@ -28,3 +35,11 @@ class PixArt(Family):
             }
         found = self.denoiser(latents, timestep=level.t, added_cond_kwargs=added, **conditions).sample
         return found[:, : latents.shape[1]]  # the other half is the variance that it has learned
+
+    def check(self) -> None:
+        missing = [package for module, package in CLEANERS.items() if find_spec(module) is None]
+        if missing:
+            logger.warning(
+                "PixArt's pipeline cleans captions of markup by packages that are not installed; here they are put in small "
+                f"letters and no more. For the whole, pip install {' '.join(missing)}."
+            )
