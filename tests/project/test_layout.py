@@ -29,6 +29,7 @@ ORDER = (
         "scoring",
         "training",
         "planning",
+        "teacher_report",
         "doctor",
         "study",
         "demo",
