@@ -175,6 +175,7 @@ class SDSCLIPConfig(TrainingArguments):
         "Also rank images for a caption, where images of a process's batch share scored candidates; each image's own level "
         "of d is taken off first. L_rank is then the mean of both. Not beside contrastive_batch_size.",
     )
+    lambda_images: float = knob(0.0, "Weight of L_rank over pictures: a caption's own above its negative_image_column.")
     hard_negatives: bool = knob(
         False, "Baseline: the candidates are further negatives of the contrastive loss, by their labels (NegCLIP)."
     )
@@ -273,6 +274,7 @@ class SDSCLIPConfig(TrainingArguments):
 
     # The data.
     image_column: str = knob("image", "Column of the dataset that holds the images.")
+    negative_image_column: str | None = knob(None, "Column of a wrong picture beside the right one, for lambda_images.")
     caption_column: str = knob("caption", "Column that holds a caption, or a list of them of which one is drawn.")
     shuffle_buffer_size: int = knob(
         1000, "Rows of the buffer from which a stream is shuffled; 0 keeps the order of the files."
@@ -332,7 +334,7 @@ class SDSCLIPConfig(TrainingArguments):
                 raise ValueError(f"{name} is {value!r}, and would have no effect on a CLIP; leave --{name} out.")
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
         whole += ("log_failures",)
-        weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")
+        weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_images", "lambda_cosine")
         inherited = ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps")
         for name in (*weights, *whole, "mapper_learning_rate", *inherited):
             value = getattr(self, name)

@@ -50,6 +50,7 @@ from sdsclip_hf.training.terms import (
     pair_up,
     pictures_of,
     prompts_of,
+    rank_pictures,
 )
 from sdsclip_hf.training.validation import Validation
 
@@ -177,6 +178,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         self.teacher = teacher
         self.distillation = None if teacher is None else DistillationTerm(self.teacher, self.args)
         weights = {"sds": args.lambda_sds, "ranking": args.lambda_rank, "cosine": args.lambda_cosine}
+        weights["ranking_images"] = args.lambda_images
         self.term_weights = {"contrastive": args.lambda_clip} | {
             name: weight for name, weight in weights.items() if weight
         }
@@ -271,7 +273,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
                 "the batch has no candidates, which lambda_rank and hard_negatives need; give train_dataset as a datasets "
                 "dataset and leave data_collator to the trainer, or have yours give what ImageCaptionCollator does."
             )
-        pictures = pictures_of(batch, self.student)
+        pictures = pictures_of(batch, self.student, with_negatives=True)
         output = model(**pictures, input_ids=texts.input_ids, attention_mask=texts.attention_mask)
         return output, pair_up(output, texts, batch)
 
@@ -293,11 +295,14 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         """
         terms, images = {}, pairs.images
         if "sds" in self.term_weights:
-            terms["sds"] = self._distill(output.latents, batch, place)
+            terms["sds"] = self._distill(output.latents[: len(images)], batch, place)
         if "ranking" in self.term_weights and pairs.candidates is not None:  # evaluation data is not scored
             terms["ranking"], figures = self.ranking(
                 images, pairs.candidates, pairs.logit_scale, batch, pairs.identities
             )
+            self.note(figures)
+        if "ranking_images" in self.term_weights and pairs.negatives is not None:  # evaluation data has none
+            terms["ranking_images"], figures = rank_pictures(pairs, batch["has_negative"])
             self.note(figures)
         if "cosine" in self.term_weights:
             terms["cosine"] = 1 - (images * pairs.captions).sum(-1).mean()
