@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from sdsclip_hf.common.precision import settle_precision
 from sdsclip_hf.contrastive_losses import CONTRASTIVE_FORMS, ContrastiveForm
 from sdsclip_hf.losses import (
     GRADIENTS,
@@ -21,7 +22,6 @@ from sdsclip_hf.losses import (
     Reading,
     Weighting,
 )
-from sdsclip_hf.precision import settle_precision
 
 Trainable = Literal["layernorm", "lora", "full"]
 TRAINABLE = get_args(Trainable)
@@ -180,6 +180,7 @@ class SDSCLIPConfig(TrainingArguments):
         "Also rank images for a caption, where images of a process's batch share scored candidates; each image's own level "
         "of d is taken off first. L_rank is then the mean of both. Not beside contrastive_batch_size.",
     )
+    lambda_images: float = knob(0.0, "Weight of L_rank over pictures: a caption's own above its negative_image_column.")
     hard_negatives: bool = knob(
         False, "Baseline: the candidates are further negatives of the contrastive loss, by their labels (NegCLIP)."
     )
@@ -278,6 +279,7 @@ class SDSCLIPConfig(TrainingArguments):
 
     # The data.
     image_column: str = knob("image", "Column of the dataset that holds the images.")
+    negative_image_column: str | None = knob(None, "Column of a wrong picture beside the right one, for lambda_images.")
     caption_column: str = knob("caption", "Column that holds a caption, or a list of them of which one is drawn.")
     shuffle_buffer_size: int = knob(
         1000, "Rows of the buffer from which a stream is shuffled; 0 keeps the order of the files."
@@ -337,7 +339,7 @@ class SDSCLIPConfig(TrainingArguments):
             if value != off and value:
                 raise ValueError(f"{name} is {value!r}, and would have no effect on a CLIP; leave --{name} out.")
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
-        weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")
+        weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_images", "lambda_cosine")
         inherited = ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps")
         for name in (*weights, *whole, "log_failures", "mapper_learning_rate", *inherited):
             value = getattr(self, name)

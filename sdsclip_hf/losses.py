@@ -234,6 +234,39 @@ def ranking_divergence(cosines: Tensor, errors: Tensor, temperature: float, logi
     return (teacher.exp() * (teacher - student)).masked_fill(~known, 0.0).sum(1)
 
 
+def picture_ranking_loss(
+    pictures: Tensor, captions: Tensor, probabilities: Tensor, logit_scale: Tensor | float
+) -> Tensor:
+    """The same over pictures: KL(p_k || softmax_k(s * cos(f(x_k), g(c)))), of each caption with its K candidate pictures.
+
+    Args:
+        pictures: unit-length f(x_k), (B, K, D).
+        captions: unit-length g(c), (B, D).
+        probabilities: p_k, how likely each picture is the one that the caption tells of, (B, K); by labels 1 and 0. NaN
+            where a caption has fewer candidates.
+        logit_scale: s, the factor on the cosines, scalar.
+
+    Returns:
+        (B,), in nats; zero where the student's distribution is p, and for a caption with one picture.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf.losses import picture_ranking_loss
+
+    pictures = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # the right one, and a wrong one
+    captions, right = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    print(f"{picture_ranking_loss(pictures, captions, right, logit_scale=2.0).item():.3f}")  # 0.127
+    ```
+    """
+    known = ~probabilities.isnan()
+    target = probabilities.masked_fill(~known, 0.0)
+    cosines = torch.einsum("bkd,bd->bk", pictures, captions)
+    student = _masked_log_softmax(logit_scale * cosines, known)
+    return (torch.xlogy(target, target) - target * student).masked_fill(~known, 0.0).sum(1)
+
+
 def _masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     """Over the last axis, with finite values outside the mask, which hold no probability."""
     return logits.float().masked_fill(~mask, torch.finfo(torch.float32).min / 2).log_softmax(-1)

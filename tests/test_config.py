@@ -92,7 +92,8 @@ def test_warm_up_without_the_term_raises(make):
 
 def test_no_term_at_all_raises(make):
     with pytest.raises(
-        ValueError, match=r"lambda_clip, lambda_sds, lambda_rank, lambda_cosine are all 0.* set one of them"
+        ValueError,
+        match=r"lambda_clip, lambda_sds, lambda_rank, lambda_images, lambda_cosine are all 0.* set one of them",
     ):
         make(lambda_clip=0.0, lambda_sds=0.0)
 

@@ -19,6 +19,7 @@ from sdsclip_hf.losses import (
     contrastive_loss,
     distillation_loss,
     noise_weight,
+    picture_ranking_loss,
     ranking_loss,
     ranking_temperature,
     rms,
@@ -483,6 +484,38 @@ def test_ranking_gradient_equals_finite_differences():
 def test_ranking_temperature_must_be_above_zero(temperature):
     with pytest.raises(ValueError, match="must be above 0"):
         ranking_loss(torch.rand(1, 2), torch.rand(1, 2), temperature, 1.0)
+
+
+def test_picture_ranking_loss_equals_a_plain_loop_and_finite_differences():
+    pictures, captions = torch.stack([unit(3, 4) for _ in range(5)]), unit(5, 4)
+    probabilities = torch.rand(5, 3)
+    probabilities[0] = torch.tensor([1.0, 0.0, math.nan])  # by labels, and a picture that is not there
+    probabilities[1] = torch.tensor([1.0, math.nan, math.nan])
+    probabilities[2:] /= probabilities[2:].sum(1, keepdim=True)
+
+    def loss(captions, pictures):
+        return picture_ranking_loss(pictures, captions, probabilities, 3.0)
+
+    found = loss(captions, pictures)
+    for row, value in enumerate(found.tolist()):
+        there = [k for k in range(3) if not probabilities[row, k].isnan()]
+        exps = [math.exp(3 * sum((pictures[row, k] * captions[row]).tolist())) for k in there]
+        shares = [one / sum(exps) for one in exps]
+        wanted = [probabilities[row, k].item() for k in there]
+        plain = sum(p * math.log(p / q) for p, q in zip(wanted, shares, strict=True) if p > 0)
+        assert value == pytest.approx(plain, abs=1e-5)
+    assert found[1] == 0
+    values = captions.clone().requires_grad_(True), pictures.clone().requires_grad_(True)
+    loss(*values).sum().backward()
+    for number, value in enumerate(values):
+        for place in itertools.product(*map(range, value.shape)):
+            step = [torch.zeros_like(one) for one in values]
+            step[number][place] = 1e-2
+            above, below = (
+                loss(*(one.detach() + sign * d for one, d in zip(values, step, strict=True))) for sign in (1, -1)
+            )
+            slope = (above - below).sum().item() / 2e-2
+            assert value.grad[place].item() == pytest.approx(slope, abs=2e-3)
 
 
 def test_one_candidate_is_nothing_to_rank():

@@ -233,6 +233,7 @@ def _terms(config: SDSCLIPConfig) -> dict[str, float]:
         "L_CLIP": config.lambda_clip,
         "L_SDS": config.lambda_sds,
         "L_rank": config.lambda_rank,
+        "L_images": config.lambda_images,
         "(1 - cos)": config.lambda_cosine,
     }
     return {name: weight for name, weight in weights.items() if weight}
@@ -272,6 +273,8 @@ def _symbols(facts: RunFacts) -> Iterator[str]:
             else "the labels (which caption is the image's own)"
         )
         yield f"`L_rank`: KL divergence from {order} to the softmax of CLIP's scores over an image's candidate captions."
+    if config.lambda_images:
+        yield "`L_images`: cross-entropy of the right picture of a caption beside a wrong one, by the dataset's labels."
     if config.lambda_cosine:
         yield "`cos`: of the embeddings of an image and its caption."
 

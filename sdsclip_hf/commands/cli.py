@@ -12,6 +12,7 @@ COMMANDS = {
     "report": ("report", "show an evaluation item by item, in one HTML file"),
     "leaderboard": ("leaderboard", "make a table over evaluations, models in rows and benchmarks in columns"),
     "study": ("study", "compare arms over seeds, with intervals"),
+    "teacher-report": ("teacher_report", "tell what a teacher is worth on known pairs, before it scores a dataset"),
     "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),
     "teachers": ("teachers", "list the diffusion models that can be teachers, and what they cost"),
     "export": ("export", "write a model in the form of open_clip, sentence-transformers or ONNX"),

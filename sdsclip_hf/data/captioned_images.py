@@ -39,6 +39,8 @@ class CaptionedImages:
         with_candidates: whether the examples hold the candidates, too, as ``item``.
         num_candidates: how many of them are drawn beside the image's own caption; default: all.
         for_evaluation: whether examples tell, as ``readable``, if they have a picture and a caption.
+        negative_column: where wrong pictures of the captions stand, which examples then hold as ``negative``; none where
+            a cell is empty. Those that cannot be read, or are the own picture, are noted as bad images.
 
     Raises:
         ValueError: a column is missing, or ``scores`` miss an image.
@@ -55,15 +57,18 @@ class CaptionedImages:
         with_candidates: bool = False,
         num_candidates: int | None = None,
         for_evaluation: bool = False,
+        negative_column: str | None = None,
     ):
-        self.image_column, self.caption_column = image_column, caption_column
+        self.image_column, self.caption_column, self.negative_column = image_column, caption_column, negative_column
         self.seed = seed
         self._epoch = shared(torch.zeros((), dtype=torch.int64))  # so that workers that live on see it change
         self.bad_images = bad_images or BadImages(0)
         self.scores, self.with_candidates, self.num_candidates = scores, with_candidates, num_candidates
         self.for_evaluation = for_evaluation
-        self._columns = _columns(source, image_column, caption_column)
-        self.source = _undecoded(source.with_format(None).select_columns(self._columns), image_column)
+        self._columns = _columns(source, image_column, caption_column, negative_column)
+        self.source = source.with_format(None).select_columns(self._columns)
+        for column in filter(None, (image_column, negative_column)):
+            self.source = _undecoded(self.source, column)
 
     @property
     def epoch(self) -> int:
@@ -87,6 +92,8 @@ class CaptionedImages:
             return self._stand_in(self._words(captions, number))
         if self.for_evaluation:
             picture = picture | {"readable": True}
+        if self.negative_column is not None:
+            picture = picture | {"negative": self._negative(row, number)}
         words = self._words(captions, number)
         if self.scores is None:
             return picture | words
@@ -105,6 +112,20 @@ class CaptionedImages:
         """A row's picture as an example holds it, and its digest where scores are looked up by it."""
         cell = row[self.image_column]
         return self._prepared(read_image(cell), cell)
+
+    def _negative(self, row: dict, number: int) -> dict | None:
+        """A row's wrong picture as an example holds it, or None where there is none; a bad one is noted."""
+        cell = row[self.negative_column]
+        if cell is None:
+            return None
+        try:
+            image = read_image(cell)
+            if picture_digest(cell, image) == picture_digest(row[self.image_column]):
+                raise OSError(f"it is the same picture as that of column {self.image_column!r}")
+        except OSError as error:
+            self.bad_images.record(f"{self._tell_row(row, number)}, column {self.negative_column!r}", error)
+            return None
+        return self._prepared(image, None)[0]
 
     def _prepared(self, image: Image.Image, cell) -> tuple[dict, str | None]:
         """As [`_picture`], of a picture that has been read from ``cell``, or from nowhere."""
@@ -215,15 +236,21 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         super().__init__(*args, **options)
         self.image_processor = image_processor
         if image_processor is not None:
-            self._kept = _kept_images(self.source._fingerprint, self.image_column, image_processor.to_json_string())
+            columns = self.image_column, self.negative_column
+            self._kept = _kept_images(self.source._fingerprint, columns, image_processor.to_json_string())
 
     def _picture(self, row: dict, number: int) -> tuple[dict, str | None]:
         if self.image_processor is None:
             return super()._picture(row, number)
         if number not in self._kept:
             cell = row[self.image_column]
-            self._kept[number] = *self._prepared(read_image(cell), cell), row[self.caption_column]
+            prepared = self._prepared(read_image(cell), cell)
+            negative = None if self.negative_column is None else super()._negative(row, number)
+            self._kept[number] = *prepared, row[self.caption_column], negative
         return self._kept[number][:2]
+
+    def _negative(self, row: dict, number: int) -> dict | None:
+        return super()._negative(row, number) if self.image_processor is None else self._kept[number][3]
 
     def _prepared(self, image: Image.Image, cell) -> tuple[dict, str | None]:
         if self.image_processor is None:
@@ -302,23 +329,24 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
 
 
 @lru_cache(maxsize=2)  # one to train on and one to evaluate on
-def _kept_images(fingerprint: str, image_column: str, image_processor: str) -> dict[int, tuple[dict, str, object]]:
-    """Row -> its prepared picture, the digest and its captions: empty at first, and the same for equal arguments."""
+def _kept_images(fingerprint: str, columns: tuple, image_processor: str) -> dict[int, tuple]:
+    """Row -> its prepared picture, the digest, its captions, its wrong picture: at first empty, one for equal arguments."""
     return {}
 
 
-def _columns(source, image_column: str, caption_column: str) -> list[str]:
-    """The columns that are read: the two that are named, and those that tell a row's place."""
+def _columns(source, image_column: str, caption_column: str, negative_column: str | None) -> list[str]:
+    """The columns that are read: those that are named, and those that tell a row's place."""
     columns = source.column_names or list(next(iter(source), {}))  # a stream may not know its columns beforehand
     for what, column, option in (
         ("image", image_column, "--image_column"),
         ("caption", caption_column, "--caption_column"),
+        ("negative image", negative_column, "--negative_image_column"),
     ):
-        if column not in columns:
+        if column is not None and column not in columns:
             have = ", ".join(repr(name) for name in columns if name != PLACE)
             raise ValueError(f"{what} column {column!r} not found; the dataset has {have}. Pass {option}.")
     places = [name for name in PLACES if name in columns] if isinstance(source, datasets.IterableDataset) else []
-    return list(dict.fromkeys([image_column, caption_column, *places]))
+    return list(dict.fromkeys(filter(None, [image_column, caption_column, negative_column, *places])))
 
 
 def _is_missing(cell) -> bool:

@@ -12,6 +12,7 @@ from sdsclip_hf.data.duplicates import caption_key, caption_keys, picture_keys, 
 from sdsclip_hf.data.scores import RankedItem
 
 PROMPTS = "prompts."  # what a batch's entries for the teacher begin with
+NEGATIVE = "negative_"  # and those of wrong pictures
 
 
 @dataclass
@@ -27,7 +28,8 @@ class ImageCaptionCollator:
         reader: how the student reads captions; default: as CLIP does, padded to the longest of a batch.
 
     An example holds ``image`` or, preprocessed, ``pixel_values`` and what else the image processor gives, and ``caption``,
-    with candidates ``item``, too; and perhaps ``captions``, all that are true of the image.
+    with candidates ``item``, too; and perhaps ``captions``, all that are true of the image, and ``negative``, a picture in
+    the same form that its caption is not true of, or None.
 
     Returns of a call, for B examples: ``pixel_values`` (B, 3, H, W), and whatever other tensors the image processor gives;
     ``input_ids`` and ``attention_mask`` (B, L), the latter even where the model takes none; ``caption_cut`` (B,), true
@@ -36,6 +38,8 @@ class ImageCaptionCollator:
     ``prompts.NAME`` (B, ...) of all that ``prompts`` gives; and with candidates ``candidate_input_ids`` and
     ``candidate_attention_mask`` (B, K, L), the latter all zero where there is no candidate, ``candidate_errors`` (B, K),
     the teacher's d(x, c_k), NaN where there is none, ``candidate_is_own`` (B, K) and ``candidate_confidence`` (B,).
+    With wrong pictures all that the image processor gives of them as ``negative_pixel_values`` and the like, and
+    ``has_negative`` (B,), false where the own picture stands for one that is missing.
     Keys, int64, are equal where pictures or the words of captions are: ``picture_keys`` (B,), ``caption_keys`` (B, C) of
     the caption and the others of its image, and ``candidate_keys`` (B, K); 0 where there is none. Nothing for rows passed
     over.
@@ -76,6 +80,8 @@ class ImageCaptionCollator:
         batch = pictures | {name: value[: len(captions)] for name, value in tokens.items()}
         batch["caption_cut"] = self._cut(captions, batch["attention_mask"].sum(1))
         batch["caption_empty"] = torch.tensor([not caption.strip() for caption in captions])
+        if "negative" in examples[0]:
+            batch |= self._negatives(examples)
         if "readable" in examples[0]:
             batch["readable"] = torch.tensor([example["readable"] for example in examples])
         if self.prompts is not None:
@@ -108,6 +114,13 @@ class ImageCaptionCollator:
             names = [name for name, value in examples[0].items() if isinstance(value, Tensor)]
             return {name: torch.stack([example[name] for example in examples]) for name in names}
         return dict(self.processor.image_processor([example["image"] for example in examples], return_tensors="pt"))
+
+    def _negatives(self, examples: list[dict]) -> dict[str, Tensor]:
+        """The wrong pictures, with the own one in the place of those that are missing, and which are there, (B,)."""
+        given = [example["negative"] for example in examples]
+        shown = [example if wrong is None else wrong for example, wrong in zip(examples, given, strict=True)]
+        pictures = {f"{NEGATIVE}{name}": value for name, value in self._pictures(shown).items()}
+        return pictures | {"has_negative": torch.tensor([wrong is not None for wrong in given])}
 
     def _candidates(self, items: list[RankedItem], told: dict[str, Tensor]) -> dict[str, Tensor]:
         """The items' candidates, and what is ``told`` of them one after another, as a row of K an image."""

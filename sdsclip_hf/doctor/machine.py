@@ -16,10 +16,10 @@ from transformers.integrations.integration_utils import (
 )
 
 from sdsclip_hf.common.devices import gpu_names, refuse_old_driver
+from sdsclip_hf.common.precision import mixed_precision
 from sdsclip_hf.common.processes import cores
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
-from sdsclip_hf.precision import mixed_precision
 
 PACKAGE = "sdsclip_hf"
 TOLD = ("torch", "transformers", "diffusers", "datasets")  # whose versions are told in any case

@@ -26,6 +26,7 @@ def plot_losses(log_history: list[dict], path: Path) -> None:
         "contrastive": ("contrastive", "contrastive term"),
         "sds": ("sds", "distillation term"),
         "ranking": ("ranking", "ranking term"),
+        "ranking_images": ("ranking_images", "ranking term over pictures"),
         "cosine": ("cosine", "cosine term"),
         "sds_gap": ("sds_gap", "gap to shuffled captions"),
         "latent_spread": ("latent_spread", "spread of z0 in a batch"),

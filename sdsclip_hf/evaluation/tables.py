@@ -21,7 +21,7 @@ def table(runs: dict[str, Results], differences: Results | None = None) -> str:
         runs: run -> benchmark -> rows, see [`score_rows`].
         differences: benchmark -> rows of the second run minus the first, see [`compare`].
     """
-    return _aligned(_cells(runs, differences))
+    return aligned(_cells(runs, differences))
 
 
 def markdown(runs: dict[str, Results]) -> str:
@@ -107,7 +107,7 @@ def main_table(runs: dict[str, Results], width: int = WIDTH) -> str:
             tables.append(beside)
             beside = [names]
         beside.append(column)
-    return "\n\n".join(_aligned(list(zip(*one, strict=True)), heads=2) for one in [*tables, beside])
+    return "\n\n".join(aligned(list(zip(*one, strict=True)), heads=2) for one in [*tables, beside])
 
 
 def suite_scores(results: Results) -> dict[str, float]:
@@ -130,7 +130,7 @@ def suite_table(runs: dict[str, dict[str, float]]) -> str:
     """What [`suite_scores`] gives of each run, in per cent, a line a run, as text for a terminal."""
     columns = list(next(iter(runs.values())))
     lines = [[run, *(f"{100 * scores[column]:.1f}" for column in columns)] for run, scores in runs.items()]
-    return _aligned([["", *columns], *lines])
+    return aligned([["", *columns], *lines])
 
 
 def main_line(results: Results) -> str:
@@ -143,7 +143,7 @@ def _width(columns: list[list[str]]) -> int:
     return sum(max(map(len, column)) + 2 for column in columns) - 2
 
 
-def _aligned(lines: list, heads: int = 1) -> str:
+def aligned(lines: list, heads: int = 1) -> str:
     """Cells as lines of text, a rule below the first ``heads`` of them."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -32,7 +32,7 @@ def load_tagger() -> Tagger:
         from textblob.en.taggers import PatternTagger
     except ImportError as error:
         raise ImportError(
-            'swapped candidates need a part-of-speech tagger: pip install "sdsclip_hf[candidates]".'
+            'swapped candidates, and kinds of change, need a part-of-speech tagger: pip install "sdsclip_hf[candidates]".'
         ) from error
     return PatternTagger().tag
 

@@ -104,19 +104,28 @@ def score_named(arguments: ScoringArguments) -> dict:
             max_samples=arguments.max_samples,
         )
         if arguments.teacher_name_or_path is not None:
-            teacher = DiffusionTeacher.from_pretrained(
-                expand(shapes.resolve(arguments.teacher_name_or_path)),
-                dtype=arguments.teacher_dtype,
-                latent_size=arguments.latent_size,
-                load_vae=True,
-                revision=arguments.teacher_revision,
-                variant=arguments.teacher_variant,
-                quantization=arguments.teacher_quantization,
-            )
+            teacher = load_teacher(arguments)
     if "nearest" in arguments.sources and state.is_main_process:
         encoder = load_dual_encoder(arguments.model_name_or_path)
         embedder = ClipScorer(encoder.model, encoder.processor, arguments.batch_size)
     return Scoring(arguments, teacher, dataset, embedder).run()
+
+
+def load_teacher(arguments: ScoringArguments) -> DiffusionTeacher:
+    """The teacher that the arguments name, with its autoencoder.
+
+    Raises:
+        OSError: it cannot be loaded.
+    """
+    return DiffusionTeacher.from_pretrained(
+        expand(shapes.resolve(str(arguments.teacher_name_or_path))),
+        dtype=arguments.teacher_dtype,
+        latent_size=arguments.latent_size,
+        load_vae=True,
+        revision=arguments.teacher_revision,
+        variant=arguments.teacher_variant,
+        quantization=arguments.teacher_quantization,
+    )
 
 
 def processes() -> PartialState:

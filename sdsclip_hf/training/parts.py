@@ -62,6 +62,10 @@ class DatasetMaker:
             return {name: self(part, training) for name, part in dataset.items()}
         if isinstance(dataset, datasets.IterableDataset) and training and self.args.shuffle_buffer_size:
             dataset = dataset.shuffle(seed=self.args.seed, buffer_size=self.args.shuffle_buffer_size)
+        if training and self.args.lambda_images and self.args.negative_image_column is None:
+            raise ValueError(
+                "lambda_images is above 0, but there are no wrong pictures; give --negative_image_column the column of them."
+            )
         kept = {}
         if self.args.keep_images_in_memory:
             if isinstance(dataset, datasets.IterableDataset):
@@ -83,6 +87,7 @@ class DatasetMaker:
             scores=self.scores if training else None,
             with_candidates=self.with_candidates,
             num_candidates=self.args.ranking_candidates,
+            negative_column=self.args.negative_image_column if training and self.args.lambda_images else None,
             **kept,
         )
 

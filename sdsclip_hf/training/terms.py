@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sdsclip_hf.common.devices import sent
 from sdsclip_hf.config import SDSCLIPConfig
-from sdsclip_hf.data.collator import PROMPTS
+from sdsclip_hf.data.collator import NEGATIVE, PROMPTS
 from sdsclip_hf.data.scores import CandidateScores
-from sdsclip_hf.losses import ranking_divergence, rms, spread
+from sdsclip_hf.losses import picture_ranking_loss, ranking_divergence, rms, spread
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
 from sdsclip_hf.teachers.conditions import CAPTIONS, Conditions, as_captions, rolled, rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
@@ -226,9 +226,35 @@ class RankingTerm:
         return divergence.sum() / len(images), torch.tensor(float(len(shared)))
 
 
-def pictures_of(batch: dict[str, Tensor], student: SDSCLIPModel) -> dict[str, Tensor]:
-    """The tensors of a batch that the student's image tower takes, ``pixel_values`` for one."""
-    return {name: batch[name] for name in student.image_inputs if name in batch}
+def rank_pictures(pairs: "Pairs", has_negative: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_rank over pictures by their labels, and its figure.
+
+    Args:
+        pairs: with wrong pictures.
+        has_negative: which of the B captions have one, (B,).
+
+    Returns:
+        The mean over the B captions, zero for those without; and ``ranking_images_agreement``, how often of the others the
+        own picture is closer.
+    """
+    pictures = torch.stack([pairs.images, pairs.negatives], 1)  # (B, 2, D)
+    wrong_one = torch.where(has_negative, 0.0, torch.nan)
+    right = torch.stack([torch.ones_like(wrong_one), wrong_one], 1)  # (B, 2)
+    term = picture_ranking_loss(pictures, pairs.captions, right, pairs.logit_scale).mean()
+    own, wrong = torch.einsum("bkd,bd->kb", pictures, pairs.captions)
+    agree = (own > wrong) & has_negative
+    return term, {"ranking_images_agreement": agree.sum() / has_negative.sum().clamp(min=1)}
+
+
+def pictures_of(batch: dict[str, Tensor], student: SDSCLIPModel, with_negatives: bool = False) -> dict[str, Tensor]:
+    """The tensors of a batch that the student's image tower takes, ``pixel_values`` for one.
+
+    With negatives the wrong pictures follow where the batch has such: (2B, ...).
+    """
+    found = {name: batch[name] for name in student.image_inputs if name in batch}
+    if not with_negatives or "has_negative" not in batch:
+        return found
+    return {name: torch.cat([value, batch[f"{NEGATIVE}{name}"]]) for name, value in found.items()}
 
 
 class Texts(NamedTuple):
@@ -273,6 +299,7 @@ class Pairs(NamedTuple):
         identities: a number for each distinct candidate, (B, K).
         is_negative: which candidates are wrong by their labels, (B, K): not those that the tokenizer cuts to the own
             caption's tokens.
+        negatives: wrong pictures, (B, D), any where there is none; None without such.
         picture_keys, caption_keys, candidate_keys: those of [`ImageCaptionCollator`]; None where the batch has none.
     """
 
@@ -283,6 +310,7 @@ class Pairs(NamedTuple):
     candidates: Tensor | None = None
     identities: Tensor | None = None
     is_negative: Tensor | None = None
+    negatives: Tensor | None = None
     picture_keys: Tensor | None = None
     caption_keys: Tensor | None = None
     candidate_keys: Tensor | None = None
@@ -291,7 +319,9 @@ class Pairs(NamedTuple):
 def pair_up(output: SDSCLIPOutput, texts: Texts, batch: dict[str, Tensor]) -> Pairs:
     """What the student has made of a batch, with each distinct text put where it belongs."""
     images, embeds = output.image_embeds.float(), output.text_embeds.float()
+    images, negatives = images.split([len(batch["input_ids"]), len(images) - len(batch["input_ids"])])
     keys = {name: batch.get(name) for name in ("picture_keys", "caption_keys", "candidate_keys")}
+    keys["negatives"] = negatives if len(negatives) else None
     captions = embeds[sent(texts.captions, embeds.device)]
     pairs = Pairs(images, captions, output.logit_scale, output.logit_bias, **keys)
     if texts.candidates is None:

@@ -52,6 +52,7 @@ from sdsclip_hf.training.terms import (
     pair_up,
     pictures_of,
     prompts_of,
+    rank_pictures,
 )
 from sdsclip_hf.training.validation import Validation
 
@@ -179,6 +180,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         self.teacher = teacher
         self.distillation = None if teacher is None else DistillationTerm(self.teacher, self.args)
         weights = {"sds": args.lambda_sds, "ranking": args.lambda_rank, "cosine": args.lambda_cosine}
+        weights["ranking_images"] = args.lambda_images
         self.term_weights = {"contrastive": args.lambda_clip} | {
             name: weight for name, weight in weights.items() if weight
         }
@@ -273,7 +275,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
                 "the batch has no candidates, which lambda_rank and hard_negatives need; give train_dataset as a datasets "
                 "dataset and leave data_collator to the trainer, or have yours give what ImageCaptionCollator does."
             )
-        pictures, device = pictures_of(batch, self.student), self.args.device
+        pictures, device = pictures_of(batch, self.student, with_negatives=True), self.args.device
         with_mask = needs_mask(self.student.base_clip, texts.attention_mask, device)
         mask = sent(texts.attention_mask, device) if with_mask else None
         output = model(**pictures, input_ids=sent(texts.input_ids, device), attention_mask=mask)
@@ -297,11 +299,14 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         """
         terms, images = {}, pairs.images
         if "sds" in self.term_weights:
-            terms["sds"] = self._distill(output.latents, batch, place)
+            terms["sds"] = self._distill(output.latents[: len(images)], batch, place)
         if "ranking" in self.term_weights and pairs.candidates is not None:  # evaluation data is not scored
             terms["ranking"], figures = self.ranking(
                 images, pairs.candidates, pairs.logit_scale, batch, pairs.identities
             )
+            self.note(figures)
+        if "ranking_images" in self.term_weights and pairs.negatives is not None:  # evaluation data has none
+            terms["ranking_images"], figures = rank_pictures(pairs, batch["has_negative"])
             self.note(figures)
         if "cosine" in self.term_weights:
             terms["cosine"] = 1 - (images * pairs.captions).sum(-1).mean()

@@ -5,7 +5,7 @@ import torch
 
 from sdsclip_hf import SDSCLIPConfig, precision
 from sdsclip_hf.common.devices import refuse_old_driver
-from sdsclip_hf.precision import mixed_precision
+from sdsclip_hf.common.precision import mixed_precision
 
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver."
 
