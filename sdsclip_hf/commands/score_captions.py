@@ -17,8 +17,10 @@ from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.data.scores import SCORES_FILE
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.scoring.arguments import ScoringArguments, scoring_settings
+from sdsclip_hf.scoring.combine import combine_scores
 from sdsclip_hf.scoring.dataset_on_hub import push_scores
 from sdsclip_hf.scoring.report import print_report
+from sdsclip_hf.scoring.reweight import reweight_scores
 from sdsclip_hf.scoring.score_captions import processes, score_named
 
 
@@ -56,15 +58,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     arguments = parse_scoring(options)
     refuse_old_driver(on_cpu="CUDA_VISIBLE_DEVICES=")
-    folder = Path(arguments.output_dir)
-    was_finished = (folder / SCORES_FILE).is_file()
-    scores = score_named(arguments)
+    folder = Path(arguments.reweight or arguments.output_dir)
+    was_finished = arguments.reweight is None and (folder / SCORES_FILE).is_file()
+    if arguments.combine is not None:
+        weights = arguments.combine_weights
+        scores = combine_scores(arguments.combine, folder, weights, arguments.labelled_items)
+    elif arguments.reweight is not None:
+        scores = reweight_scores(folder, arguments.fit_weights, arguments.labelled_items)
+    else:
+        scores = score_named(arguments)
     if processes().is_main_process:
         if was_finished:
             print(f"{folder} is finished: it holds the scores of these settings.")
         print_report(scores, folder)
         print(
-            f"Next: sdsclip finetune --dataset_name {arguments.dataset_name} --ranking_scores {folder} --lambda_rank 1 "
+            f"Next: sdsclip finetune --dataset_name {scores['dataset']['name']} --ranking_scores {folder} --lambda_rank 1 "
             "--lambda_sds 0\nwith the model to fine-tune as --model_name_or_path."
         )
         if arguments.push_to_hub:

@@ -54,8 +54,13 @@ def rehearse_scoring(arguments: ScoringArguments) -> ScoringCost:
 
     Raises:
         OSError: a configuration cannot be had.
-        ValueError: the parts do not fit one another.
+        ValueError: the parts do not fit one another, or a ranker takes the teacher's place.
     """
+    if arguments.ranker is not None:
+        raise ValueError(
+            f"what scoring by the ranker {arguments.ranker!r} costs is not planned, a diffusion teacher's alone is; plan "
+            "the training without `scoring`, and try the ranker on a few rows with --max_samples."
+        )
     name, dtype = str(arguments.teacher_name_or_path), getattr(torch, arguments.teacher_dtype)
     teacher = bare_teacher(name, dtype, arguments.latent_size, arguments.teacher_revision, load_vae=True)
     captions = 1 + sum(arguments.sources.values())

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from sdsclip_hf.benchmarks import BENCHMARKS
 from sdsclip_hf.config import TEACHER_OFFLOADS, TEACHER_QUANTIZATIONS, knob
 from sdsclip_hf.losses import WEIGHTINGS, Weighting
 from sdsclip_hf.scoring.candidates import parse_sources
@@ -34,7 +35,7 @@ class ScoringArguments:
     teacher_name_or_path: str | None = knob(
         None,
         "The diffusion model that scores: the Hub id or folder of a pipeline (see sdsclip teachers), or shapes/teacher. "
-        "Without one the candidates are written unscored, for hard negatives.",
+        "Without one, and without a ranker, the candidates are written unscored, for hard negatives.",
     )
     teacher_dtype: Dtype = knob("float32", "Number format of the teacher's weights; errors are float32 whatever it is.")
     teacher_quantization: str | None = knob(
@@ -50,6 +51,31 @@ class ScoringArguments:
     teacher_revision: str | None = knob(None, "Branch, tag or commit of the teacher on the Hub.")
     teacher_variant: str | None = knob(None, "Variant of the teacher's weight files, e.g. fp16.")
     latent_size: int | None = knob(None, "Height and width of a picture in latent pixels; default: the teacher's own.")
+
+    ranker: str | None = knob(
+        None,
+        "In the teacher's place a model that ranks captions by one score each, MODEL or KIND=MODEL: dual_encoder (CLIP, "
+        "SigLIP and the like, open_clip's form too), itm (BLIP's image-text matching head), vlm (a generative model's log "
+        "P(Yes) of a question), vlm_caption (its log-likelihood of the caption). Default: the kind that the model's "
+        "config.json tells, of a generative model vlm.",
+    )
+    ranker_revision: str | None = knob(None, "Branch, tag or commit of the ranker on the Hub.")
+    ranker_dtype: Dtype = knob("float32", "Number format of the ranker's weights.")
+    ranker_question: str | None = knob(
+        None,
+        "What a generative ranker is asked, of vlm with {} where the caption goes; default: VQAScore's question, or for a "
+        "description.",
+    )
+    architecture: str | None = knob(
+        None, "Of a ranker that is a file of weights in open_clip's form: its architecture, e.g. ViT-B-32-quickgelu."
+    )
+    processor: str | None = knob(
+        None,
+        "Hub id or folder of the tokenizer of a ranker in open_clip's form; default: the one beside it, or OpenAI's.",
+    )
+    checkpoint_key: str | None = knob(
+        None, "Under which a file of weights holds the ranker, e.g. ema; default: looked for."
+    )
 
     dataset_name: str = knob(
         "shapes",
@@ -104,10 +130,24 @@ class ScoringArguments:
     fit_weights: str | None = knob(
         None,
         "Weigh each timestep's error by what it tells of the right caption: own:COUNT learns it from the own captions of "
-        "the first COUNT items (own: 200). Scores already made are weighed anew without a call of the denoiser. Needs "
-        "stop_confidence 0.",
+        "the first COUNT items (own: 200), pairs=SOURCE or choices=SOURCE (see sdsclip evaluate) from labelled pairs that "
+        "are scored with the same draws, scores=FOLDER from the own captions of other scores of the teacher. Scores already "
+        "made are weighed anew without a call of the denoiser. Needs stop_confidence 0.",
     )
-    batch_size: int = knob(64, "Denoiser inputs at once; it changes the errors by rounding alone.")
+    reweight: str | None = knob(
+        None, "A finished folder of scores whose weights are fitted anew, by fit_weights; nothing is scored or loaded."
+    )
+    combine: list[str] | None = knob(
+        None,
+        "Two or more finished folders of scores of the same candidates, which become one: by weights that are fitted as "
+        "fit_weights own:COUNT says, or given. Nothing is scored or loaded.",
+    )
+    combine_weights: list[float] | None = knob(
+        None, "How much each folder of combine counts; their scores are brought to one spread first."
+    )
+    batch_size: int = knob(
+        64, "Denoiser inputs at once, or a ranker's pictures with a caption; it changes the errors by rounding alone."
+    )
     chunk_size: int = knob(64, "Items scored and saved together: what a killed run loses at most, on each process.")
 
     output_dir: str = knob("outputs/scores", "Receives the scores.")
@@ -130,6 +170,7 @@ class ScoringArguments:
             "weighting": (*WEIGHTINGS, None),
             "settled": SETTLED,
             "teacher_dtype": DTYPES,
+            "ranker_dtype": DTYPES,
         }.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
@@ -142,27 +183,73 @@ class ScoringArguments:
                 raise ValueError(f"the source of candidates {source!r} needs --{needs}.")
         if self.candidates_column is not None and "column" not in self.sources:
             raise ValueError("--candidates_column is given, but not the source; add column to --candidates.")
+        self._check_ranker()
+        self._check_finished()
         if self.fit_weights is not None:
             self._check_fit()
         if self.push_to_hub and not self.hub_dataset_id:
             raise ValueError("--push_to_hub needs --hub_dataset_id, NAMESPACE/NAME.")
 
-    def _check_fit(self):
-        if not re.fullmatch(r"own(:[0-9]+)?", self.fit_weights) or self.labelled_items < FEWEST_LABELLED:
+    def _check_ranker(self):
+        if self.ranker is not None and self.teacher_name_or_path is not None:
             raise ValueError(
-                f"fit_weights is {self.fit_weights!r}; it must be own:COUNT with a COUNT of at least {FEWEST_LABELLED}, or "
-                "own. Set --fit_weights."
+                f"both --ranker {self.ranker} and --teacher_name_or_path {self.teacher_name_or_path} are given, and one of "
+                "them ranks; leave the other out. --combine takes the finished scores of both."
             )
-        if self.stop_confidence:
+        needs = ("ranker_revision", "ranker_question", "architecture", "processor", "checkpoint_key")
+        told = next((name for name in needs if getattr(self, name) is not None), None)
+        if self.ranker is None and told is not None:
+            raise ValueError(f"--{told} is given, but no ranker; add --ranker, or leave it out.")
+
+    def _check_fit(self):
+        kind = re.split("[:=]", self.fit_weights or "", maxsplit=1)[0]
+        own = (
+            kind == "own"
+            and re.fullmatch(r"own(:[0-9]+)?", self.fit_weights)
+            and self.labelled_items >= FEWEST_LABELLED
+        )
+        if not (own or kind in BENCHMARKS or re.match("scores=.", self.fit_weights)):
+            raise ValueError(
+                f"fit_weights is {self.fit_weights!r}; it must be own:COUNT with a COUNT of at least {FEWEST_LABELLED}, "
+                "own, pairs=SOURCE, choices=SOURCE or another benchmark, or scores=FOLDER. Set --fit_weights."
+            )
+        if self.reweight is not None and kind in BENCHMARKS:
+            raise ValueError(
+                f"--reweight scores nothing, but --fit_weights {self.fit_weights} has to be scored; give the command of the "
+                "scores again with it, or own:COUNT or scores=FOLDER."
+            )
+        if self.combine is not None and kind != "own":
+            raise ValueError(
+                f"--combine fits weights on the own captions of the scores, not on {self.fit_weights}; set --fit_weights "
+                "own:COUNT."
+            )
+        if self.stop_confidence and self.reweight is None and self.combine is None:
             raise ValueError(
                 f"--fit_weights needs all draws of each item, but stop_confidence is {self.stop_confidence}. Give "
                 "--stop_confidence 0, and another --output_dir where scores were stopped early."
             )
 
+    def _check_finished(self):
+        """What --reweight and --combine need and exclude."""
+        if self.reweight is not None and (self.fit_weights is None or self.combine is not None):
+            raise ValueError(
+                f"--reweight {self.reweight} needs --fit_weights, and goes without --combine; give one or the other."
+            )
+        if self.combine_weights is not None and (self.combine is None or self.fit_weights is not None):
+            raise ValueError(
+                "--combine_weights are the weights of --combine in place of fitted ones; give them with --combine, and "
+                "without --fit_weights."
+            )
+        if self.combine is not None or self.reweight is not None:
+            named = next((name for name in ("teacher_name_or_path", "ranker") if getattr(self, name) is not None), None)
+            if named:
+                raise ValueError(f"--{named} is given, but finished scores need no model; leave it out.")
+
     @property
     def labelled_items(self) -> int:
-        """Of how many items at most ``fit_weights`` uses the own captions."""
-        return int(self.fit_weights.partition(":")[2] or DEFAULT_LABELLED)
+        """Of how many items at most ``own:COUNT`` uses the own captions."""
+        spec = self.fit_weights or "own"
+        return int(spec.partition(":")[2] or DEFAULT_LABELLED) if spec.startswith("own") else DEFAULT_LABELLED
 
     @property
     def sources(self) -> dict[str, int]:
@@ -171,6 +258,12 @@ class ScoringArguments:
 
 
 def scoring_settings(settings: dict) -> dict:
-    """The options of a scoring in a configuration of the main job: its ``scoring``, over what both have."""
+    """The options of a scoring in a configuration of the main job: its ``scoring``, over what both have.
+
+    With a ranker there the teacher is that of the training alone.
+    """
+    own = settings.get("scoring") or {}
     shared = {SHARED[name]: value for name, value in settings.items() if name in SHARED and value is not None}
-    return shared | (settings.get("scoring") or {})
+    if own.get("ranker"):
+        shared = {name: value for name, value in shared.items() if not name.startswith("teacher_")}
+    return shared | own

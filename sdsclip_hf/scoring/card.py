@@ -101,8 +101,8 @@ def _facts(settings: dict) -> dict[str, str]:
         pairs = sorted(zip(fitted["timesteps"], fitted["weights"], strict=True))
         facts["weights of the timesteps"] = ", ".join(f"{timestep}: {weight:.2f}" for timestep, weight in pairs)
         facts["fitted on"] = (
-            f"the own captions of {fitted['labelled']} pictures: right in {fitted['accuracy']:.1%} of pairs "
-            f"(cross-validated), with equal weights in {fitted['uniform_accuracy']:.1%}"
+            f"{fitted.get('source', 'own captions')}, {fitted['labelled']} in all: right in {fitted['accuracy']:.1%} of "
+            f"pairs (cross-validated), with equal weights in {fitted['uniform_accuracy']:.1%}"
         )
     if ranker := settings.get("ranker"):
         facts |= {name: value for name, value in ranker.items() if value is not None and name != "name"}
@@ -113,7 +113,24 @@ def _facts(settings: dict) -> dict[str, str]:
             "items whose candidates it scores alike": settings["tied_items"],
         }
         facts["fingerprint of the ranker"] = facts.pop("fingerprint", "none")
+    if combined := settings.get("combined"):
+        facts |= _facts_of_parts(combined)
     return facts | {"fingerprint": settings["fingerprint"]}
+
+
+def _facts_of_parts(combined: dict) -> dict[str, str]:
+    """Which scores were combined, and how."""
+    facts = {}
+    for number, part in enumerate(combined["parts"]):
+        alone = f"; alone right in {combined['alone'][number]:.1%} of pairs" if "alone" in combined else ""
+        weights = ", ".join(f"{weight:.2f}" for weight in part["weights"])
+        facts[f"part {number + 1}"] = f"{part['name']}, fingerprint {part['fingerprint']}, weights {weights}{alone}"
+    if "labelled" in combined:
+        facts["fitted on"] = (
+            f"the own captions of {combined['labelled']} pictures: right in {combined['accuracy']:.1%} of pairs "
+            f"(cross-validated), with equal weights in {combined['uniform_accuracy']:.1%}"
+        )
+    return facts
 
 
 def _tell_source(text: str) -> str:

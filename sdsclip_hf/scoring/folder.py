@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import datasets
@@ -15,9 +15,11 @@ from sdsclip_hf.common.chunks import Chunks
 from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.writing import sweep, whole_file, write_json, write_text
 from sdsclip_hf.data.scores import FEATURES, SCORES_FILE, CandidateScores, content_fingerprint, ranked_by
+from sdsclip_hf.scoring.caption_errors import visiting_order
 from sdsclip_hf.scoring.caption_items import CaptionItem
 from sdsclip_hf.scoring.card import render_card
-from sdsclip_hf.scoring.own_captions import fit_on_own
+from sdsclip_hf.scoring.labels import LabelledGaps, check_draws
+from sdsclip_hf.scoring.timestep_weights import fit_timestep_weights
 
 PARTS, SETTINGS_FILE = "parts", "settings.json"
 CARD_FILE, DATA = "README.md", "data"
@@ -131,18 +133,30 @@ class ScoreFolder:
         write_json(self.folder / SCORES_FILE, settings)
         shutil.rmtree(self.parts)
 
-    def fit_weights(self, count: int) -> None:
-        """Weigh the finished scores' draws by what the own captions of ``count`` items tell, in place of weights before.
+    def fit_weights(self, find_gaps: Callable[[CandidateScores], LabelledGaps]) -> None:
+        """Weigh the finished scores' draws by what labelled pairs tell, in place of weights before.
 
         The errors stay as they are: card and ``scores.json`` alone are written.
 
+        Args:
+            find_gaps: the pairs, given the unweighted scores.
+
         Raises:
-            ValueError: see [`fit_on_own`].
+            ValueError: the scores lack draws, or the pairs are too few.
             OSError: the scores are damaged.
         """
-        data, settings = CandidateScores.load(self.folder).data, self.finished()
+        loaded = CandidateScores.load(self.folder)
+        data, settings = loaded.data, dict(loaded.settings)
         settings.pop("timestep_weights", None)
-        settings["timestep_weights"] = fit_on_own(CandidateScores(data, settings), count)
+        scores = CandidateScores(data, settings, str(self.folder))
+        check_draws(scores)
+        labelled = find_gaps(scores)
+        fitted, draws = fit_timestep_weights(labelled.gaps, labelled.groups), settings["num_draws"]
+        timesteps = np.linspace(*settings["timestep_range"], draws).round().astype(int)
+        settings["timestep_weights"] = fitted.told() | {
+            "timesteps": timesteps[visiting_order(draws)].tolist(),
+            "source": labelled.source,
+        }
         settings |= _sum_up(data, settings)
         settings["fingerprint"] = content_fingerprint(data, settings)
         write_text(self.folder / CARD_FILE, render_card(settings))

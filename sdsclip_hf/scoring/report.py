@@ -27,6 +27,13 @@ def print_report(scores: dict, folder: Path) -> None:
         print(f"Denoiser calls: {calls:,} made, {saved:,} ({saved / (calls + saved):.0%}) saved by stopping early.")
         if fitted := scores.get("timestep_weights"):
             _tell_weights(fitted)
+    if "alone" in (combined := scores.get("combined") or {}):
+        parts = zip(combined["parts"], combined["alone"], strict=True)
+        alone = ", ".join(f"{part['name']} {right:.1%}" for part, right in parts)
+        print(
+            f"Of the pairs of {combined['labelled']} pictures {combined['accuracy']:.1%} are right by all together "
+            f"(cross-validated), {combined['uniform_accuracy']:.1%} by equal weights; alone: {alone}."
+        )
     if "own_first_share" in scores:
         _tell_signal(scores)
 

@@ -25,12 +25,15 @@ from sdsclip_hf.data.scores import portable_name
 from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.hub.commits import claim_repo
 from sdsclip_hf.rankers.caption_ranker import CaptionRanker, FunctionRanker, ScoreFunction
+from sdsclip_hf.rankers.loading import RankerOptions, load_ranker
 from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.scoring.caption_errors import Candidates, CaptionErrors
 from sdsclip_hf.scoring.caption_items import CaptionedRows, CaptionItem, caption_items, given_candidates
 from sdsclip_hf.scoring.folder import ScoreFolder
+from sdsclip_hf.scoring.labels import benchmark_gaps, finished_gaps, labelled_items, told_source
 from sdsclip_hf.scoring.shared_out import SharedOut
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
+from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 logger = logging.getLogger(__name__)
@@ -82,7 +85,7 @@ def score_captions(
 
 
 def score_named(arguments: ScoringArguments) -> dict:
-    """Load the teacher, the dataset and the model that the arguments name, and [`score_captions`] with them.
+    """Load the teacher or ranker, the dataset and the model that the arguments name, and [`score_captions`] with them.
 
     Returns:
         What ``scores.json`` holds.
@@ -94,7 +97,7 @@ def score_named(arguments: ScoringArguments) -> dict:
     if arguments.push_to_hub and processes().is_main_process:
         claim_repo(arguments.hub_dataset_id, repo_type="dataset", private=arguments.private or None, needs_network=True)
     state = processes()
-    teacher = embedder = None
+    ranker = embedder = None
     with state.main_process_first():
         dataset = load_image_captions(
             arguments.dataset_name,
@@ -103,12 +106,21 @@ def score_named(arguments: ScoringArguments) -> dict:
             revision=arguments.dataset_revision,
             max_samples=arguments.max_samples,
         )
-        if arguments.teacher_name_or_path is not None:
-            teacher = load_teacher(arguments)
+        if arguments.ranker is not None:
+            open_clip = OpenClipOptions(arguments.architecture, arguments.processor, arguments.checkpoint_key)
+            options = (
+                arguments.ranker_revision,
+                arguments.ranker_dtype,
+                arguments.ranker_question,
+                arguments.batch_size,
+            )
+            ranker = load_ranker(arguments.ranker, RankerOptions(*options, open_clip), str(state.device))
+        elif arguments.teacher_name_or_path is not None:
+            ranker = load_teacher(arguments)
     if "nearest" in arguments.sources and state.is_main_process:
         encoder = load_dual_encoder(arguments.model_name_or_path)
         embedder = ClipScorer(encoder.model, encoder.processor, arguments.batch_size)
-    return Scoring(arguments, teacher, dataset, embedder).run()
+    return Scoring(arguments, ranker, dataset, embedder).run()
 
 
 def load_teacher(arguments: ScoringArguments) -> DiffusionTeacher:
@@ -150,6 +162,8 @@ class Scoring:
         self.ranker = None if ranker is None or self.teacher else _as_ranker(ranker)
         if arguments.fit_weights and self.teacher is None:
             raise ValueError("--fit_weights weighs a teacher's errors, but there is none; give --teacher_name_or_path.")
+        of_benchmark = arguments.fit_weights and not arguments.fit_weights.startswith(("own", "scores="))
+        self.labelled = labelled_items(arguments.fit_weights) if of_benchmark else None
         self.state = processes()
         self.files = ScoreFolder(arguments.output_dir)
         bad_images = BadImages(arguments.max_bad_images, self.files.folder / BAD_IMAGES_FILE)
@@ -177,9 +191,18 @@ class Scoring:
             if self.arguments.fit_weights is None:
                 return scores
             if self.state.is_main_process:
-                self.files.fit_weights(self.arguments.labelled_items)
+                self._fit_weights(scores)
             self.state.wait_for_everyone()
             return self.files.finished()
+
+    def _fit_weights(self, scores: dict) -> None:
+        spec = self.arguments.fit_weights
+        if self.labelled is None:
+            self.files.fit_weights(lambda unweighted: finished_gaps(spec, self.arguments.labelled_items, unweighted))
+            return
+        source = told_source(spec, self.labelled)
+        if (scores.get("timestep_weights") or {}).get("source") != source:
+            self.files.fit_weights(lambda _: benchmark_gaps(source, self.labelled, self.scorer))
 
     def _score_missing(self, settings: dict) -> dict:
         if self.state.is_main_process and not self.files.has_items():

@@ -1,7 +1,7 @@
 """How much each draw's error counts in d(x, c), fitted on pictures whose right caption is known."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class FittedWeights(NamedTuple):
 
     Args:
         weights: (R,), not negative, with mean 1; all 1 where no others are clearly better.
-        labelled: how many pictures they were fitted on.
+        labelled: how many pictures or items they were fitted on.
         accuracy: how often a true caption has a lower error than a wrong one, cross-validated.
         uniform_accuracy: the same of equal weights.
     """
@@ -26,6 +26,15 @@ class FittedWeights(NamedTuple):
     labelled: int
     accuracy: float
     uniform_accuracy: float
+
+    def told(self) -> dict[str, Any]:
+        """As ``scores.json`` keeps them."""
+        return {
+            "weights": [round(float(weight), 6) for weight in self.weights],
+            "labelled": self.labelled,
+            "accuracy": round(self.accuracy, 4),
+            "uniform_accuracy": round(self.uniform_accuracy, 4),
+        }
 
 
 def fit_timestep_weights(gaps: np.ndarray, pictures: Sequence, seed: int = 0) -> FittedWeights:

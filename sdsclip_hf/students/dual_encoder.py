@@ -137,7 +137,7 @@ def load_dual_encoder(
         try:
             AutoConfig.from_pretrained(name, revision=revision)
         except (OSError, ValueError):
-            adapter = _find_adapter(name, revision)
+            adapter = find_adapter(name, revision)
             if adapter is None:
                 raise
             return _load_adapter(name, revision, adapter, dtype, device, options)
@@ -146,7 +146,8 @@ def load_dual_encoder(
         return DualEncoder(model, AutoProcessor.from_pretrained(name, revision=revision))
 
 
-def _find_adapter(name: str, revision: str | None) -> PeftConfig | None:
+def find_adapter(name: str, revision: str | None) -> PeftConfig | None:
+    """The configuration of an adapter that PEFT wrote; None where a folder or Hub id holds none."""
     try:
         return PeftConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError):  # there is no adapter_config.json

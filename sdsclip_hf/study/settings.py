@@ -57,6 +57,11 @@ def check(settings: dict) -> None:
             "the study's curves need scores, and a skill_benchmark to measure their teachers on; add them, or take the "
             "curves out."
         )
+    ranked = next((name for name, options in scores.items() if (options or {}).get("ranker")), None)
+    if curves and ranked:
+        raise ValueError(
+            f"the study's curves measure diffusion teachers, but the scores {ranked!r} are a ranker's; take one of them out."
+        )
     known = {entry.name for entry in fields(SDSCLIPConfig) if entry.init}
     known |= {"teacher_name_or_path", "model_name_or_path", "scores"}
     everything = {"common": settings.get("common"), **arms, **curves}

@@ -241,7 +241,8 @@ class Study:
 
     def _scoring_options(self, name: str, world: int) -> dict:
         given = {**(self.settings.get("scoring") or {}), **(self.settings["scores"][name] or {})}
-        return {"teacher_name_or_path": self.worlds[world]["teacher"]} | fill_in(given, self.worlds[world])
+        teacher = {} if given.get("ranker") else {"teacher_name_or_path": self.worlds[world]["teacher"]}
+        return teacher | fill_in(given, self.worlds[world])
 
     def make_scores(self, name: str, world: int) -> None:
         """Score the candidates of the training pictures, see [`score_captions`]."""
