@@ -37,6 +37,12 @@ def knob(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+def launch_on_cpus() -> None:
+    """Let the processes of a launch know of one another where there is no accelerator."""
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
 WITHOUT_EFFECT = {  # options of TrainingArguments for models of words, with the value that switches each off
     **{"label_smoothing_factor": 0, "label_names": None, "include_for_metrics": [], "batch_eval_metrics": False},
     **{"neftune_noise_alpha": None, "include_num_input_tokens_seen": "no", "use_liger_kernel": False},
@@ -312,8 +318,7 @@ class SDSCLIPConfig(TrainingArguments):
     )
 
     def __post_init__(self):
-        if not torch.accelerator.is_available():  # else the processes of a launch would not know of one another
-            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+        launch_on_cpus()
         try:
             super().__post_init__()
         except OSError as error:  # of an option that names a file: accelerator_config, fsdp_config, deepspeed

@@ -37,7 +37,15 @@ from sdsclip_hf.data.scores import FEATURES, SCORES_FILE, content_fingerprint
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 # what one folder shares; a conftest.py there would stand in the way of `from conftest import`
-pytest_plugins = ("doctor_cases", "evaluations", "finetuning", "open_clip_package", "scorings", "trainers")
+pytest_plugins = (
+    "doctor_cases",
+    "evaluations",
+    "finetuning",
+    "open_clip_package",
+    "prompt_tuning",
+    "scorings",
+    "trainers",
+)
 WORDS = ("a", "photo", "of", "cat", "dog", "on", "red", "blue", "mat", "chair")
 
 
