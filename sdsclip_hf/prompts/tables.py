@@ -126,7 +126,7 @@ def base_to_new_table(methods: Mapping[str, Mapping[str, Mapping[str, Seeds]]]) 
 
 def across_table(methods: Mapping[str, Mapping[str, Seeds]], source: str) -> str:
     """Markdown of [`across`] of every method, a row a method."""
-    return _table({method: across(scores, source) for method, scores in methods.items()}, "method")
+    return markdown({method: across(scores, source) for method, scores in methods.items()}, "method")
 
 
 def over_shots_table(methods: Mapping[str, Mapping[str, Mapping[int, Seeds]]]) -> str:
@@ -134,10 +134,16 @@ def over_shots_table(methods: Mapping[str, Mapping[str, Mapping[int, Seeds]]]) -
     found = {method: over_shots(scores) for method, scores in methods.items()}
     names = list(next(iter(found.values())))
     rows = {f"{name} | {method}": found[method][name] for name in names for method in found}
-    return _table(rows, "dataset | method")
+    return markdown(rows, "dataset | method")
 
 
-def _table(rows: Mapping[str, Mapping[str | int, Figure]], head: str) -> str:
+def markdown(rows: Mapping[str, Mapping], head: str) -> str:
+    """A table of cells by row and column, as Markdown.
+
+    Args:
+        rows: name -> column -> cell; all have the same columns.
+        head: of the names, with " | " between those of several columns.
+    """
     columns = list(next(iter(rows.values())))
     lines = [f"| {head} | {' | '.join(map(str, columns))} |"]
     lines.append("|---" * (len(columns) + head.count("|") + 1) + "|")

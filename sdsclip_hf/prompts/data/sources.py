@@ -116,7 +116,8 @@ def _attribute_column(dataset: datasets.Dataset, name: str, asked: str | None) -
         return None
     wrong = "has no attribute column" if asked not in dataset.column_names else "has no texts in the attribute column"
     raise ValueError(
-        f"{name} {wrong} {asked!r}; its columns are {', '.join(dataset.column_names)}. Pass another attribute column."
+        f"{name} {wrong} {asked!r}; its columns are {', '.join(dataset.column_names)}. Name another, or "
+        "have attributes made by `sdsclip describe-attributes`."
     )
 
 
