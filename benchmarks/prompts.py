@@ -24,7 +24,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from sdsclip_hf import shapes
 from sdsclip_hf.prompts.learner import PromptLearner
-from sdsclip_hf.prompts.losses import class_logits, squared_distance
+from sdsclip_hf.prompts.losses import class_logits
 from sdsclip_hf.prompts.methods import make_learner
 from sdsclip_hf.prompts.prompt_texts import PromptTexts
 from sdsclip_hf.prompts.settings import PromptSettings
