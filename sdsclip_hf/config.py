@@ -25,7 +25,6 @@ from sdsclip_hf.losses import (
 Trainable = Literal["layernorm", "lora", "full"]
 TRAINABLE = get_args(Trainable)
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-
 TEACHER_QUANTIZATIONS = ("bitsandbytes-4bit", "bitsandbytes-8bit", "torchao-int8", "quanto-int8")
 TEACHER_OFFLOADS = ("model", "group")
 
@@ -336,10 +335,9 @@ class SDSCLIPConfig(TrainingArguments):
             if value != off and value:
                 raise ValueError(f"{name} is {value!r}, and would have no effect on a CLIP; leave --{name} out.")
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
-        whole += ("log_failures",)
         weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")
         inherited = ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps")
-        for name in (*weights, *whole, "mapper_learning_rate", *inherited):
+        for name in (*weights, *whole, "log_failures", "mapper_learning_rate", *inherited):
             value = getattr(self, name)
             _require(value is None or 0 <= value < math.inf, name, value, "zero or more, and no infinity")
         if not any(getattr(self, name) for name in weights):

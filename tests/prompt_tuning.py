@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdsclip_hf import PromptConfig, PromptTrainer
 from sdsclip_hf.prompts.methods import make_learner
 from sdsclip_hf.prompts.settings import PromptSettings
 from sdsclip_hf.shapes import model_path
@@ -48,3 +49,17 @@ def learner(student):
 def pixels():
     """Three preprocessed pictures."""
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def make_prompt_trainer(tmp_path, student):
+    """Makes trainers of two steps of four pictures; ``folder`` is below tmp_path."""
+
+    def make(method: str = "coop", data=None, folder: str = "run", callbacks=None, eval_dataset=None, **options):
+        settings = {"output_dir": str(tmp_path / folder), "use_cpu": True, "max_steps": 2, "save_strategy": "no"}
+        settings |= {"per_device_train_batch_size": 4, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
+        args = PromptConfig(method=method, **(settings | options))
+        data = labelled() if data is None else data
+        return PromptTrainer(student[0], args, data, eval_dataset, student[1], callbacks=callbacks)
+
+    return make

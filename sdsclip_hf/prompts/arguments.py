@@ -1,4 +1,4 @@
-"""The options of ``sdsclip prompt-tune``: which CLIP, which labelled pictures; from the command line and from a yaml file."""
+"""The options of ``sdsclip prompt-tune``: which CLIP, which labelled pictures; from a command line and a yaml file."""
 
 import argparse
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ class PromptArguments:
     )
     dataset_name: str = knob(
         "shapes",
-        "Labelled images: a Hub id, a folder of class folders, a parquet file, a split_zhou_NAME.json or the folder with one, "
-        "or shapes, which comes with the package.",
+        "Labelled images: a Hub id, a folder of class folders, a parquet file, a split_zhou_NAME.json or the folder with "
+        "one, or shapes, which comes with the package.",
     )
     dataset_config_name: str | None = knob(None, "Configuration of the dataset.")
     dataset_revision: str | None = knob(None, "Branch, tag or commit of the dataset on the Hub.")
@@ -78,8 +78,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[PromptArguments, PromptConfig]
     known, rest = first.parse_known_args(argv)
     parser = HfArgumentParser(
         KINDS,
-        description="Learn prompts for a frozen CLIP from a few images of each class. Without --method, --model_name_or_path, "
-        "--dataset_name and --config: all methods on the embedded shapes world.",
+        description="Learn prompts for a frozen CLIP from a few images of each class. Without --method, "
+        "--model_name_or_path, --dataset_name and --config: all methods on the embedded shapes world.",
         epilog=HELP,
         allow_abbrev=False,
     )

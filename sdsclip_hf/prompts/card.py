@@ -84,7 +84,9 @@ print(prompted(image, candidate_labels={names[:2]!r}))  # the likeliest first
 
 ## Training
 
-{facts.images} images{data}, at most {facts.shots} of each class, {facts.epochs:g} epochs, seed {facts.seed}. Classes: {shown}.
+{facts.images} images{data}, at most {facts.shots} of each class, {facts.epochs:g} epochs, seed {facts.seed}.
+
+Classes: {shown}.
 
 ## Scores
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from sdsclip_hf.prompts.methods import make_learner, method_of
 from sdsclip_hf.prompts.saved import (
     CONFIG_FILE,
-    WEIGHTS_FILE,
     PromptRecord,
     check_same_clip,
     find_prompts,
@@ -35,12 +34,11 @@ class SavedPrompts:
     def __init__(self, folder: Path, record: PromptRecord, name: str):
         if method_of(record.settings.method).of_image:
             raise ValueError(
-                f"the prompts {name} are of {record.settings.method}, which makes others for each image, so that a class has "
-                "no embedding of its own. Take PromptedCLIP.from_pretrained in Python, or prompts of coop or kgcoop."
+                f"the prompts {name} are of {record.settings.method}, which makes others for each image, so that a class "
+                "has no embedding of its own. Take PromptedCLIP.from_pretrained in Python, or prompts of coop or kgcoop."
             )
         self.folder, self.record, self.name = folder, record, name
-        content = b"".join((folder / file).read_bytes() for file in (CONFIG_FILE, WEIGHTS_FILE))
-        self.fingerprint = hashlib.blake2b(content, digest_size=8).hexdigest()
+        self.fingerprint = hashlib.blake2b((folder / CONFIG_FILE).read_bytes(), digest_size=8).hexdigest()
 
     @classmethod
     def load(cls, name_or_path: str) -> "SavedPrompts":

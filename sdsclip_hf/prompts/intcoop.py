@@ -1,9 +1,9 @@
 """IntCoOp as read from its abstract and reviews (Ghosal et al. 2024, arXiv 2406.13683).
 
-Told there: attributes in the prompt, "A photo of a [a] [cls]"; an extractor A of the frozen image tower with learned tokens in
-several layers; a context that hangs on the image by cross-attention; L = L_CE + l1 L_attr + l2 L_reg. The paper's code cannot
-be had. What L_attr and L_reg compare, the shapes of the parts and their order in the prompt are this project's reading; each is
-an option of [`PromptSettings`].
+Told there: attributes in the prompt, "A photo of a [a] [cls]"; an extractor A of the frozen image tower with learned tokens
+in several layers; a context that hangs on the image by cross-attention; L = L_CE + l1 L_attr + l2 L_reg. The paper's code
+cannot be had. What L_attr and L_reg compare, the shapes of the parts and their order in the prompt are this project's
+reading: see the options of [`PromptSettings`].
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,9 @@ class IntCoOp(PromptLearner):
     """The prompt "[V(x)]...[V(x)] A(x) NAME.": a context that looks at the image, and one token that tells its attribute.
 
     A(x) is a linear map of the image feature that the frozen tower gives with learned tokens inside. V(x) is multi-head
-    attention from the context to the frozen tower's patches. L_attr = ||A(x) - e(a)||^2 with e(a) the mean token embedding of
-    the attribute's words; L_reg = ||t(x, y) - t("a photo of a [a] [cls].")||^2 of the right class's unit-length text features.
+    attention from the context to the frozen tower's patches. L_attr = ||A(x) - e(a)||^2 with e(a) the mean token embedding
+    of the attribute's words; L_reg = ||t(x, y) - t("a photo of a [a] [cls].")||^2 of the right class's unit-length text
+    features.
     Attributes are needed in training alone.
     """
 
@@ -38,8 +39,8 @@ class IntCoOp(PromptLearner):
         width, vision = self.context.shape[-1], config.vision_config
         if settings.class_token_position != "end":
             raise ValueError(
-                f"class_token_position is {settings.class_token_position!r}, but intcoop puts the attribute before the class "
-                "name; leave --class_token_position out."
+                f"class_token_position is {settings.class_token_position!r}, but intcoop puts the attribute before the "
+                "class name; leave --class_token_position out."
             )
         if settings.attribute_space == "feature" and config.projection_dim != width:
             raise ValueError(

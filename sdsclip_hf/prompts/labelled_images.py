@@ -14,10 +14,11 @@ from transformers import BaseImageProcessor
 
 from sdsclip_hf.common.shared_memory import shared
 from sdsclip_hf.data.images import picture_digest, read_image
+from sdsclip_hf.prompts.data.attributes import check_attributes
 
 SCALE, RATIO, ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10  # as torchvision's RandomResizedCrop has them
 NAMED_ROWS = 5
-KEPT_PIXELS = 2**25  # of decoded pictures, 100 MB: few-shot data are read many times
+KEPT_BYTES = 2**27  # of prepared pictures: few-shot data are read many times
 
 
 class LabelledImages(torch.utils.data.Dataset):
@@ -26,8 +27,8 @@ class LabelledImages(torch.utils.data.Dataset):
     What is random in a row hangs on the seed, the epoch and its number alone, so that loader workers and resumed runs agree.
 
     Args:
-        source: a ``datasets`` dataset with the columns ``image`` and ``label``, a ``ClassLabel`` whose names stand in prompts,
-            as [`load_labelled`] gives it.
+        source: a ``datasets`` dataset with the columns ``image`` and ``label``, a ``ClassLabel`` whose names stand in
+            prompts, as [`load_labelled`] gives it.
         image_processor: of the CLIP.
         with_attributes: whether rows have the words of the column ``attribute``.
         augment: whether rows are a random part of the picture, of the size that the image processor makes.
@@ -45,31 +46,38 @@ class LabelledImages(torch.utils.data.Dataset):
         augment: bool = False,
         seed: int = 0,
     ):
-        for column in ("image", "label", *["attribute"] * with_attributes):
+        for column in ("image", "label"):
             if column not in source.column_names:
                 have = ", ".join(map(repr, source.column_names))
                 raise ValueError(
-                    f"{column} column {column!r} not found; the dataset has {have}. Rename the one that holds it, or load the "
-                    f"data with --{column}_column."
+                    f"{column} column {column!r} not found; the dataset has {have}. Rename the one that holds it, or load "
+                    f"the data with --{column}_column."
                 )
         kind = source.features["label"]
         if not isinstance(kind, datasets.ClassLabel):
             raise ValueError(
-                f"the column 'label' holds {kind}, and no classes with names; cast it by dataset.class_encode_column('label'), "
-                "or load the data by load_labelled."
+                f"the column 'label' holds {kind}, and no classes with names; cast it by "
+                "dataset.class_encode_column('label'), or load the data by load_labelled."
             )
         self.class_names: list[str] = kind.names
         self.labels: list[int] = source["label"][:]
-        _check_rows("label", [label is not None and label >= 0 for label in self.labels])
+        missing = [number for number, label in enumerate(self.labels) if label is None or label < 0]
+        if missing:
+            named = ", ".join(map(str, missing[:NAMED_ROWS])) + ", …" * (len(missing) > NAMED_ROWS)
+            raise ValueError(
+                f"{len(missing)} of {len(self.labels)} rows have no label: {named} (counted from 0). Fill them, or take "
+                "them out."
+            )
+        if with_attributes:
+            check_attributes(source, "the training data")
         self.attributes: list[str] | None = source["attribute"][:] if with_attributes else None
-        _check_rows("attribute", [isinstance(word, str) and bool(word.strip()) for word in self.attributes or []])
         self.source = source.select_columns(["image"])
         if isinstance(source.features["image"], datasets.Image):
             self.source = self.source.cast_column("image", datasets.Image(decode=False))
         self.image_processor = image_processor
         self.augment, self.seed = augment, seed
-        self._read: dict[int, Image.Image] = {}
-        self._room = KEPT_PIXELS
+        self._kept: dict[int, Image.Image | Tensor] = {}
+        self._room = KEPT_BYTES
         self._epoch = shared(torch.zeros((), dtype=torch.int64))  # so that workers that live on see it change
 
     def __len__(self) -> int:
@@ -85,13 +93,18 @@ class LabelledImages(torch.utils.data.Dataset):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, number: int) -> dict:
-        image = self._picture(number)
-        if self.augment:
+        prepared = self._kept.get(number)
+        if prepared is None:
+            prepared = self._prepare(number)
+            if self._room >= (
+                room := prepared.nbytes if isinstance(prepared, Tensor) else 3 * math.prod(prepared.size)
+            ):
+                self._room -= room
+                self._kept[number] = prepared
+        if isinstance(prepared, Image.Image):
             rng = np.random.default_rng([self.seed, int(self._epoch), number])
-            pixels = self._normalized(random_part(image, self._size(), rng))
-        else:
-            pixels = self.image_processor([image], return_tensors="pt")["pixel_values"][0]
-        row = {"pixel_values": pixels, "labels": self.labels[number]}
+            prepared = self._normalized(random_part(prepared, self._size(), rng))
+        row = {"pixel_values": prepared, "labels": self.labels[number]}
         return row if self.attributes is None else row | {"attributes": self.attributes[number]}
 
     def identity(self) -> dict[str, int | str]:
@@ -102,19 +115,15 @@ class LabelledImages(torch.utils.data.Dataset):
             pictures.update(picture_digest(row["image"]).encode())
         return {"rows": len(self), "labels": told.hexdigest(), "pictures": pictures.hexdigest()}
 
-    def _picture(self, number: int) -> Image.Image:
-        if number in self._read:
-            return self._read[number]
+    def _prepare(self, number: int) -> Image.Image | Tensor:
+        """A row's picture as it can be kept: whole where parts of it are drawn, else as the model takes it, (3, H, W)."""
         try:
             image = read_image(self.source[number]["image"])
         except OSError as error:
             raise OSError(
                 f"the picture of row {number} cannot be read ({error}); mend it or take the row out."
             ) from error
-        if image.width * image.height <= self._room:
-            self._room -= image.width * image.height
-            self._read[number] = image
-        return image
+        return image if self.augment else self.image_processor([image], return_tensors="pt")["pixel_values"][0]
 
     def _size(self) -> tuple[int, int]:
         size = self.image_processor.crop_size or self.image_processor.size
@@ -162,14 +171,3 @@ def _box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, i
     w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def _check_rows(what: str, whole: Sequence[bool]) -> None:
-    """Raise ValueError unless each row has a ``what``."""
-    missing = [number for number, there in enumerate(whole) if not there]
-    if missing:
-        named = ", ".join(map(str, missing[:NAMED_ROWS])) + ", …" * (len(missing) > NAMED_ROWS)
-        raise ValueError(
-            f"{len(missing)} of {len(whole)} rows have no {what}: {named} (counted from 0). Fill them, take them out, or pass "
-            f"another --{what}_column."
-        )

@@ -51,8 +51,8 @@ def check_clip(model: nn.Module) -> None:
     """Raise ValueError unless a model is one whose prompts can be learned."""
     if not isinstance(model, CLIPModel):
         raise ValueError(
-            f"a {type(model).__name__} cannot have learned prompts, since its text tower is not CLIP's; give a CLIPModel, such "
-            "as openai/clip-vit-base-patch16."
+            f"a {type(model).__name__} cannot have learned prompts, since its text tower is not CLIP's; give a CLIPModel, "
+            "such as openai/clip-vit-base-patch16."
         )
 
 

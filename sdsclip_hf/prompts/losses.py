@@ -1,6 +1,6 @@
 """What prompt learning minimises, as pure functions of tensors.
 
-Of B images and C classes; D is the width of the space that both share. The cross-entropy is PyTorch's, over ``class_logits``.
+Of B images and C classes; D is the width of the space that both share. The cross-entropy over [`class_logits`] is PyTorch's.
 """
 
 from torch import Tensor

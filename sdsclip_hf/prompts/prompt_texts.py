@@ -67,8 +67,8 @@ def lay_out(
         slots.append([*range(1, 1 + before), *behind])
         if len(rows[-1]) > max_length:
             raise ValueError(
-                f"the class name {name!r:.100} has {len(ids)} tokens, which with {vectors} learned vectors makes a prompt of "
-                f"{len(rows[-1])}; the text tower reads {max_length}. Shorten the name, or lower --context_length."
+                f"the class name {name!r:.100} has {len(ids)} tokens, which with {vectors} learned vectors makes a prompt "
+                f"of {len(rows[-1])}; the text tower reads {max_length}. Shorten the name, or lower --context_length."
             )
     longest = max(map(len, rows))
     # The beginning's id is lower than the end's, which the text tower finds as the highest or the first of its kind.

@@ -123,7 +123,7 @@ class PromptedCLIP:
 
     @torch.inference_mode()
     def export_text_features(self, class_names: Sequence[str] | None = None) -> Tensor:
-        """The classes as unit-length features (C, D), with which a plain CLIPModel classifies: logit_scale * images @ features.T.
+        """The classes as unit-length features (C, D): a plain CLIPModel classifies by logit_scale * images @ features.T.
 
         Raises:
             ValueError: the prompts hang on the image, or the classes cannot be.

@@ -33,8 +33,8 @@ def claim_prompts_repo(
     if held and CONFIG_FILE not in held and not force:
         named = ", ".join(sorted(held)[:3])
         raise ValueError(
-            f"{repo_id} on the Hub holds something other than prompts: {named}. Choose another name, or say that they shall be "
-            "put on top, with --force (in training: --hub_force)."
+            f"{repo_id} on the Hub holds something other than prompts: {named}. Choose another name, or say that they shall "
+            "be put on top, with --force (in training: --hub_force)."
         )
     return repo_id
 

@@ -1,5 +1,6 @@
 """What is left of a run: the trained tensors, and a file that tells what they are and which CLIP they belong to."""
 
+import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,11 @@ def save_prompts(folder: Path, learner: PromptLearner, record: PromptRecord) -> 
     tensors = {name: one.detach().float().cpu().contiguous() for name, one in learner.trained_parameters().items()}
     with whole_file(folder / WEIGHTS_FILE, sum(4 * one.numel() for one in tensors.values())) as partial:
         save_file(tensors, partial, metadata={"format": "pt"})
-    write_json(folder / CONFIG_FILE, record.to_dict())
+    write_json(folder / CONFIG_FILE, record.to_dict() | {"weights_digest": _digest(folder / WEIGHTS_FILE)})
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def find_prompts(name_or_path: str | Path, revision: str | None = None) -> Path:
@@ -88,10 +93,12 @@ def read_record(folder: Path) -> PromptRecord:
     """What a folder's ``prompt_config.json`` tells.
 
     Raises:
-        ValueError: it is not what was written, or another version of this package wrote it.
+        ValueError: it or the tensors beside it are not what was written, or a later version of this package wrote it.
     """
     path = folder / CONFIG_FILE
     told = read_json(path, REMEDY)
+    if told.get("weights_digest") != _digest(folder / WEIGHTS_FILE):
+        raise ValueError(f"{folder / WEIGHTS_FILE} is not what was saved with the {CONFIG_FILE} beside it. {REMEDY}")
     try:
         known = {entry.name for entry in fields(PromptSettings)}
         unknown = sorted(set(told["settings"]) - known)
@@ -121,19 +128,18 @@ def load_trained(learner: PromptLearner, folder: Path) -> None:
     """Put saved tensors into a learner.
 
     Raises:
-        ValueError: they are damaged, or of other names or shapes.
+        ValueError: they are of other names or shapes.
     """
     path = folder / WEIGHTS_FILE
-    with explain_loading("the prompts", str(folder), "--prompts"):
-        tensors = load_file(path)
+    tensors = load_file(path)
     own = learner.trained_parameters()
     fits = {name: tuple(value.shape) for name, value in tensors.items()} == {
         name: tuple(value.shape) for name, value in own.items()
     }
     if not fits:
         raise ValueError(
-            f"{path} and {CONFIG_FILE} beside it do not belong together: the tensors are not those of such a prompt learner. "
-            f"{REMEDY}"
+            f"{path} and {CONFIG_FILE} beside it do not belong together: the tensors are not those of such a prompt "
+            f"learner. {REMEDY}"
         )
     with torch.no_grad():
         for name, parameter in own.items():

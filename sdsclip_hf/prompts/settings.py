@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from sdsclip_hf.config import knob
+from sdsclip_hf.prompts.data.templates import DEFAULT, template_of
 
 Position = Literal["end", "middle", "front"]
 ContextAttention = Literal["plain", "residual", "none"]
@@ -36,9 +37,9 @@ class PromptSettings:
         "A context for each class (coop, kgcoop); such prompts serve the classes that they were trained on alone.",
     )
     template: str = knob(
-        "a photo of a {}.",
-        "The hand-written prompt, {} the class name: of zero-shot scores, of KgCoOp's term, of IntCoOp's L_reg. Its text, or "
-        "the name of a dataset that has one, such as oxford_pets.",
+        DEFAULT,
+        "The hand-written prompt, {} the class name: of zero-shot scores, of KgCoOp's term, of IntCoOp's L_reg. Its text, "
+        "or the name of a dataset that has one, such as oxford_pets.",
     )
     prompt_chunk_size: int = knob(
         256, "Prompts that the text tower encodes at once; more are computed again in the backward pass."
@@ -75,11 +76,7 @@ class PromptSettings:
         for name in ("knowledge_weight", "attribute_weight", "regularizer_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; set --{name} to zero or more.")
-        if "{}" not in self.template:
-            raise ValueError(
-                f"the template {self.template!r} has no {{}} where the class name goes; give --template one such as "
-                "'a photo of a {}.'."
-            )
+        self.template = template_of(self.template)
 
     def without_context(self) -> "PromptSettings":
         """For hand-written prompts, whose context is not looked at."""

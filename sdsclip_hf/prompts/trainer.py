@@ -196,8 +196,8 @@ class PromptTrainer(NotingTrainer, SealedCheckpoints):
         uneven = sorted(set(Counter(data.labels).values()))
         shots = f"{uneven[0]} to {uneven[-1]}" if len(uneven) > 1 else str(data.shots)
         return (
-            f"Training {count:,} numbers of {self.args.method}'s prompts: {len(data.class_names)} classes, {shots} pictures of "
-            f"each, {self.args.num_train_epochs:g} epochs."
+            f"Training {count:,} numbers of {self.args.method}'s prompts: {len(data.class_names)} classes, {shots} pictures "
+            f"of each, {self.args.num_train_epochs:g} epochs."
         )
 
     def trained_parameters(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
+from sdsclip_hf.common.checkpoints import last_checkpoint
 from sdsclip_hf.common.resources import versions
 from sdsclip_hf.common.writing import write_json, write_text
 from sdsclip_hf.prompts.arguments import PromptArguments
@@ -28,7 +29,9 @@ from sdsclip_hf.training.record import as_yaml
 
 RESULTS_FILE = "results.json"
 BATCH = 64
-WORLD, SHIFTED = "shapes", "shapes/shifted"
+SHIFTED = "shapes/shifted"
+# A class of the embedded world is a pair of shapes, of which a crop shows one.
+OF_WORLD = ("--augmentation", "false")
 Parse = Callable[[Sequence[str]], tuple[PromptArguments, PromptConfig]]
 
 
@@ -62,12 +65,12 @@ def tune(arguments: PromptArguments, config: PromptConfig, name: str, command: s
         ValueError: the parts do not fit one another, or the output folder holds another run.
     """
     with _folder_for(arguments, config, name):
-        train = few_shot_data(arguments, config.seed)
-        tests = _test_sets(arguments)
-        trainer = PromptTrainer(arguments.model_name_or_path, config, train)
+        trainer = PromptTrainer(arguments.model_name_or_path, config, few_shot_data(arguments, config.seed))
         trainer.dataset_name = arguments.dataset_name
-        record = f"# {command}\n" + as_yaml(arguments, config)
-        results = _learn(trainer, tests, record, arguments.overwrite_output_dir)
+        tests = _prepared(trainer, _test_sets(arguments))
+        if trainer.is_world_process_zero() and not config.resume_from_checkpoint:  # a resumed run may yet be refused
+            _begin(arguments, config, command)
+        results = _learn(trainer, tests, lambda: zero_shot(trainer, tests))
         if trainer.is_world_process_zero():
             results = {"command": command, "versions": versions()} | results
             write_json(Path(config.output_dir) / RESULTS_FILE, results)
@@ -91,28 +94,29 @@ def compare(parse: Parse, argv: Sequence[str], command: str) -> dict:
         command: what was typed, for the record.
     """
     started = time.perf_counter()
+    argv = [*OF_WORLD, *argv]
     arguments, config = parse(argv)
     arguments.classes = "base"
     with _folder_for(arguments, config, "prompts"):
-        folder = Path(config.output_dir)
-        if arguments.overwrite_output_dir and PartialState().is_main_process:
-            clear(folder)
-        train, scores = few_shot_data(arguments, config.seed), {}
-        tests = _test_sets(arguments)
-        shifted = load_labelled(SHIFTED, arguments.test_split_name)
-        tests["shifted"] = classes_of(shifted, "base")
+        folder, is_main = Path(config.output_dir), PartialState().is_main_process
+        if is_main and not config.resume_from_checkpoint:
+            _begin(arguments, config, command)
+        train, sources = few_shot_data(arguments, config.seed), _test_sets(arguments)
+        sources["shifted"] = classes_of(load_labelled(SHIFTED, arguments.test_split_name), "base")
+        scores, tests, written = {}, {}, {}
         for method in METHODS:
             own = parse([*argv, "--method", method, "--output_dir", str(folder / method)])[1]
+            own.resume_from_checkpoint = own.resume_from_checkpoint and last_checkpoint(own.output_dir)
             trainer = PromptTrainer(arguments.model_name_or_path, own, train)
             trainer.dataset_name = arguments.dataset_name
             if trainer.progress is not None:
                 trainer.progress.title = LABELS[method]
-            record = f"# {command}\n" + as_yaml(arguments, own)
-            scores[LABELS[method]] = _learn(trainer, tests, record, overwrite=False)["scores"]
+            tests = tests or _prepared(trainer, sources)
+            written = written or (zero_shot(trainer, tests) if is_main else {})
+            scores[LABELS[method]] = _learn(trainer, tests, lambda known=written: known).get("scores", {})
         results = {"command": command, "versions": versions(), "scores": scores}
         results["seconds"] = round(time.perf_counter() - started, 1)
-        if PartialState().is_main_process:
-            write_text(folder / RUN_ARGUMENTS_FILE, f"# {command}\n" + as_yaml(arguments, config))
+        if is_main:
             write_json(folder / RESULTS_FILE, results)
             _print_scores(scores)
             print(f"\nThe prompts of each method are in {folder}. It took {results['seconds']:.0f} s.")
@@ -156,42 +160,47 @@ class _Shared:
         return self.context.__exit__(*error)
 
 
-def _learn(trainer: PromptTrainer, tests: dict[str, datasets.Dataset], record: str, overwrite: bool) -> dict:
-    """Train, save, score and write the card."""
-    args = trainer.args
-    folder = Path(args.output_dir)
-    if trainer.is_world_process_zero() and not args.resume_from_checkpoint:  # a resumed run may yet be refused
-        if overwrite:
-            clear(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / RUN_ARGUMENTS_FILE, record)
-    started = time.perf_counter()
+def _begin(arguments: PromptArguments, config: PromptConfig, command: str) -> None:
+    """Make the folder ready, and write down what was asked for."""
+    folder = Path(config.output_dir)
+    if arguments.overwrite_output_dir:
+        clear(folder)
+    write_text(folder / RUN_ARGUMENTS_FILE, f"# {command}\n" + as_yaml(arguments, config))
+
+
+def _prepared(trainer: PromptTrainer, sources: dict[str, datasets.Dataset]) -> dict[str, LabelledImages]:
+    image_processor = trainer.processing_class.image_processor
+    return {name: LabelledImages(source, image_processor) for name, source in sources.items()}
+
+
+def _learn(trainer: PromptTrainer, tests: dict[str, LabelledImages], written: Callable[[], dict[str, float]]) -> dict:
+    """Train, save, score beside the accuracies of hand-written prompts, and write the card. Nothing on other processes."""
+    args, started = trainer.args, time.perf_counter()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     seconds = round(time.perf_counter() - started, 1)
     trainer.save_model(_internal_call=True)
     if not trainer.is_world_process_zero():
         return {}
-    trainer.scores = _scores(trainer, tests)
+    trainer.scores = _scores(trainer, tests, written())
     trainer.create_model_card()
+    told = {"output_dir": args.output_dir, "steps": trainer.state.global_step, "train_seconds": seconds}
+    return told | {"scores": trainer.scores}
+
+
+def _scores(trainer: PromptTrainer, tests: dict[str, LabelledImages], written: dict[str, float]) -> dict[str, dict]:
+    """What is scored -> accuracy of hand-written and learned prompts, as fractions, and how many images."""
     return {
-        "output_dir": str(folder),
-        "steps": trainer.state.global_step,
-        "train_seconds": seconds,
-        "scores": trainer.scores,
+        name: {"images": len(data), "zero_shot": written[name], "prompts": accuracy(trainer.learner, data)}
+        for name, data in tests.items()
     }
 
 
-def _scores(trainer: PromptTrainer, tests: dict[str, datasets.Dataset]) -> dict[str, dict]:
-    """What is scored -> accuracy of hand-written and learned prompts, as fractions, and how many images."""
-    learner, scores = trainer.learner, {}
-    written = ZeroShot(
-        learner.clip, learner.text.tokenizer, learner.trained_classes, trainer.args.settings.without_context()
-    )
+def zero_shot(trainer: PromptTrainer, tests: dict[str, LabelledImages]) -> dict[str, float]:
+    """Accuracies of the hand-written prompts of the trainer's template, as fractions."""
+    learner, settings = trainer.learner, trainer.args.settings.without_context()
+    written = ZeroShot(learner.clip, learner.text.tokenizer, learner.trained_classes, settings)
     written.to(learner.context.device)
-    for name, source in tests.items():
-        data = LabelledImages(source, trainer.processing_class.image_processor)
-        scores[name] = {"images": len(data), "zero_shot": accuracy(written, data), "prompts": accuracy(learner, data)}
-    return scores
+    return {name: accuracy(written, data) for name, data in tests.items()}
 
 
 def _print_scores(scores: dict[str, dict[str, dict]]) -> None:

@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_told(learner, method, classes, options, message):
         ({"class_token_position": "top"}, "'top'; set --class_token_position to one of end, middle, front"),
         ({"context_length": 0}, "context_length is 0; set --context_length to 1"),
         ({"knowledge_weight": -1}, "knowledge_weight is -1; set --knowledge_weight"),
-        ({"template": "a photo"}, "the template 'a photo' has no {}"),
+        ({"template": "a photo"}, "the prompt template 'a photo' has 0 places {}"),
     ],
 )
 def test_settings_outside_their_range_are_told(options, message):
@@ -243,7 +243,7 @@ def test_settings_outside_their_range_are_told(options, message):
 def test_class_specific_contexts_serve_no_other_classes(learner):
     ours = learner("coop", class_specific=True)
     with pytest.raises(
-        ValueError, match="a context for each of 3 classes .circle, square, red_star. and none for star"
+        ValueError, match=r"a context for each of 3 classes .circle, square, red_star. and none for star"
     ):
         ours.set_classes(["star", "cross"])
 
@@ -262,5 +262,5 @@ def test_only_a_clip_can_have_prompts(student):
 
 def test_attributes_by_text_features_need_one_width(student):
     settings = PromptSettings("intcoop", context_init="random", context_length=1, attribute_space="feature")
-    with pytest.raises(ValueError, match="12 and 16 wide. Set --attribute_space token"):
+    with pytest.raises(ValueError, match=r"12 and 16 wide. Set --attribute_space token"):
         make_learner(make_clip(), student[1].tokenizer, CLASSES, settings)
