@@ -157,8 +157,9 @@ def test_a_killed_describing_goes_on_and_leaves_a_dataset(tmp_path, pictures, ca
         load_labelled(str(folder), attribute_column="attribute")
 
 
-def test_the_command_describes_by_words(tmp_path, capsys):
+def test_the_command_describes_by_words(tmp_path, capsys, monkeypatch):
     """One split after another in one folder."""
+    monkeypatch.setattr("sdsclip_hf.prompts.data.shapes.PER_CLASS", 2)
     words = tmp_path / "words.txt"
     words.write_text("red\nblue\n\ngreen\n")
     for split in ("train", "validation"):

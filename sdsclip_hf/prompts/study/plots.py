@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sdsclip_hf.evaluation.plots import save_figure, subplots
-from sdsclip_hf.prompts.study.settings import Task, Test, tasks
+from sdsclip_hf.prompts.study.settings import Scored, Task, tasks
 from sdsclip_hf.prompts.study.summary import Runs, paired
 from sdsclip_hf.prompts.tables import difference, figure
 
@@ -31,7 +31,7 @@ def plot_shots(settings: dict[str, Any], runs: Runs, path: Path) -> None:
         axis.axis("off")
     for axis, name in zip(axes.flat, names, strict=False):
         for place, arm in enumerate(runs):
-            found = [figure(runs[arm][Task(name, "all", k)][Test(name, "all")]) for k in shots]
+            found = [figure(runs[arm][Task(name, "all", k)][Scored(name, "all")]) for k in shots]
             means, reach = [one.mean for one in found], [one.reach or 0.0 for one in found]
             axis.errorbar(
                 shots, means, yerr=reach, marker="o", markersize=3, capsize=2, color=f"C{place % 10}", label=arm
@@ -60,8 +60,8 @@ def plot_base_to_new(settings: dict[str, Any], runs: Runs, path: Path) -> None:
         task = Task(data[name].get("of", name), "base", most)
         for place, arm in enumerate(runs):
             of_tests = runs[arm].get(task, {})
-            if Test(name, "new") in of_tests:
-                base, new = (figure(of_tests[Test(name, half)]) for half in ("base", "new"))
+            if Scored(name, "new") in of_tests:
+                base, new = (figure(of_tests[Scored(name, half)]) for half in ("base", "new"))
                 reach = {"xerr": base.reach or 0.0, "yerr": new.reach or 0.0}
                 axis.errorbar(base.mean, new.mean, **reach, fmt="o", capsize=2, color=f"C{place % 10}", label=arm)
         axis.set_title(name, fontsize=10)

@@ -37,7 +37,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Test:
+class Scored:
     """What is scored: some classes of a dataset among themselves, or its pairs of attributes.
 
     Args:
@@ -56,29 +56,29 @@ def slug(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_")
 
 
-def tasks(settings: dict[str, Any]) -> dict[Task, list[Test]]:
+def tasks(settings: dict[str, Any]) -> dict[Task, list[Scored]]:
     """What is trained on, and what is scored after it, by all protocols of the settings."""
-    found: dict[Task, list[Test]] = {}
+    found: dict[Task, list[Scored]] = {}
     data, most = settings["datasets"], max(settings["shots"])
     own = [name for name, options in data.items() if "of" not in options]
 
-    def add(task: Task, *tests: Test) -> None:
+    def add(task: Task, *tests: Scored) -> None:
         found[task] = list(dict.fromkeys([*found.get(task, []), *tests]))
 
     for protocol in settings["protocols"]:
         if protocol == "few_shot":
             for name in own:
                 for shots in settings["shots"]:
-                    add(Task(name, "all", shots), Test(name, "all"))
+                    add(Task(name, "all", shots), Scored(name, "all"))
         elif protocol == "base_to_new":
             for name in own:
                 others = [one for one, options in data.items() if options.get("of") == name and options.get("halves")]
-                halves = [Test(one, half) for one in (name, *others) for half in ("base", "new")]
-                pairs = [Test(one, "pairs") for one in (name, *others) if data[one].get("attribute_pairs")]
+                halves = [Scored(one, half) for one in (name, *others) for half in ("base", "new")]
+                pairs = [Scored(one, "pairs") for one in (name, *others) if data[one].get("attribute_pairs")]
                 add(Task(name, "base", most), *halves, *pairs)
         else:
             source = settings["source"]
-            add(Task(source, "all", most), *(Test(name, "all") for name in (source, *targets(settings, protocol))))
+            add(Task(source, "all", most), *(Scored(name, "all") for name in (source, *targets(settings, protocol))))
     return found
 
 

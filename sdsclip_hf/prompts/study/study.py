@@ -26,7 +26,7 @@ from sdsclip_hf.prompts.methods import METHODS
 from sdsclip_hf.prompts.settings import PromptSettings
 from sdsclip_hf.prompts.study import plots
 from sdsclip_hf.prompts.study.baselines import LinearProbe, tune_lora
-from sdsclip_hf.prompts.study.settings import Task, Test, check, slug, tasks
+from sdsclip_hf.prompts.study.settings import Scored, Task, check, slug, tasks
 from sdsclip_hf.prompts.study.summary import summarize, tables
 from sdsclip_hf.prompts.trainer import PromptTrainer
 from sdsclip_hf.prompts.tuning import accuracy
@@ -34,25 +34,7 @@ from sdsclip_hf.prompts.zero_shot import ZeroShot
 from sdsclip_hf.students.loading import load_clip
 from sdsclip_hf.training.progress import RunProgress
 
-KEPT_NUMBERS = 2**26  # of prepared images of a test set, 256 MB
 _cached_data = cache(load_labelled)
-
-
-class KeptImages(LabelledImages):
-    """Images that are prepared once, as far as there is room, since every run of a study is scored on them."""
-
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        self._prepared, self._left = {}, KEPT_NUMBERS
-
-    def __getitem__(self, number: int) -> dict:
-        if number in self._prepared:
-            return self._prepared[number]
-        row = super().__getitem__(number)
-        if row["pixel_values"].numel() <= self._left:
-            self._left -= row["pixel_values"].numel()
-            self._prepared[number] = row
-        return row
 
 
 class PromptStudy:
@@ -75,7 +57,7 @@ class PromptStudy:
     def __init__(self, settings: dict[str, Any], folder: Path):
         check(settings)
         self.settings, self.folder = settings, folder
-        self._tests: dict[Test, LabelledImages] = {}
+        self._tests: dict[Scored, LabelledImages] = {}
 
     def run(self) -> str:
         """Every run that is missing, then the tables, which are also written.
@@ -85,7 +67,7 @@ class PromptStudy:
             ValueError: they do not fit, or a run in the folder is of other settings.
         """
         sweep(self.folder)
-        found: dict[str, dict[Task, dict[Test, list[float]]]] = {}
+        found: dict[str, dict[Task, dict[Scored, list[float]]]] = {}
         for task, tests in tasks(self.settings).items():
             for seed in self.settings["seeds"]:
                 for arm, options in self.settings["arms"].items():
@@ -106,7 +88,7 @@ class PromptStudy:
         """The file of a run's scores."""
         return self.folder / slug(arm) / f"{task}-seed{seed}.json"
 
-    def _scores(self, arm: str, task: Task, tests: list[Test], seed: int) -> dict[str, float | None]:
+    def _scores(self, arm: str, task: Task, tests: list[Scored], seed: int) -> dict[str, float | None]:
         """Accuracies by test: from the run's file where it is there, else of the run, which is made now."""
         path, origin = self.run_path(arm, task, seed), self._origin(arm, task, tests, seed)
         if path.is_file():
@@ -121,7 +103,7 @@ class PromptStudy:
         print(f"{arm}, {task}, seed {seed}: {shown}", flush=True)
         return scores
 
-    def _origin(self, arm: str, task: Task, tests: list[Test], seed: int) -> dict[str, Any]:
+    def _origin(self, arm: str, task: Task, tests: list[Scored], seed: int) -> dict[str, Any]:
         names = dict.fromkeys([task.dataset, *(test.dataset for test in tests)])
         return {
             "model": self.settings["model_name_or_path"],
@@ -136,7 +118,7 @@ class PromptStudy:
         options = self.settings["arms"][arm]
         return (self.settings.get("common") or {}) | options if options["method"] in METHODS else options
 
-    def _make(self, arm: str, task: Task, tests: list[Test], seed: int) -> dict[str, float | None]:
+    def _make(self, arm: str, task: Task, tests: list[Scored], seed: int) -> dict[str, float | None]:
         clip, processor = load_clip(shapes.resolve(self.settings["model_name_or_path"]))
         clip.to("cuda" if torch.cuda.is_available() else "cpu")
         options = dict(self._options(arm))
@@ -176,7 +158,7 @@ class PromptStudy:
             trainer.train()
         return trainer.learner
 
-    def _score(self, learner: PromptLearner, test: Test, image_processor: BaseImageProcessor) -> float:
+    def _score(self, learner: PromptLearner, test: Scored, image_processor: BaseImageProcessor) -> float:
         if isinstance(learner, ZeroShot):  # hand-written prompts are those of what is scored
             written = PromptSettings(template=self._template(test.dataset))
             learner = ZeroShot(learner.clip, learner.text.tokenizer, learner.class_names, written).to(
@@ -211,7 +193,7 @@ class PromptStudy:
         attributes = [picked["attribute"][int(row)] for row in order]
         return picked.remove_columns("attribute").add_column("attribute", attributes)
 
-    def _test_data(self, test: Test, image_processor: BaseImageProcessor) -> LabelledImages:
+    def _test_data(self, test: Scored, image_processor: BaseImageProcessor) -> LabelledImages:
         if test not in self._tests:
             self._tests[test] = LabelledImages(
                 classes_of(self._labelled(test.dataset, "test"), test.what), image_processor

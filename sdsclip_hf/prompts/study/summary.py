@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sdsclip_hf.prompts.study.settings import Task, Test, targets, tasks
+from sdsclip_hf.prompts.study.settings import Scored, Task, targets, tasks
 from sdsclip_hf.prompts.tables import (
     Figure,
     across_table,
@@ -15,7 +15,7 @@ from sdsclip_hf.prompts.tables import (
 )
 
 Runs = Mapping[
-    str, Mapping[Task, Mapping[Test, list[float]]]
+    str, Mapping[Task, Mapping[Scored, list[float]]]
 ]  # arm -> task -> test -> accuracy of each seed, in per cent
 
 
@@ -53,7 +53,8 @@ def tables(settings: dict[str, Any], runs: Runs) -> str:
     if "few_shot" in settings["protocols"]:
         few = {
             arm: {
-                name: {k: runs[arm][Task(name, "all", k)][Test(name, "all")] for k in settings["shots"]} for name in own
+                name: {k: runs[arm][Task(name, "all", k)][Scored(name, "all")] for k in settings["shots"]}
+                for name in own
             }
             for arm in runs
         }
@@ -64,7 +65,7 @@ def tables(settings: dict[str, Any], runs: Runs) -> str:
         if protocol in settings["protocols"]:
             source = settings["source"]
             names, task = (source, *targets(settings, protocol)), Task(source, "all", most)
-            scores = {arm: {name: runs[arm][task].get(Test(name, "all")) for name in names} for arm in runs}
+            scores = {arm: {name: runs[arm][task].get(Scored(name, "all")) for name in names} for arm in runs}
             scores = {arm: row for arm, row in scores.items() if all(row.values())}
             found.append((f"{title}: trained on {source}", across_table(scores, source)))
     if settings.get("baseline"):
@@ -75,7 +76,7 @@ def tables(settings: dict[str, Any], runs: Runs) -> str:
 def _base_to_new(runs: Runs, data: dict, own: list[str], shots: int) -> list[tuple[str, str]]:
     def halves(arm: str, name: str) -> dict[str, list[float] | None]:
         tests = runs[arm][Task(data[name].get("of", name), "base", shots)]
-        return {half: tests.get(Test(name, half)) for half in ("base", "new")}
+        return {half: tests.get(Scored(name, half)) for half in ("base", "new")}
 
     found = []
     others = [name for name, options in data.items() if options.get("halves")]
