@@ -13,6 +13,9 @@ _WHERE = {
     "DiffusionTeacher": "teachers.diffusion_teacher",
     "FunctionRanker": "rankers.caption_ranker",
     "LatentMapper": "students.latent_mapper",
+    "PromptConfig": "prompts.config",
+    "PromptTrainer": "prompts.trainer",
+    "PromptedCLIP": "prompts.prompted_clip",
     "SDSCLIPConfig": "config",
     "SDSCLIPModel": "students.sdsclip_model",
     "SDSCLIPTrainer": "training.trainer",
@@ -29,6 +32,9 @@ __all__ = [
     "DiffusionTeacher",
     "FunctionRanker",
     "LatentMapper",
+    "PromptConfig",
+    "PromptTrainer",
+    "PromptedCLIP",
     "SDSCLIPConfig",
     "SDSCLIPModel",
     "SDSCLIPTrainer",
@@ -45,6 +51,9 @@ if TYPE_CHECKING:
     from sdsclip_hf.data.scores import CandidateScores
     from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
     from sdsclip_hf.losses import distillation_loss, ranking_loss
+    from sdsclip_hf.prompts.config import PromptConfig
+    from sdsclip_hf.prompts.prompted_clip import PromptedCLIP
+    from sdsclip_hf.prompts.trainer import PromptTrainer
     from sdsclip_hf.rankers.caption_ranker import CaptionRanker, FunctionRanker
     from sdsclip_hf.students.latent_mapper import LatentMapper
     from sdsclip_hf.students.sdsclip_model import SDSCLIPModel

@@ -1,15 +1,14 @@
 """Every knob of a run: [`transformers.TrainingArguments`] and what the method adds to it."""
 
 import math
-import os
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast, get_args
 
-import torch
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from sdsclip_hf.common.devices import launch_on_cpus
 from sdsclip_hf.common.precision import settle_precision
 from sdsclip_hf.contrastive_losses import CONTRASTIVE_FORMS, ContrastiveForm
 from sdsclip_hf.losses import (
@@ -26,7 +25,6 @@ from sdsclip_hf.losses import (
 Trainable = Literal["layernorm", "lora", "full"]
 TRAINABLE = get_args(Trainable)
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-
 TEACHER_QUANTIZATIONS = ("bitsandbytes-4bit", "bitsandbytes-8bit", "torchao-int8", "quanto-int8")
 TEACHER_OFFLOADS = ("model", "group")
 
@@ -319,8 +317,7 @@ class SDSCLIPConfig(TrainingArguments):
     )
 
     def __post_init__(self):
-        if not torch.accelerator.is_available():  # else the processes of a launch would not know of one another
-            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+        launch_on_cpus()
         settle_precision(self)
         try:
             super().__post_init__()

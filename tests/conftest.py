@@ -43,6 +43,7 @@ pytest_plugins = (
     "finetuning",
     "open_clip_package",
     "pretend_gpu",
+    "prompt_tuning",
     "scorings",
     "trainers",
 )

@@ -1,8 +1,9 @@
 """Zero-shot classification of any labelled image dataset by captions of its classes (Radford et al. 2021)."""
 
 from sdsclip_hf.benchmarks.items import Benchmark, Item
-from sdsclip_hf.benchmarks.rows import DatasetRows, Row
+from sdsclip_hf.benchmarks.rows import Row
 from sdsclip_hf.benchmarks.sources import Options, collect, image_column, open_dataset
+from sdsclip_hf.data.labels import label_column
 
 
 def load(name: str, split: str, source: str, options: Options) -> Benchmark:
@@ -16,7 +17,8 @@ def load(name: str, split: str, source: str, options: Options) -> Benchmark:
             f"{name} needs to know of what: give a dataset, as in classification=cifar10 or {name}=FOLDER."
         )
     rows = open_dataset(source, split)
-    images, labels = image_column(rows, options), _label_column(rows, options)
+    images = image_column(rows, options)
+    labels = label_column(rows.dataset, rows.name, options.label_column)
     bad = [template for template in options.templates if "{}" not in template]
     if bad or not options.templates:
         where = (
@@ -24,12 +26,6 @@ def load(name: str, split: str, source: str, options: Options) -> Benchmark:
         )
         raise ValueError(
             f"{f'the template {bad[0]!r} has no {{}}' if bad else 'there is no prompt template'}; {where}."
-        )
-
-    if labels not in rows.class_names and rows.text.features[labels].dtype not in ("string", "large_string"):
-        raise ValueError(
-            f"column {labels!r} of {rows.name} holds numbers and no names of classes; cast it to a ClassLabel with names, "
-            "or pass a --label_column of names."
         )
 
     def item(row: Row) -> Item:
@@ -40,14 +36,3 @@ def load(name: str, split: str, source: str, options: Options) -> Benchmark:
     said = {label: label.replace("_", " ") for label in names}
     benchmark.classes = {label: tuple(t.replace("{}", word) for t in options.templates) for label, word in said.items()}
     return benchmark
-
-
-def _label_column(rows: DatasetRows, options: Options) -> str:
-    columns = [options.label_column] if options.label_column else [*rows.class_names, "label"]
-    found = [column for column in columns if column in rows.text.column_names]
-    if not found:
-        raise ValueError(
-            f"{rows.name} has no label column {' or '.join(map(repr, columns))}; it has "
-            f"{', '.join(rows.dataset.column_names)}. Pass --label_column."
-        )
-    return found[0]

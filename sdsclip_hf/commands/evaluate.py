@@ -13,6 +13,7 @@ from sdsclip_hf.config import TEACHER_OFFLOADS, TEACHER_QUANTIZATIONS
 from sdsclip_hf.evaluation.evaluate_models import evaluate_models, report
 from sdsclip_hf.losses import WEIGHTINGS
 from sdsclip_hf.metrics.install import install_quietly
+from sdsclip_hf.prompts.class_features import SavedPrompts
 from sdsclip_hf.reports.gather import Pictures, gather
 from sdsclip_hf.reports.page import REPORT_FILE, write_page
 
@@ -36,6 +37,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--processor", help="whose tokenizer goes with open_clip's form; default: the one beside it, or OpenAI's")
     add("--checkpoint_key", help="under which a file of weights holds the model, e.g. ema; default: looked for")
     add("--teacher", "--teacher_name_or_path", **many, help="a diffusion model, scored by its denoising error")
+    add("--prompts", help="learned prompts that tell the classes: a folder or Hub id that `sdsclip prompt-tune` left")
     add("--benchmark", **many, help="NAME[:PART][=SOURCE[@REVISION]], see docs/evaluating.md")
     add("--data", help="a folder with the benchmarks' data, one folder each by name, or of one benchmark")
     add("--output_dir", default="outputs/evaluation", help="receives results, every item's scores, a plot and a page")
@@ -63,7 +65,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--no_report", action="store_true", help=f"of two models, make no {REPORT_FILE}, see `sdsclip report`")
     add("--no_images", action="store_true", help=f"no pictures in {REPORT_FILE}")
     args = parser.parse_args(argv)
-    if not args.model and not args.teacher:
+    if not args.model and not args.teacher and not args.prompts:
         args.model = ["shapes/student"]
     if not args.benchmark:
         args.benchmark = ["shapes:test", "retrieval:test=shapes"]
@@ -88,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     install_quietly()
     folder = Path(args.output_dir)
     started = time.perf_counter()
-    results, benchmarks = evaluate_models(args, shlex.join(["sdsclip", "evaluate", *argv]))
+    prompts = None if args.prompts is None else SavedPrompts.load(args.prompts)
+    if prompts is not None and not args.model:
+        args.model = [prompts.model]
+    results, benchmarks = evaluate_models(args, shlex.join(["sdsclip", "evaluate", *argv]), prompts)
     report(results, folder)
     if len(results["models"]) == 2 and not args.no_report:
         pictures = Pictures(none=args.no_images)

@@ -1,4 +1,4 @@
-"""Push a finished run to the Hub: the plain CLIP, what the method adds, card and scores, in one commit."""
+"""Push a finished run to the Hub: the plain CLIP or the prompts, what the method adds, card and scores, in one commit."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,6 +6,8 @@ from pathlib import Path
 
 from sdsclip_hf.cards.push import push_model
 from sdsclip_hf.commands.ending import one_line_errors
+from sdsclip_hf.prompts.push import push_prompts
+from sdsclip_hf.prompts.saved import CONFIG_FILE
 
 
 @one_line_errors()
@@ -22,5 +24,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     where = {"private": args.private, "revision": args.revision}
-    commit = push_model(args.folder, args.repo_id, message=args.message, force=args.force, **where)
+    push = push_prompts if (args.folder / CONFIG_FILE).is_file() else push_model
+    commit = push(args.folder, args.repo_id, message=args.message, force=args.force, **where)
     print(f"On the Hub: {commit}")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +19,11 @@ WRITTEN_TO = (".", "checkpoint-*", "compared/*", ".eval_results")  # of a run's 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A short digest of a model's weights: names, shapes, dtypes, and the exact sums of their bits as integers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+def fingerprint(model: nn.Module | Mapping[str, Tensor]) -> str:
+    """A short digest of a model's weights, or of tensors by name: names, shapes, dtypes, and the exact sums of their bits as
+    integers."""
+    digest, weights = hashlib.sha256(), model.state_dict() if isinstance(model, nn.Module) else model
+    for name, tensor in sorted(weights.items()):
         if type(tensor).dequantize is not Tensor.dequantize:  # of a quantisation library, which has no bits of its own
             tensor = tensor.dequantize()
         integers = tensor.detach().contiguous().reshape(-1).view(_INTEGERS[tensor.element_size()])

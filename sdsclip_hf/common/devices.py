@@ -28,6 +28,12 @@ def refuse_old_driver(on_cpu: str = "--use_cpu") -> None:
             ) from error
 
 
+def launch_on_cpus() -> None:
+    """Let the processes of a launch know of one another where there is no accelerator."""
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
 def gpu_names() -> list[str]:
     """Of the GPUs that PyTorch sees, in their order."""
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]

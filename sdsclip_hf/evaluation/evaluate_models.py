@@ -25,7 +25,7 @@ from sdsclip_hf.evaluation import plots
 from sdsclip_hf.evaluation.answers import Answers, merge
 from sdsclip_hf.evaluation.outcomes import Outcome, outcomes, refuse_nan
 from sdsclip_hf.evaluation.results import Scorer, answer_chunks, check_speed, labels, score_rows, shared_keys
-from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
+from sdsclip_hf.evaluation.scorers import ClassPrompts, ClipScorer, DiffusionScorer
 from sdsclip_hf.evaluation.significance import compare
 from sdsclip_hf.evaluation.tables import suite_scores, suite_table, table
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
@@ -37,12 +37,15 @@ PARTS = "parts"
 ANEW = "Delete it and type the same command again, which makes it anew, or choose another --output_dir."
 
 
-def evaluate_models(args: argparse.Namespace, command: str) -> tuple[dict, dict[str, Benchmark]]:
+def evaluate_models(
+    args: argparse.Namespace, command: str, prompts: ClassPrompts | None = None
+) -> tuple[dict, dict[str, Benchmark]]:
     """Run what is missing of an evaluation, and return what ``results.json`` holds and the benchmarks that it is of.
 
     Args:
         args: from [`parse_arguments`].
         command: what was typed, for the record.
+        prompts: by which classes are told.
 
     Raises:
         ValueError: an argument does not fit, or the output folder holds another evaluation.
@@ -55,11 +58,30 @@ def evaluate_models(args: argparse.Namespace, command: str) -> tuple[dict, dict[
     benchmarks = {spec: load_benchmark(spec, _benchmark_options(args)) for spec in specs}
     for benchmark in benchmarks.values() if args.teacher else ():
         check_speed(benchmark)  # now, and not after hours with other benchmarks
+    if prompts is not None:
+        _check_takes_prompts(args, benchmarks)
     with working_in(folder):
-        return _evaluate(args, command, runs, benchmarks), benchmarks
+        return _evaluate(args, command, runs, benchmarks, prompts), benchmarks
 
 
-def _evaluate(args: argparse.Namespace, command: str, runs: dict[str, str], benchmarks: dict[str, Benchmark]) -> dict:
+def _check_takes_prompts(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> None:
+    """Raise ValueError unless all that is asked for is to tell classes by a dual encoder."""
+    if args.teacher:
+        raise ValueError(f"--prompts are of a CLIP, and {args.teacher[0]} is a diffusion model; leave --teacher out.")
+    for benchmark in benchmarks.values():
+        if benchmark.kind != "classification":
+            raise ValueError(
+                f"--prompts tell classes, and {benchmark.name} has captions; give --benchmark classification=SOURCE."
+            )
+
+
+def _evaluate(
+    args: argparse.Namespace,
+    command: str,
+    runs: dict[str, str],
+    benchmarks: dict[str, Benchmark],
+    prompts: ClassPrompts | None,
+) -> dict:
     folder, specs = Path(args.output_dir), list(benchmarks)
     _claim(folder, args, benchmarks)
     finished = folder / RESULTS_FILE
@@ -68,7 +90,7 @@ def _evaluate(args: argparse.Namespace, command: str, runs: dict[str, str], benc
     models, parts, cut = {}, [], {spec: {} for spec in specs}
     shared = shared_keys(benchmarks.values()) if results is None else ()
     for run, name in runs.items():
-        scorer, models[run] = _open_scorer(name, args, shared)
+        scorer, models[run] = _open_scorer(name, args, shared, prompts)
         _check_model(models[run], results and results["models"][run], folder / PARTS / _slug(run))
         for spec, benchmark in benchmarks.items() if results is None else ():
             answers = Answers(folder / PARTS / _slug(run) / _slug(spec), run, benchmark)
@@ -137,7 +159,7 @@ def _settings(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dic
     """What decides the scores."""
     names = ("model", "teacher", "dtype", "num_draws", "timestep_range", "weighting", "seed")
     names += ("image_dir", "image_column", "architecture", "processor", "checkpoint_key")
-    names += ("teacher_quantization",) if args.teacher_quantization else ()
+    names += tuple(name for name in ("teacher_quantization", "prompts") if getattr(args, name))
     sources = {f"benchmark {spec}": {"content": _digest(one)} | one.source for spec, one in benchmarks.items()}
     return json.loads(json.dumps({name: getattr(args, name) for name in names} | sources))
 
@@ -172,14 +194,17 @@ def _claim(folder: Path, args: argparse.Namespace, benchmarks: dict[str, Benchma
     write_json(path, now)
 
 
-def _open_scorer(name: str, args: argparse.Namespace, shared: Collection[Hashable]) -> tuple[Scorer, dict]:
+def _open_scorer(
+    name: str, args: argparse.Namespace, shared: Collection[Hashable], prompts: ClassPrompts | None
+) -> tuple[Scorer, dict]:
     """The scorer of a model, and what is recorded of it; the keys tell what several benchmarks share."""
     if name in args.model:
         base, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
         encoder = load_dual_encoder(base, revision or None, args.dtype, options=_open_clip_options(args)[name])
-        options = {"num_workers": args.num_workers, "remembered": shared}
+        options = {"num_workers": args.num_workers, "remembered": shared, "prompts": prompts}
         scorer = ClipScorer(encoder.model, encoder.processor, args.batch_size or 128, **options)
         record = {"name": name, "kind": "dual encoder", "fingerprint": encoder.fingerprint()}
+        record |= {"prompts": prompts.fingerprint} if prompts is not None else {}
         return scorer, record | ({"open_clip": encoder.read_as} if encoder.read_as else {})
     dtype = "float32" if args.dtype == "auto" else args.dtype
     teacher = DiffusionTeacher.from_pretrained(

@@ -7,7 +7,6 @@ model), and how many score higher (ties counted for it).
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 
 from sdsclip_hf.benchmarks import Benchmark, Item
@@ -17,15 +16,8 @@ BLOCK = 512
 
 
 def class_ranks(scorer: ClipScorer, benchmark: Benchmark, items: Sequence[Item]) -> Iterator[list[np.ndarray]]:
-    """The rank (2,) of each image's class, ``scorer.chunk_size`` images at a time.
-
-    A class is embedded as the mean of its captions' unit-length embeddings, scaled to unit length (Radford et al.
-    2021).
-    """
-    names = list(benchmark.classes)
-    captions = [caption for name in names for caption in benchmark.classes[name]]
-    embeds = scorer.embed_captions(captions)
-    classes = F.normalize(embeds.view(len(names), -1, embeds.shape[1]).mean(1), dim=-1)  # (C, D)
+    """The rank (2,) of each image's class, ``scorer.chunk_size`` images at a time; see [`ClipScorer.embed_classes`]."""
+    names, classes = list(benchmark.classes), scorer.embed_classes(benchmark.classes)  # (C, D)
     _refuse_nan(classes, names, f"{benchmark.name}: class")
     for start in range(0, len(items), scorer.chunk_size):
         chunk = items[start : start + scorer.chunk_size]

@@ -1,11 +1,12 @@
 """Scorers: how well captions fit images, by CLIP's cosine or by the teacher's own denoising error."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, ProcessorMixin
@@ -19,6 +20,17 @@ from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 CAPTION_WINDOW = 16_384
 
 
+class ClassPrompts(Protocol):
+    """Learned prompts, by which classes are told instead of by captions."""
+
+    name: str
+    fingerprint: str
+
+    def embed_classes(self, encoder: DualEncoder, class_names: Sequence[str]) -> Tensor:
+        """Unit-length embeddings (C, D) of C classes, on the CPU."""
+        ...
+
+
 class ClipScorer:
     """Cosines of a dual encoder's embeddings, in float32; each distinct image and caption is encoded once.
 
@@ -30,6 +42,7 @@ class ClipScorer:
         chunk_size: how many items [`score_chunks`] gives at a time.
         remembered: keys of pictures and captions that other calls need, too, and that are encoded once over all calls;
             None: all are.
+        prompts: embed classes in place of their captions.
 
     Example:
 
@@ -54,8 +67,9 @@ class ClipScorer:
         num_workers: int = 0,
         chunk_size: int = 1024,
         remembered: Collection[Hashable] | None = (),
+        prompts: ClassPrompts | None = None,
     ):
-        self.encoder = DualEncoder(model, processor)
+        self.encoder, self.prompts = DualEncoder(model, processor), prompts
         self._images = _Memory(remembered, picture_key, picture_key)
         # To the model captions of the same tokens are one, whichever call they came with.
         self._captions = _Memory(remembered, key=itemgetter(1), name=itemgetter(0))
@@ -92,6 +106,17 @@ class ClipScorer:
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
         """Unit-length embeddings (N, D) of N captions, on the CPU."""
         return torch.cat(list(self.caption_batches(captions)))
+
+    def embed_classes(self, classes: Mapping[str, Sequence[str]]) -> Tensor:
+        """A unit-length embedding of each of C classes, (C, D): the mean of its captions' (Radford et al. 2021).
+
+        Args:
+            classes: name -> captions, equally many; with ``prompts`` the names alone count.
+        """
+        if self.prompts is not None:
+            return self.prompts.embed_classes(self.encoder, list(classes))
+        embeds = self.embed_captions([caption for captions in classes.values() for caption in captions])
+        return F.normalize(embeds.view(len(classes), -1, embeds.shape[1]).mean(1), dim=-1)
 
     def image_batches(self, images: Sequence[Picture]) -> Iterator[Tensor]:
         """Embeddings (B, D) of the images, batch after batch.

@@ -81,13 +81,13 @@ class Scene(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """What a caption does not tell: offsets from the grid and radii in pixels, and the grey of the background."""
+    """What a caption does not tell: offsets from the grid and radii in pixels, and the background, a grey or a colour."""
 
     shift_first: tuple[float, float]
     shift_second: tuple[float, float]
     radius_first: float
     radius_second: float
-    background: int
+    background: int | tuple[int, int, int]
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Placement":
@@ -130,12 +130,14 @@ def scenes(split: str) -> list[Scene]:
     ]
 
 
-def render(scene: Scene, placement: Placement) -> Image.Image:
-    """Draw ``scene`` as a 32 x 32 RGB picture, antialiased."""
+def render(scene: Scene, placement: Placement, line: float | None = None) -> Image.Image:
+    """Draw ``scene`` as a 32 x 32 RGB picture, antialiased; by lines of ``line`` times a thing's radius, if it is given."""
     if scene.relation in ("right of", "below"):
         scene = scene.mirrored()
     size = IMAGE_SIZE * _SUPERSAMPLE
-    image = Image.new("RGB", (size, size), (placement.background,) * 3)
+    grey_or_color = placement.background
+    background = (grey_or_color,) * 3 if isinstance(grey_or_color, int) else grey_or_color
+    image = Image.new("RGB", (size, size), background)
     pen = ImageDraw.Draw(image)
     near, far, middle = IMAGE_SIZE * 0.26, IMAGE_SIZE * 0.74, IMAGE_SIZE * 0.5
     for thing, along, (shift_along, shift_across), radius in (
@@ -144,20 +146,24 @@ def render(scene: Scene, placement: Placement) -> Image.Image:
     ):
         center = (along + shift_along, middle + shift_across)
         x, y = center if scene.relation == "left of" else center[::-1]
-        _draw_thing(pen, thing, x * _SUPERSAMPLE, y * _SUPERSAMPLE, radius * _SUPERSAMPLE)
+        place = x * _SUPERSAMPLE, y * _SUPERSAMPLE
+        _draw_shape(pen, thing.shape, COLORS[thing.color], *place, radius * _SUPERSAMPLE)
+        if line is not None:
+            _draw_shape(pen, thing.shape, background, *place, (1 - line) * radius * _SUPERSAMPLE)
     return image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
 
 
-def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, x: float, y: float, radius: float) -> None:
-    color = COLORS[thing.color]
-    if thing.shape == "circle":
+def _draw_shape(
+    pen: ImageDraw.ImageDraw, shape: str, color: tuple[int, int, int], x: float, y: float, radius: float
+) -> None:
+    if shape == "circle":
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
-    elif thing.shape == "square":
+    elif shape == "square":
         half = radius * 0.88
         pen.rectangle((x - half, y - half, x + half, y + half), fill=color)
-    elif thing.shape == "triangle":
+    elif shape == "triangle":
         pen.polygon([(x, y - radius), (x + radius, y + 0.9 * radius), (x - radius, y + 0.9 * radius)], fill=color)
-    elif thing.shape == "cross":
+    elif shape == "cross":
         arm = radius * 0.36
         pen.rectangle((x - radius, y - arm, x + radius, y + arm), fill=color)
         pen.rectangle((x - arm, y - radius, x + arm, y + radius), fill=color)

@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 TERMS = ("contrastive", "sds", "ranking", "cosine")
+TERMS += ("cross_entropy", "knowledge", "attribute", "regularizer")  # of prompt learning
 SECONDS_BETWEEN_LINES = 20
 
 

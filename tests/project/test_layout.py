@@ -28,6 +28,7 @@ ORDER = (
         "rankers",
         "scoring",
         "training",
+        "prompts",
         "planning",
         "teacher_report",
         "doctor",

@@ -16,6 +16,8 @@ from typing import NamedTuple
 from sdsclip_hf.commands.cli import COMMANDS
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.planning.plan import PlanArguments
+from sdsclip_hf.prompts.arguments import PromptArguments
+from sdsclip_hf.prompts.config import PromptConfig
 from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.training.arguments import DataArguments, ModelArguments
 
@@ -170,6 +172,8 @@ def options_of_commands() -> dict[str, set[str]]:
     finetune |= {"--config", *launching}
     dataclasses = {"finetune": finetune, "plan": finetune | {f"--{field.name}" for field in fields(PlanArguments)}}
     dataclasses["doctor"] = finetune
+    of_prompts = {f"--{field.name}" for part in (PromptArguments, PromptConfig) for field in fields(part)}
+    dataclasses["prompt-tune"] = of_prompts | {"--config", *launching}
     dataclasses["score-captions"] = {f"--{field.name}" for field in fields(ScoringArguments)} | launching
     return {
         command: dataclasses.get(command, set())

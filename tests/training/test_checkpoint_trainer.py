@@ -13,7 +13,7 @@ from sdsclip_hf.common.checkpoints import RUN_FILE, last_checkpoint
 from sdsclip_hf.data import captioned_images
 from sdsclip_hf.students.latent_mapper import LatentMapper
 from sdsclip_hf.students.sdsclip_model import load_clip
-from sdsclip_hf.training import checkpoint_trainer
+from sdsclip_hf.training import sealed_checkpoints
 from sdsclip_hf.training.mapper_warmup import MapperWarmup
 
 RUNS = {
@@ -144,7 +144,7 @@ def test_a_whole_checkpoint_is_left_whenever_saving_is_cut_short(make_trainer, t
 
         return stop
 
-    place = checkpoint_trainer if moment == "seal" else trainer
+    place = sealed_checkpoints if moment == "seal" else trainer
     monkeypatch.setattr(place, moment, cut_short(getattr(place, moment)))
     with pytest.raises(KeyboardInterrupt):
         trainer.train()

@@ -129,14 +129,14 @@ KILLED = """
 import os, sys
 from transformers import TrainerCallback
 from sdsclip_hf.commands import finetune
-from sdsclip_hf.training import checkpoint_trainer
+from sdsclip_hf.training import sealed_checkpoints
 
-seal = checkpoint_trainer.seal
+seal = sealed_checkpoints.seal
 def killed(checkpoint, identity):
     if checkpoint.name == "checkpoint-4":
         os._exit(9)
     seal(checkpoint, identity)
-checkpoint_trainer.seal = killed
+sealed_checkpoints.seal = killed
 finetune.main(sys.argv[1:])
 """
 
