@@ -5,7 +5,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from sdsclip_hf.config import knob, launch_on_cpus
+from sdsclip_hf.common.devices import launch_on_cpus
+from sdsclip_hf.config import knob
 from sdsclip_hf.prompts.methods import method_of
 from sdsclip_hf.prompts.settings import PromptSettings
 
