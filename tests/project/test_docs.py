@@ -24,7 +24,14 @@ FIRST_COMMAND = "pip install -e . && accelerate launch recipes/finetune.py\n"
 OF_OTHERS = ("bash", "hf", "mkdocs", "npm", "pip", "pyright", "pytest", "ruff")  # programs whose options are not ours
 # Options in the text that belong to other programs, or to another part of a command line than our own.
 FOREIGN = {"--index-url", "--nproc_per_node", "--config_file", "--strict", "--shm-size", "--NAME", "--OPTION"}
-SCRIPTS = ("benchmarks/training.py", "tools/train_shapes.py", "tools/campaign.py", "recipes/emoji_to_dataset.py")
+SCRIPTS = (
+    "benchmarks/training.py",
+    "benchmarks/gpu.py",
+    "benchmarks/many_gpus.py",
+    "tools/train_shapes.py",
+    "tools/campaign.py",
+    "recipes/emoji_to_dataset.py",
+)
 # Of `hf jobs` and uv.
 OF_JOBS = {"--detach", "--dry-run", "--no-project", "--secrets", "--timeout", "--volume", "--with-editable"}
 OF_JOBS |= {"--flavor", "--label", "--namespace"}
