@@ -5,8 +5,8 @@
 """Time and memory of CoCoOp and IntCoOp: our learners against the way of the published code.
 
 That encodes the prompts of each image by itself, padded to 77 tokens. Both have the same randomly initialised CLIP of
-ViT-B/32's size, the same prompts and images, and take steps (loss and gradient) turn about; what counts is the median
-of the ratios of neighbours. Then the most memory that a step of ours takes, by the number of classes.
+ViT-B/32's size, the same prompts and the same images, and take steps (loss and gradient) turn about; what counts is the
+median of the ratios of neighbours. And the most memory that a step of ours takes, by the number of classes.
 """
 
 import argparse

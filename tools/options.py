@@ -14,6 +14,8 @@ from transformers import TrainingArguments
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.metrics.install import install_quietly
 from sdsclip_hf.planning.plan import PlanArguments
+from sdsclip_hf.prompts.arguments import PromptArguments
+from sdsclip_hf.prompts.config import PromptConfig
 from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.training.arguments import DataArguments, ModelArguments
 
@@ -29,17 +31,22 @@ def options_page() -> str:
         "This page is made by `python tools/options.py > docs/options.md`.",
     ]
     inherited = {entry.name: entry for entry in fields(TrainingArguments)}
-    own = [entry for entry in fields(SDSCLIPConfig) if entry.name not in inherited]
-    changed = [
-        entry
-        for entry in fields(SDSCLIPConfig)
-        if entry.name in inherited and entry.default != inherited[entry.name].default
-    ]
+
+    def split(config: type) -> tuple[list, list]:
+        """The options that a configuration adds, and those whose default it changes."""
+        own = [entry for entry in fields(config) if entry.name not in inherited]
+        known = [entry for entry in fields(config) if entry.name in inherited]
+        return own, [entry for entry in known if entry.default != inherited[entry.name].default]
+
+    (own, changed), (of_prompts, changed_for_prompts) = split(SDSCLIPConfig), split(PromptConfig)
     for title, entries in (
         ("sdsclip finetune: the method", own),
         ("sdsclip finetune: TrainingArguments with another default", changed),
         ("sdsclip finetune: model", fields(ModelArguments)),
         ("sdsclip finetune: data and run", fields(DataArguments)),
+        ("sdsclip prompt-tune: the methods", of_prompts),
+        ("sdsclip prompt-tune: TrainingArguments with another default", changed_for_prompts),
+        ("sdsclip prompt-tune: model, data and run", fields(PromptArguments)),
         ("sdsclip score-captions", fields(ScoringArguments)),
         ("sdsclip plan, beside all of sdsclip finetune", fields(PlanArguments)),
     ):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from sdsclip_hf.common.devices import launch_on_cpus
@@ -41,7 +42,7 @@ class PromptConfig(PromptSettings, TrainingArguments):
     from sdsclip_hf import PromptConfig
 
     args = PromptConfig(output_dir="outputs/prompts", method="kgcoop")
-    print(args.learning_rate, args.optim, args.per_device_train_batch_size)  # 0.002 sgd 128
+    print(args.learning_rate, args.weight_decay, args.per_device_train_batch_size)  # 0.002 0.0005 128
     ```
     """
 
@@ -88,6 +89,7 @@ class PromptConfig(PromptSettings, TrainingArguments):
         PromptSettings.__post_init__(self)
         if self.per_device_train_batch_size is None:
             self.per_device_train_batch_size = BATCH_SIZES[self.method]
+        self.dataloader_pin_memory &= torch.accelerator.is_available()  # else PyTorch would warn
         TrainingArguments.__post_init__(self)
         for name in ("warmup_epochs", "warmup_learning_rate", "learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < float("inf"):

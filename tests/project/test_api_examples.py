@@ -15,7 +15,10 @@ import torch
 import sdsclip_hf
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "api").glob("*.md"))
-FIELDS_TELL_OF_THEMSELVES = ("sdsclip_hf.config.SDSCLIPConfig",)  # a help text each
+FIELDS_TELL_OF_THEMSELVES = (
+    "sdsclip_hf.config.SDSCLIPConfig",
+    "sdsclip_hf.prompts.config.PromptConfig",
+)  # a help text each
 MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 EXAMPLE = re.compile(r"^Example:\n+```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
