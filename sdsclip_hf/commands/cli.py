@@ -7,6 +7,14 @@ from sdsclip_hf.common.importing import import_quickly
 COMMANDS = {
     "finetune": ("finetune", "fine-tune a CLIP by diffusion and ranking distillation"),
     "prompt-tune": ("prompt_tune", "learn prompts for a frozen CLIP from a few images of each class"),
+    "describe-attributes": (
+        "describe_attributes",
+        "give each of labelled pictures an attribute to learn prompts from",
+    ),
+    "prompt-study": (
+        "prompt_study",
+        "compare ways to tune prompts over datasets and seeds, by the literature's protocols",
+    ),
     "plan": ("plan", "tell what a run will need of memory and time, before it is started"),
     "doctor": ("doctor", "check this machine, the Hub and the data against a configuration, before a run"),
     "evaluate": ("evaluate", "score models on benchmarks, with intervals and paired differences"),

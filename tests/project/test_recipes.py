@@ -8,13 +8,18 @@ import pytest
 import yaml
 
 from sdsclip_hf import SDSCLIPConfig
+from sdsclip_hf.common.config_files import read_settings
 from sdsclip_hf.common.resources import find_config, recipes_dir
+from sdsclip_hf.prompts.data.templates import template_of
+from sdsclip_hf.prompts.study.settings import check, tasks
 from sdsclip_hf.study.settings import quick
 from sdsclip_hf.study.study import Study
 from sdsclip_hf.training.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path for path in (ROOT / "recipes/configs").glob("*.yaml") if not path.stem.startswith("study"))
+CONFIGS = sorted(
+    path for path in (ROOT / "recipes/configs").glob("*.yaml") if not path.stem.startswith(("study", "prompts_"))
+)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -40,6 +45,16 @@ def test_every_study_names_options_that_there_are_in_both_its_forms(path, tmp_pa
                 options = study.options(arm, seed)
                 options = {name: value for name, value in options.items() if not name.endswith("name_or_path")}
                 SDSCLIPConfig(output_dir=str(tmp_path), **options)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes/configs").glob("prompts_*.yaml")), ids=lambda path: path.stem)
+def test_every_study_of_prompts_can_begin(path):
+    settings = read_settings(path)
+    check(settings)
+    assert tasks(settings)
+    assert all(template_of(options.get("template", "shapes")) for options in settings["datasets"].values())
+    if "shapes" not in settings["datasets"]:
+        assert "Not run by this project" in path.read_text()
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.endswith("sd15")], ids=lambda path: path.stem)

@@ -7,7 +7,7 @@ import numpy as np
 
 from sdsclip_hf.shapes.scenes import COLORS, SHAPES, Placement, Scene, Thing, render
 
-PER_CLASS = {"train": 60, "validation": 60, "test": 100}
+SPLITS, PER_CLASS = ("train", "validation", "test"), 60
 SHIFTS = ("background", "size", "lines")
 DOMAINS = ("same", *SHIFTS, "shifted")
 SIZES = ((3.5, 4.5), (7.0, 8.0))  # radii in pixels; the shapes world's own lie between
@@ -35,7 +35,7 @@ def load_labelled_shapes(
         split: train, validation or test; each has pictures of its own.
         domain: ``same``; ``background`` (any colours), ``size`` (smaller or larger things) or ``lines`` (drawn by lines);
             or ``shifted``, one of these three in turn.
-        per_class: pictures of each class; default: 60, of test 100.
+        per_class: pictures of each class; default: 60.
         seed: of all that is drawn.
 
     Returns:
@@ -53,11 +53,11 @@ def load_labelled_shapes(
     print(dataset.features["label"].names[dataset[0]["label"]])  # circle and square
     ```
     """
-    if split not in PER_CLASS:
-        raise ValueError(f"unknown split {split!r} of the labelled shapes; choose from {', '.join(PER_CLASS)}.")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r} of the labelled shapes; choose from {', '.join(SPLITS)}.")
     if domain not in DOMAINS:
         raise ValueError(f"unknown domain {domain!r} of the labelled shapes; choose from {', '.join(DOMAINS)}.")
-    per_class = PER_CLASS[split] if per_class is None else per_class
+    per_class = PER_CLASS if per_class is None else per_class
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}; there must be at least 1 picture of each class.")
     features = datasets.Features(
@@ -71,7 +71,7 @@ def load_labelled_shapes(
 
 
 def _rows(split: str, domain: str, per_class: int, seed: int) -> Iterator[dict]:
-    rng = np.random.default_rng([seed, list(PER_CLASS).index(split), DOMAINS.index(domain)])
+    rng = np.random.default_rng([seed, SPLITS.index(split), DOMAINS.index(domain)])
     colors = list(COLORS)
     for label, shapes in enumerate(PAIRS):
         for number in range(per_class):

@@ -1,6 +1,5 @@
 """Labelled pictures from any source, as datasets with the columns ``image``, ``label`` and perhaps ``attribute``."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from sdsclip_hf.data.labels import label_column as find_label_column
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.prompts.data.attributes import check_attributes
 from sdsclip_hf.prompts.data.shapes import load_labelled_shapes
+from sdsclip_hf.prompts.prompt_texts import check_class_names
 
 ZHOU = "split_zhou_*.json"
 ZHOU_SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
@@ -116,7 +116,8 @@ def _attribute_column(dataset: datasets.Dataset, name: str, asked: str | None) -
         return None
     wrong = "has no attribute column" if asked not in dataset.column_names else "has no texts in the attribute column"
     raise ValueError(
-        f"{name} {wrong} {asked!r}; its columns are {', '.join(dataset.column_names)}. Pass another attribute column."
+        f"{name} {wrong} {asked!r}; its columns are {', '.join(dataset.column_names)}. Name another, or "
+        "have attributes made by `sdsclip describe-attributes`."
     )
 
 
@@ -141,25 +142,10 @@ def _with_names(dataset: datasets.Dataset, name: str, class_names: Sequence[str]
             "order of the labels."
         )
     said = [str(one).replace("_", " ").strip() for one in class_names or own]
-    check_class_names(said, name)
+    check_class_names(said)
     columns = dataset.column_names
     dataset = dataset.remove_columns("label").add_column("label", labels, feature=datasets.ClassLabel(names=said))
     return dataset.select_columns(columns)
-
-
-def check_class_names(names: Sequence[str], what: str) -> None:
-    """Raise ValueError unless there are two class names or more, all different, none empty; ``what`` has them."""
-    if len(names) < 2:
-        raise ValueError(
-            f"{what} has {len(names)} class{'es' * (len(names) != 1)} ({', '.join(names)}); a classifier needs two or more. "
-            "Choose another --label_column or source."
-        )
-    double = [f"{name!r} {count} times" for name, count in Counter(names).items() if count > 1 or not name]
-    if double:
-        raise ValueError(
-            f"class names of {what} are not told apart or empty: {', '.join(double[:5])}; a prompt names each class by "
-            "itself. Rename them, or give class_names."
-        )
 
 
 def _without_absent(dataset: datasets.Dataset) -> datasets.Dataset:
