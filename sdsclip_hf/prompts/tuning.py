@@ -21,6 +21,7 @@ from sdsclip_hf.prompts.data.sources import load_labelled
 from sdsclip_hf.prompts.labelled_images import LabelledImages, collate
 from sdsclip_hf.prompts.learner import PromptLearner
 from sdsclip_hf.prompts.methods import LABELS, METHODS
+from sdsclip_hf.prompts.tables import harmonic_mean
 from sdsclip_hf.prompts.trainer import PromptTrainer
 from sdsclip_hf.prompts.zero_shot import ZeroShot
 from sdsclip_hf.training.hub_trainer import RUN_ARGUMENTS_FILE
@@ -45,11 +46,6 @@ def accuracy(learner: PromptLearner, data: LabelledImages, batch_size: int = BAT
             right += int((logits.argmax(-1).cpu() == batch["labels"]).sum())
     learner.train(was_training)
     return right / len(data)
-
-
-def harmonic_mean(base: float, new: float) -> float:
-    """2 b n / (b + n), the literature's HM of the accuracies on base and new classes."""
-    return 2 * base * new / (base + new) if base + new else 0.0
 
 
 def tune(arguments: PromptArguments, config: PromptConfig, name: str, command: str) -> dict:
@@ -210,7 +206,7 @@ def _print_scores(scores: dict[str, dict[str, dict]]) -> None:
     rows |= {method: {name: row["prompts"] for name, row in found.items()} for method, found in scores.items()}
     for row in rows.values():
         if {"base", "new"} <= row.keys():
-            row["HM"] = harmonic_mean(row["base"], row["new"])
+            row["HM"] = float(harmonic_mean(row["base"], row["new"]))
     columns = [name for name in ("all", "base", "new", "HM", "shifted") if name in rows["zero-shot"]]
     print(f"\nAccuracy in %:\n{'':<10}" + "".join(f"{name:>9}" for name in columns))
     for method, row in rows.items():
