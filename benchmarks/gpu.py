@@ -31,9 +31,9 @@ from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf.common.checkpoints import write_json
 from sdsclip_hf.common.devices import gpu_names, refuse_old_driver
+from sdsclip_hf.common.precision import mixed_precision
 from sdsclip_hf.common.resources import versions
 from sdsclip_hf.metrics.install import install_quietly
-from sdsclip_hf.precision import mixed_precision
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, None: torch.float32}
 

@@ -17,6 +17,7 @@ from sdsclip_hf.config import TEACHER_OFFLOADS, TEACHER_QUANTIZATIONS
 from sdsclip_hf.data.images import BAD_IMAGES_FILE, BadImages
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.data.scores import portable_name
+from sdsclip_hf.evaluation.evaluate_models import name_runs
 from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.losses import WEIGHTINGS
 from sdsclip_hf.scoring.arguments import DTYPES, ScoringArguments
@@ -105,7 +106,7 @@ def make_report(args: argparse.Namespace, arguments: ScoringArguments) -> dict:
         OSError: a model, the data or a picture cannot be had.
     """
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    students = {Path(name).name: _student(name, device) for name in dict.fromkeys(args.model)}
+    students = {run: _student(name, device) for run, name in name_runs(args.model).items()}
     questions, source, pictures = _ask(args, arguments, next(iter(students.values()), None))
     teacher = load_teacher(arguments).place(device, arguments.teacher_offload).speed_up(packed=True)
     draws = {

@@ -52,7 +52,7 @@ def evaluate_models(
         OSError: a model or a benchmark cannot be loaded.
     """
     folder = Path(args.output_dir)
-    runs = _name_runs([*args.model, *args.teacher])
+    runs = name_runs([*args.model, *args.teacher])
     _open_clip_options(args)  # now, and not after other models
     specs = expand(args.benchmark, args.data)
     benchmarks = {spec: load_benchmark(spec, _benchmark_options(args)) for spec in specs}
@@ -133,8 +133,12 @@ def _sum_up_suites(args: argparse.Namespace, by_benchmark: dict[str, dict], runs
     return {"suites": suites} if suites else {}
 
 
-def _name_runs(names: Sequence[str]) -> dict[str, str]:
-    """run -> model: the last part of each name, or all of it where that is not unique."""
+def name_runs(names: Sequence[str]) -> dict[str, str]:
+    """run -> model: the last part of each name, or all of it where that is not unique.
+
+    Raises:
+        ValueError: a model is named twice.
+    """
     if len(set(names)) != len(names):
         raise ValueError(f"the models {', '.join(names)} name one twice; give each once.")
     short = [Path(name).name for name in names]
