@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sdsclip_hf import SDSCLIPConfig, precision
+from sdsclip_hf import SDSCLIPConfig
+from sdsclip_hf.common import precision
 from sdsclip_hf.common.devices import refuse_old_driver
 from sdsclip_hf.common.precision import mixed_precision
 
