@@ -47,6 +47,17 @@ def parse_scoring(argv: Sequence[str]) -> ScoringArguments:
     return arguments
 
 
+def make_scores(arguments: ScoringArguments) -> dict | None:
+    """What ``scores.json`` holds in the end; None on all processes but one where there is nothing to share."""
+    if arguments.combine is None and arguments.reweight is None:
+        return score_named(arguments)
+    if not processes().is_main_process:
+        return None
+    if arguments.reweight is not None:
+        return reweight_scores(arguments.reweight, arguments.fit_weights, arguments.labelled_items)
+    return combine_scores(arguments.combine, arguments.output_dir, arguments.combine_weights, arguments.labelled_items)
+
+
 @one_line_errors(interrupted=INTERRUPTED)
 def main(argv: Sequence[str] | None = None) -> None:
     """``recipes/score_captions.py`` and ``sdsclip score-captions``."""
@@ -60,13 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_old_driver(on_cpu="CUDA_VISIBLE_DEVICES=")
     folder = Path(arguments.reweight or arguments.output_dir)
     was_finished = arguments.reweight is None and (folder / SCORES_FILE).is_file()
-    if arguments.combine is not None:
-        weights = arguments.combine_weights
-        scores = combine_scores(arguments.combine, folder, weights, arguments.labelled_items)
-    elif arguments.reweight is not None:
-        scores = reweight_scores(folder, arguments.fit_weights, arguments.labelled_items)
-    else:
-        scores = score_named(arguments)
+    scores = make_scores(arguments)
     if processes().is_main_process:
         if was_finished:
             print(f"{folder} is finished: it holds the scores of these settings.")

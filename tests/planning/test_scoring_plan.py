@@ -106,3 +106,13 @@ def test_the_own_options_of_a_scoring_win():
         "seed": 2,
         "split": "val",
     }
+
+
+def test_a_ranker_takes_the_teacher_s_place_and_is_not_planned():
+    """The teacher of the training stays that of the training."""
+    found = scoring_settings(
+        {"teacher_name_or_path": "a/sd", "teacher_dtype": "float16", "scoring": {"ranker": "b/clip"}}
+    )
+    assert found == {"ranker": "b/clip"}
+    with pytest.raises(ValueError, match="what scoring by the ranker 'b/clip' costs is not planned"):
+        rehearse_scoring(ScoringArguments(**found))

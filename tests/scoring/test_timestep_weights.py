@@ -11,6 +11,7 @@ from sdsclip_hf.data.scores import CandidateScores
 from sdsclip_hf.scoring import folder as folder_module
 from sdsclip_hf.scoring.caption_errors import visiting_order
 from sdsclip_hf.scoring.folder import ScoreFolder
+from sdsclip_hf.scoring.labels import labelled_items
 from sdsclip_hf.scoring.report import print_report
 from sdsclip_hf.scoring.reweight import reweight_scores
 from sdsclip_hf.scoring.score_captions import score_captions
@@ -139,7 +140,6 @@ def test_scores_of_another_teacher_or_of_other_draws_are_refused(tmp_path):
     [
         (["--fit_weights", "own:19", "--stop_confidence", 0], "fit_weights is 'own:19'; it must be own:COUNT"),
         (["--fit_weights", "guess=x", "--stop_confidence", 0], "fit_weights is 'guess=x'"),
-        (["--fit_weights", "retrieval:test=shapes", "--stop_confidence", 0, *TEACHER], "kind retrieval has several"),
         (
             ["--fit_weights", "own", "--reweight", "a", "--combine", "a", "b"],
             "--reweight a needs --fit_weights, and goes",
@@ -175,6 +175,25 @@ def test_finished_scores_are_weighed_anew_without_the_denoiser(teacher_folder, p
     assert "weights of the timesteps | 0: " in (tmp_path / "README.md").read_text()
     print_report(after, tmp_path)
     assert "Timestep weights: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (
+            "retrieval:test=shapes",
+            "which of a picture's captions is right: a benchmark of the kind retrieval has several",
+        ),
+        ("choices={}?captions=caption&images=image,other", "captions is right: item 0 has one caption"),
+        ("choices={}?captions=caption,wrong&images=image", "has 4 items; weights need at least 20"),
+    ],
+)
+def test_pairs_that_cannot_be_fitted_on_are_refused(pairs, tmp_path, spec, said):
+    rows, others = pairs[:4], pairs[4:8]
+    few = datasets.Dataset.from_dict(rows | {"wrong": others["caption"], "other": others["image"]})
+    few.to_parquet(tmp_path / "few.parquet")
+    with pytest.raises(ValueError, match=said):
+        labelled_items(spec.format(tmp_path / "few.parquet"))
 
 
 def test_labelled_pairs_are_scored_with_the_same_draws(teacher_folder, pairs, tmp_path, monkeypatch):
