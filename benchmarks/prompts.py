@@ -151,14 +151,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--chunk_size", type=int, default=256, help="as --prompt_chunk_size")
-    parser.add_argument("--pairs", type=int, default=3, help="of steps that are timed side by side")
+    parser.add_argument("--pairs", type=int, default=3, help="of steps that are timed side by side; 0: memory alone")
     parser.add_argument("--memory_classes", type=int, nargs="*", default=[256, 512, 1000])
     parser.add_argument("--small", action="store_true", help="with a small CLIP, to try the script")
     args = parser.parse_args(argv)
     clip = make_clip(args.small)
     for count in args.memory_classes:
         print(json.dumps({"classes": count, "mib": round(memory(count, args, clip), 1)}), flush=True)
-    for method in ("cocoop", "intcoop"):
+    for method in ("cocoop", "intcoop") if args.pairs else ():
         print(json.dumps(compare(method, args.classes, args, clip)), flush=True)
 
 

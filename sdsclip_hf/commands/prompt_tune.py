@@ -8,7 +8,7 @@ from sdsclip_hf.commands.ending import one_line_errors
 from sdsclip_hf.common.launching import start_processes
 from sdsclip_hf.common.processes import end_process_group
 from sdsclip_hf.common.terminal import hush_libraries
-from sdsclip_hf.prompts.arguments import asks_for_one_run, parse_arguments, run_name
+from sdsclip_hf.prompts.arguments import asks_for_one_run, parse_arguments
 from sdsclip_hf.prompts.tuning import compare, tune
 from sdsclip_hf.training.arguments import without_token
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     command = shlex.join(["sdsclip", "prompt-tune", *without_token(argv)])
     if asks_for_one_run(options):
-        tune(*parse_arguments(options), run_name(options), command)
+        tune(*parse_arguments(options), command)
     else:
         compare(parse_arguments, options, command)
     end_process_group()

@@ -66,8 +66,11 @@ def asks_for_one_run(argv: Sequence[str]) -> bool:
     return any(word.partition("=")[0].replace("-", "_").replace("__", "--", 1) in CHOOSE_ONE_RUN for word in argv)
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[PromptArguments, PromptConfig]:
+def parse_arguments(argv: Sequence[str]) -> tuple[PromptArguments, PromptConfig, str]:
     """Command line over ``--config FILE.yaml`` over defaults.
+
+    Returns:
+        The arguments, and what the run's folder is called where none is given.
 
     Raises:
         ValueError: an option that there is not, or a value that does not fit.
@@ -98,12 +101,4 @@ def parse_arguments(argv: Sequence[str]) -> tuple[PromptArguments, PromptConfig]
     given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in rest if word.startswith("--")}
     if "output_dir" not in given and "output_dir" not in settings:
         config.output_dir = None
-    return arguments, config
-
-
-def run_name(argv: Sequence[str]) -> str:
-    """What a run's folder is called where none is given."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config")
-    known, _ = first.parse_known_args(argv)
-    return Path(known.config).stem if known.config else "prompts"
+    return arguments, config, Path(known.config).stem if known.config else "prompts"

@@ -1,8 +1,8 @@
 """The job of ``sdsclip prompt-tune``: learn prompts, score them beside hand-written ones, and leave a folder to share."""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import datasets
@@ -33,7 +33,7 @@ BATCH = 64
 SHIFTED = "shapes/shifted"
 # A class of the embedded world is a pair of shapes, of which a crop shows one.
 OF_WORLD = ("--augmentation", "false")
-Parse = Callable[[Sequence[str]], tuple[PromptArguments, PromptConfig]]
+Parse = Callable[[Sequence[str]], tuple[PromptArguments, PromptConfig, str]]
 
 
 def accuracy(learner: PromptLearner, data: LabelledImages, batch_size: int = BATCH) -> float:
@@ -60,7 +60,7 @@ def tune(arguments: PromptArguments, config: PromptConfig, name: str, command: s
         OSError: model or data cannot be loaded.
         ValueError: the parts do not fit one another, or the output folder holds another run.
     """
-    with _folder_for(arguments, config, name):
+    with _own_folder(arguments, config, name):
         trainer = PromptTrainer(arguments.model_name_or_path, config, few_shot_data(arguments, config.seed))
         trainer.dataset_name = arguments.dataset_name
         tests = _prepared(trainer, _test_sets(arguments))
@@ -91,9 +91,9 @@ def compare(parse: Parse, argv: Sequence[str], command: str) -> dict:
     """
     started = time.perf_counter()
     argv = [*OF_WORLD, *argv]
-    arguments, config = parse(argv)
+    arguments, config, name = parse(argv)
     arguments.classes = "base"
-    with _folder_for(arguments, config, "prompts"):
+    with _own_folder(arguments, config, name):
         folder, is_main = Path(config.output_dir), PartialState().is_main_process
         if is_main and not config.resume_from_checkpoint:
             _begin(arguments, config, command)
@@ -132,28 +132,14 @@ def _test_sets(arguments: PromptArguments) -> dict[str, datasets.Dataset]:
     return {half: classes_of(whole, half) for half in halves}
 
 
-def _folder_for(arguments: PromptArguments, config: PromptConfig, name: str):
-    """The output folder, for this run alone; the same on all processes."""
-    state = PartialState()
-    if state.num_processes == 1:
-        return own_output_dir(arguments, config, name)
-    context = own_output_dir(arguments, config, name) if state.is_main_process else nullcontext()
-    return _Shared(context, config)
-
-
-class _Shared:
-    """A context of the main process, whose choice of the folder the others take over."""
-
-    def __init__(self, context, config: PromptConfig):
-        self.context, self.config = context, config
-
-    def __enter__(self):
-        self.context.__enter__()
-        chosen = [self.config.output_dir, self.config.resume_from_checkpoint]
-        self.config.output_dir, self.config.resume_from_checkpoint = broadcast_object_list(chosen)
-
-    def __exit__(self, *error):
-        return self.context.__exit__(*error)
+@contextmanager
+def _own_folder(arguments: PromptArguments, config: PromptConfig, name: str) -> Iterator[None]:
+    """[`own_output_dir`], which the main process settles for all."""
+    with own_output_dir(arguments, config, name) if PartialState().is_main_process else nullcontext():
+        config.output_dir, config.resume_from_checkpoint = broadcast_object_list(
+            [config.output_dir, config.resume_from_checkpoint]
+        )
+        yield
 
 
 def _begin(arguments: PromptArguments, config: PromptConfig, command: str) -> None:

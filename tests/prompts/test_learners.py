@@ -166,6 +166,19 @@ def test_intcoop_has_the_loss_and_the_gradient_of_its_formula(learner, pixels, a
         assert torch.equal(ours.eval()(pixels).logits, output.logits.detach())
 
 
+def test_memory_for_activations_is_bounded_by_the_chunk(learner, pixels):
+    names = [f"{color} {number}" for color in ("red", "blue") for number in range(60)]
+
+    def kept(chunk: int) -> int:
+        """Bytes that a pass keeps for its backward pass, but for what a chunk keeps while it is computed again."""
+        ours, sizes = learner("cocoop", names, prompt_chunk_size=chunk).train(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda one: sizes.append(one.nbytes) or one, lambda one: one):
+            ours(pixels, LABELS)
+        return sum(sizes)
+
+    assert kept(30) < kept(360) / 20
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_classes_may_change_and_clip_stays_as_it_is(student, learner, pixels, method):
     ours = learner(method)

@@ -98,7 +98,7 @@ def test_which_command_lines_are_one_run():
 
 
 def test_a_template_may_be_a_dataset_s_name():
-    _, config = parse_arguments(["--template", "oxford_pets", "--use_cpu"])
+    _, config, _ = parse_arguments(["--template", "oxford_pets", "--use_cpu"])
     assert config.settings.template == "a photo of a {}, a type of pet."
 
 
