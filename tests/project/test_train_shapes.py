@@ -1,4 +1,4 @@
-"""tools/train_shapes_flow.py, and with it what it takes of train_shapes.py: a few steps of each model."""
+"""tools/train_shapes_flow.py, and what it takes of train_shapes.py: a few steps of each model; tools/study_flow.py."""
 
 import sys
 from pathlib import Path
@@ -75,6 +75,19 @@ def test_the_teacher_computes_in_training_what_the_package_does_with_all_places_
         found = teacher.denoiser(noisy, words, sentence, t).sample
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert not torch.allclose(usual, expected, atol=1e-4), "one place is not as good as all of them"
+
+
+def test_a_study_of_it_computes_what_the_package_does(made, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import study_flow
+
+    teacher = DiffusionTeacher.from_pretrained(made / "teacher")
+    told = teacher.encode_captions(["a red circle left of a blue square", ""])
+    given = torch.randn(2, *teacher.latent_shape), teacher.schedule.level(torch.tensor([700, 700])), told
+    with torch.no_grad():
+        expected, found = teacher.family.predict(*given), study_flow.predict(teacher.family, *given)
+    assert not torch.equal(found, expected), "all places were computed"
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_the_student_is_a_siglip_whose_text_tower_stayed_and_with_as_many_matches_as_pairs(tool, made):
