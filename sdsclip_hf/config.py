@@ -13,10 +13,12 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from sdsclip_hf.contrastive_losses import CONTRASTIVE_FORMS, ContrastiveForm
 from sdsclip_hf.losses import (
     GRADIENTS,
+    RANKING_FORMS,
     RANKING_TARGETS,
     READINGS,
     WEIGHTINGS,
     Gradient,
+    RankingForm,
     RankingTargets,
     Reading,
     Weighting,
@@ -158,8 +160,12 @@ class SDSCLIPConfig(TrainingArguments):
     ranking_targets: RankingTargets = knob(
         "teacher", "Whether the student learns the teacher's order, or (baseline) that the own caption comes first."
     )
+    ranking_form: RankingForm = knob(
+        "divergence",
+        "What the teacher's word is: a belief to learn (divergence), or evidence that may be wrong (likelihood).",
+    )
     ranking_temperature: float | None = knob(
-        None, "tau, in units of the teacher's score d; default: ranking_temperature_share of the median gap."
+        None, "tau, in units of d; default: ranking_temperature_share of the median gap, of a likelihood fitted."
     )
     ranking_temperature_share: float = knob(
         0.1, "tau as a share of the median gap between the teacher's scores of an image's two best candidates."
@@ -331,21 +337,19 @@ class SDSCLIPConfig(TrainingArguments):
             if value != off and value:
                 raise ValueError(f"{name} is {value!r}, and would have no effect on a CLIP; leave --{name} out.")
         whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
-        whole += ("log_failures",)
         weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_cosine")
         inherited = ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps")
-        for name in (*weights, *whole, "mapper_learning_rate", *inherited):
+        for name in (*weights, *whole, "log_failures", "mapper_learning_rate", *inherited):
             value = getattr(self, name)
             _require(value is None or 0 <= value < math.inf, name, value, "zero or more, and no infinity")
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"{', '.join(weights)} are all 0, so that nothing would train; set one of them above 0.")
         above_zero = ("contrastive_batch_size", "contrastive_chunk_size", "mapper_scale", "snr_gamma", "latent_size")
-        above_zero += ("lora_r", "lora_alpha", "mapper_warmup_learning_rate")
+        above_zero += ("lora_r", "lora_alpha", "mapper_warmup_learning_rate", "distill_every")
         of_ranking = ("ranking_candidates", "ranking_temperature", "ranking_temperature_share", "ranking_logit_scale")
         for name in above_zero + of_ranking:
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "more than zero")
-        _require(self.distill_every >= 1, "distill_every", self.distill_every, "1 or more")
         _require(0 < self.wise_ft_alpha <= 1, "wise_ft_alpha", self.wise_ft_alpha, "in (0, 1]")
         _require(0 < self.distill_fraction <= 1, "distill_fraction", self.distill_fraction, "in (0, 1]")
         for name in ("lora_dropout", "adam_beta1", "adam_beta2"):
@@ -360,6 +364,7 @@ class SDSCLIPConfig(TrainingArguments):
             ("teacher_quantization", (*TEACHER_QUANTIZATIONS, None)),
             ("teacher_offload", (*TEACHER_OFFLOADS, None)),
             ("ranking_targets", RANKING_TARGETS),
+            ("ranking_form", RANKING_FORMS),
             ("trainable", TRAINABLE),
             ("mapper_warmup_inputs", ("image", "text")),
             ("teacher_dtype", ("float32", "bfloat16", "float16")),
@@ -370,9 +375,7 @@ class SDSCLIPConfig(TrainingArguments):
         if self.timestep_range is not None:
             fits = len(self.timestep_range) == 2 and 0 <= self.timestep_range[0] <= self.timestep_range[1]
             _require(fits, "timestep_range", self.timestep_range, "two timesteps, 0 <= first <= last")
-        _require(
-            not self.remove_unused_columns, "remove_unused_columns", True, "false, since the collator needs the columns"
-        )
+        _require(not self.remove_unused_columns, "remove_unused_columns", True, "false: the collator needs the columns")
         if self.per_device_eval_batch_size * self.world_size < 2:
             raise ValueError(
                 f"per_device_eval_batch_size {self.per_device_eval_batch_size} leaves a caption no negatives; set "

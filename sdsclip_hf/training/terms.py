@@ -148,9 +148,12 @@ class RankingTerm:
     def __init__(self, scores: CandidateScores, args: SDSCLIPConfig):
         self.args = args
         self.temperature = args.ranking_temperature
-        if self.temperature is None:
-            by_teacher = args.ranking_targets == "teacher"
-            self.temperature = scores.temperature(args.ranking_temperature_share) if by_teacher else 1.0
+        if self.temperature is None and args.ranking_targets == "labels":
+            self.temperature = 1.0
+        elif self.temperature is None and args.ranking_form == "likelihood":
+            self.temperature = scores.calibrated_temperature()
+        elif self.temperature is None:
+            self.temperature = scores.temperature(args.ranking_temperature_share)
         if args.ranking_confidence and not scores.confidence.any():
             raise ValueError(
                 f"--ranking_confidence weighs by the teacher's confidence, which the scores {scores.name!r} do not tell; "
@@ -178,9 +181,9 @@ class RankingTerm:
         scale = logit_scale if self.args.ranking_logit_scale is None else self.args.ranking_logit_scale
         ranked = (~errors.isnan()).sum(1) >= 2
         cosines = torch.einsum("bd,bkd->bk", images, candidates)
-        divergence = ranking_loss(cosines[ranked], errors[ranked], self.temperature, scale)
+        losses = ranking_loss(cosines[ranked], errors[ranked], self.temperature, scale, self.args.ranking_form)
         weight = confidence[ranked] if self.args.ranking_confidence else 1.0
-        term = (weight * divergence).sum() / len(images)
+        term = (weight * losses).sum() / len(images)
         best = errors.nan_to_num(nan=torch.inf).argmin(1)
         agrees = ranked & (cosines.masked_fill(errors.isnan(), -torch.inf).argmax(1) == best)
         figures = {
@@ -216,8 +219,9 @@ class RankingTerm:
         )  # any place of a caption will do, but only one, or its gradient would come several times
         embeds = candidates[known][first]  # (M, D)
         shared = (~table.isnan()).sum(1) >= 2
-        divergence = ranking_loss((embeds @ images.T)[shared], table[shared], self.temperature, scale)
-        return divergence.sum() / len(images), shared.sum().float()
+        cosines, form = (embeds @ images.T)[shared], self.args.ranking_form
+        losses = ranking_loss(cosines, table[shared], self.temperature, scale, form)
+        return losses.sum() / len(images), shared.sum().float()
 
 
 def pictures_of(batch: dict[str, Tensor], student: SDSCLIPModel) -> dict[str, Tensor]:
