@@ -13,10 +13,12 @@ from sdsclip_hf.common.precision import settle_precision
 from sdsclip_hf.contrastive_losses import CONTRASTIVE_FORMS, ContrastiveForm
 from sdsclip_hf.losses import (
     GRADIENTS,
+    RANKING_FORMS,
     RANKING_TARGETS,
     READINGS,
     WEIGHTINGS,
     Gradient,
+    RankingForm,
     RankingTargets,
     Reading,
     Weighting,
@@ -161,8 +163,12 @@ class SDSCLIPConfig(TrainingArguments):
     ranking_targets: RankingTargets = knob(
         "teacher", "Whether the student learns the teacher's order, or (baseline) that the own caption comes first."
     )
+    ranking_form: RankingForm = knob(
+        "divergence",
+        "What the teacher's word is: a belief to learn (divergence), or evidence that may be wrong (likelihood).",
+    )
     ranking_temperature: float | None = knob(
-        None, "tau, in units of the teacher's score d; default: ranking_temperature_share of the median gap."
+        None, "tau, in units of d; default: ranking_temperature_share of the median gap, of a likelihood fitted."
     )
     ranking_temperature_share: float = knob(
         0.1, "tau as a share of the median gap between the teacher's scores of an image's two best candidates."
@@ -344,32 +350,28 @@ class SDSCLIPConfig(TrainingArguments):
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"{', '.join(weights)} are all 0, so that nothing would train; set one of them above 0.")
         above_zero = ("contrastive_batch_size", "contrastive_chunk_size", "mapper_scale", "snr_gamma", "latent_size")
-        above_zero += ("lora_r", "lora_alpha", "mapper_warmup_learning_rate")
+        above_zero += ("lora_r", "lora_alpha", "mapper_warmup_learning_rate", "distill_every")
         of_ranking = ("ranking_candidates", "ranking_temperature", "ranking_temperature_share", "ranking_logit_scale")
         for name in above_zero + of_ranking:
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "more than zero")
-        _require(self.distill_every >= 1, "distill_every", self.distill_every, "1 or more")
         _require(0 < self.wise_ft_alpha <= 1, "wise_ft_alpha", self.wise_ft_alpha, "in (0, 1]")
         _require(0 < self.distill_fraction <= 1, "distill_fraction", self.distill_fraction, "in (0, 1]")
         for name in ("lora_dropout", "adam_beta1", "adam_beta2"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name, choices in (
-            ("contrastive_form", CONTRASTIVE_FORMS),
-            ("sds_reading", READINGS),
-            ("sds_gradient", GRADIENTS),
-            ("sds_weighting", (*WEIGHTINGS, None)),
-            ("teacher_quantization", (*TEACHER_QUANTIZATIONS, None)),
-            ("teacher_offload", (*TEACHER_OFFLOADS, None)),
-            ("ranking_targets", RANKING_TARGETS),
-            ("trainable", TRAINABLE),
-            ("mapper_warmup_inputs", ("image", "text")),
-            ("teacher_dtype", ("float32", "bfloat16", "float16")),
-        ):
+        choices = {"contrastive_form": CONTRASTIVE_FORMS, "sds_reading": READINGS, "sds_gradient": GRADIENTS}
+        choices |= {"sds_weighting": (*WEIGHTINGS, None), "ranking_targets": RANKING_TARGETS, "trainable": TRAINABLE}
+        choices |= {"ranking_form": RANKING_FORMS, "mapper_warmup_inputs": ("image", "text")}
+        choices |= {
+            "teacher_quantization": (*TEACHER_QUANTIZATIONS, None),
+            "teacher_offload": (*TEACHER_OFFLOADS, None),
+        }
+        choices |= {"teacher_dtype": ("float32", "bfloat16", "float16")}
+        for name, among in choices.items():
             _require(
-                getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(filter(None, choices))}"
+                getattr(self, name) in among, name, getattr(self, name), f"one of {', '.join(filter(None, among))}"
             )
         if self.timestep_range is not None:
             fits = len(self.timestep_range) == 2 and 0 <= self.timestep_range[0] <= self.timestep_range[1]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sdsclip_hf.contrastive_losses import KnownAnswers as KnownAnswers
@@ -23,8 +24,11 @@ Gradient = Literal["full", "stop_gradient"]
 Weighting = Literal["constant", "sigma_squared", "min_snr", "velocity"]
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 RankingTargets = Literal["teacher", "labels"]
+RankingForm = Literal["divergence", "likelihood"]
 READINGS, GRADIENTS, WEIGHTINGS, RANKING_TARGETS = map(get_args, (Reading, Gradient, Weighting, RankingTargets))
-PREDICTIONS = get_args(Prediction)
+FEWEST_CALIBRATED = 20  # images
+NO_WORSE = 1.92  # nats: half of the 95 % point of chi-square with one degree of freedom
+PREDICTIONS, RANKING_FORMS = map(get_args, (Prediction, RankingForm))
 
 
 def noise_weight(weighting: Weighting, alpha: Tensor, sigma: Tensor, snr_gamma: float = 5.0) -> Tensor:
@@ -191,21 +195,33 @@ def distillation_loss(
     return noise_weight(weighting, alpha, sigma, snr_gamma) * (found - noise).square().flatten(1).mean(1)
 
 
-def ranking_loss(cosines: Tensor, errors: Tensor, temperature: float, logit_scale: Tensor | float) -> Tensor:
+def ranking_loss(
+    cosines: Tensor,
+    errors: Tensor,
+    temperature: float,
+    logit_scale: Tensor | float,
+    form: RankingForm = "divergence",
+) -> Tensor:
     """Ranking distillation, this project's own term: KL(softmax_k(-d(x, c_k) / tau) || softmax_k(s * cos(f(x), g(c_k)))).
+
+    In this form, ``divergence`` of q from p, the student is to believe what the teacher does. Form ``likelihood`` is
+    -log sum_k p_k q_k: the teacher's word is evidence, as likely under each caption as q tells, and the student is to
+    believe what explains it (the forward correction of noisy labels, Patrini et al. 2017, arXiv 1609.03683). Both gradients
+    are s (p - r): r is q in the first, and in the second proportional to p q, which is p where the teacher tells nothing.
 
     Args:
         cosines: cos(f(x), g(c_k)) of each image with its K candidate captions, (B, K).
         errors: the teacher's d(x, c_k), (B, K); lower means a better match. All K of a row must share their draws. NaN
             where an image has fewer candidates.
-        temperature: tau, in units of d, above 0.
+        temperature: tau, in units of d, above 0. As evidence q must say how often it is right: [`calibrated_temperature`].
         logit_scale: s, the factor on the cosines, scalar.
+        form: one of the names above.
 
     Returns:
-        (B,), in nats; zero where the student's distribution is the teacher's.
+        (B,), in nats. The divergence is zero where the student's distribution is the teacher's.
 
     Raises:
-        ValueError: the temperature is not above 0, or an image has fewer than two candidates.
+        ValueError: the temperature is not above 0, an image has fewer than two candidates, or the form is unknown.
 
     Example:
 
@@ -223,14 +239,20 @@ def ranking_loss(cosines: Tensor, errors: Tensor, temperature: float, logit_scal
         raise ValueError(f"the ranking temperature is {temperature}; it must be above 0. Set --ranking_temperature.")
     if len(errors) and (~errors.isnan()).sum(1).min() < 2:
         raise ValueError("an image has fewer than two scored candidates; there is nothing to rank. Leave it out.")
-    return ranking_divergence(cosines, errors, temperature, logit_scale)
+    return ranking_losses(cosines, errors, temperature, logit_scale, form)
 
 
-def ranking_divergence(cosines: Tensor, errors: Tensor, temperature: float, logit_scale: Tensor | float) -> Tensor:
+def ranking_losses(
+    cosines: Tensor, errors: Tensor, temperature: float, logit_scale: Tensor | float, form: RankingForm
+) -> Tensor:
     """[`ranking_loss`] of what is known to fit, without a look at the numbers, which a GPU would have to end first."""
     known = ~errors.isnan()
     teacher = _masked_log_softmax(-errors / temperature, known)
     student = _masked_log_softmax(logit_scale * cosines, known)
+    if form == "likelihood":
+        return -(student + teacher).masked_fill(~known, -torch.inf).logsumexp(1)
+    if form != "divergence":
+        raise ValueError(f"unknown form of the ranking loss {form!r}; choose from {', '.join(RANKING_FORMS)}.")
     return (teacher.exp() * (teacher - student)).masked_fill(~known, 0.0).sum(1)
 
 
@@ -300,6 +322,46 @@ def ranking_temperature(errors: Tensor, share: float = 0.1) -> float:
             "with another teacher or candidates, or set --ranking_temperature."
         )
     return share * gap
+
+
+def calibrated_temperature(errors: Tensor, own: Tensor) -> float:
+    """The temperature at which softmax_k(-d / tau) says how often the teacher is right, by images' own captions.
+
+    Temperature scaling (Guo et al. 2017, arXiv 1706.04599), over a grid of eighths of an octave around the median gap. Of
+    all tau under which the own captions are no less likely than under the best (by a likelihood ratio at 95 %) it takes the
+    largest: the best for a teacher that was never seen to err is 0.
+
+    Args:
+        errors: d(x, c_k), (N, K), NaN where an image has fewer candidates; two or more of each.
+        own: which candidate is the image's own caption, (N,).
+
+    Raises:
+        ValueError: there are fewer than 20 images.
+
+    Example:
+
+    ```python
+    import torch
+    from sdsclip_hf.losses import calibrated_temperature
+
+    errors = torch.tensor([[0.0, 1.0]]).repeat(1000, 1)  # always for the first of two, and always as sure ...
+    own = torch.tensor([0] * 750 + [1] * 250)  # ... but right in three of four
+    temperature = calibrated_temperature(errors, own)
+    print((-errors[0] / temperature).softmax(0))  # tensor([0.7311, 0.2689])
+    ```
+    """
+    if len(errors) < FEWEST_CALIBRATED:
+        raise ValueError(
+            f"{len(errors)} pictures have two or more scored candidates; calibrating their teacher takes "
+            f"{FEWEST_CALIBRATED}. Score more, or set --ranking_temperature."
+        )
+    errors, known = errors.double(), ~errors.isnan()
+    best, second = _nan_last(errors).topk(2, largest=False).values.unbind(-1)
+    gap = (second - best).median().item() or (second - best).mean().item() or 1.0
+    tried = gap * 2.0 ** torch.arange(-12, 12.125, 0.125)
+    logits = (-errors / tried[:, None, None]).masked_fill(~known, -torch.inf)  # (T, N, K)
+    fits = -F.cross_entropy(logits.transpose(1, 2), own.expand(len(tried), -1), reduction="none").sum(1)
+    return tried[fits >= fits.max() - NO_WORSE].max().item()
 
 
 def teacher_confidence(errors: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from plain_contrastive import masked_by_loops, sigmoid_by_loops
 from sdsclip_hf.data.duplicates import KnownPairs
 from sdsclip_hf.losses import (
     GRADIENTS,
+    RANKING_FORMS,
     READINGS,
     WEIGHTINGS,
     add_noise,
@@ -463,12 +464,13 @@ def test_ranking_loss_is_zero_at_the_teacher_s_distribution_and_does_not_depend_
     assert ranking_loss(cosines[:, order], errors[:, order], temperature, scale).item() == pytest.approx(first.item())
 
 
-def test_ranking_gradient_equals_finite_differences():
+@pytest.mark.parametrize("form", RANKING_FORMS)
+def test_ranking_gradient_equals_finite_differences(form):
     images, candidates, errors = unit(2, 3), torch.stack([unit(3, 3) for _ in range(2)]), torch.rand(2, 3)
     errors[0, 2] = math.nan
 
     def loss(values):
-        return ranking_loss(cosines_of(values, candidates), errors, 0.3, 2.0).sum()
+        return ranking_loss(cosines_of(values, candidates), errors, 0.3, 2.0, form).sum()
 
     values = images.clone().requires_grad_(True)
     loss(values).backward()
@@ -478,6 +480,34 @@ def test_ranking_gradient_equals_finite_differences():
         step[place] = 1e-2  # the divergence itself is in float32
         slope = (loss(images + step) - loss(images - step)) / 2e-2
         assert values.grad[place].item() == pytest.approx(slope.item(), abs=2e-3)
+
+
+def test_likelihood_is_that_of_the_teacher_s_word_over_all_that_may_be_true():
+    """Caption by caption: the student believes that it is right, and the teacher would then say this."""
+    errors, cosines = [[0.3, 0.1, 0.6], [0.5, 0.2, math.nan]], torch.rand(2, 3)
+    found = ranking_loss(cosines, torch.tensor(errors), 0.2, 4.0, form="likelihood")
+    for row in range(2):
+        said = [math.exp(-error / 0.2) for error in errors[row] if not math.isnan(error)]
+        beliefs = [math.exp(4 * cosine) for cosine in cosines[row, : len(said)].tolist()]
+        expected = sum(belief * word for belief, word in zip(beliefs, said, strict=True)) / sum(beliefs) / sum(said)
+        assert found[row].item() == pytest.approx(-math.log(expected), rel=1e-5)
+
+
+def test_as_evidence_a_teacher_that_knows_nothing_moves_nothing_and_a_sure_one_is_believed():
+    def slopes(errors, form):
+        cosines = torch.tensor([[0.3, 0.1, -0.2]], requires_grad=True)
+        ranking_loss(cosines, torch.tensor([errors]), 0.1, 5.0, form).sum().backward()
+        return cosines.grad[0].tolist()
+
+    unsure, sure = [0.4, 0.4, 0.4], [9.0, 0.0, 9.0]
+    assert slopes(unsure, "likelihood") == pytest.approx([0, 0, 0], abs=1e-6)
+    assert max(map(abs, slopes(unsure, "divergence"))) > 1  # that it knows nothing is learnt, too
+    assert slopes(sure, "likelihood") == pytest.approx(slopes(sure, "divergence"), abs=1e-5)
+
+
+def test_unknown_form_is_named():
+    with pytest.raises(ValueError, match="'hinge'; choose from divergence, likelihood"):
+        ranking_loss(torch.rand(1, 2), torch.rand(1, 2), 0.1, 1.0, form="hinge")
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])

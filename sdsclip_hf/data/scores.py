@@ -20,11 +20,12 @@ from huggingface_hub import hf_hub_download
 from sdsclip_hf import shapes
 from sdsclip_hf.common.errors import expand, explain_loading
 from sdsclip_hf.data.local_files import as_pattern
-from sdsclip_hf.losses import ranking_temperature, teacher_confidence
+from sdsclip_hf.losses import calibrated_temperature, ranking_temperature, teacher_confidence
 
 logger = logging.getLogger(__name__)
 
 SCORES_FILE = "scores.json"
+CALIBRATED_ON = 5_000  # items or a few more: one figure is fitted
 LITTLE = 0.3  # at chance, some 10 to 20 % of the items look sure
 FEATURES = datasets.Features(
     {
@@ -232,10 +233,14 @@ class CandidateScores:
         """How often the own caption comes first, how often it would by chance, and the latter's standard error."""
         numbers = np.flatnonzero(self.ranked)
         best = np.where(np.isnan(self.mean_errors[numbers]), np.inf, self.mean_errors[numbers]).argmin(1)
-        rows: Any = self.data.select_columns(["caption", "candidates"]).select(numbers)
-        own = np.mean([row["candidates"][place] == row["caption"] for row, place in zip(rows, best, strict=True)])
+        own = float(np.mean(best == self._own_places(numbers)))
         chance = float(np.mean(1 / (~np.isnan(self.mean_errors[numbers])).sum(1)))
-        return float(own), chance, (chance * (1 - chance) / len(numbers)) ** 0.5
+        return own, chance, (chance * (1 - chance) / len(numbers)) ** 0.5
+
+    def _own_places(self, numbers: np.ndarray) -> np.ndarray:
+        """Where among its candidates the own caption of each of these items stands, (N,)."""
+        rows: Any = self.data.select_columns(["caption", "candidates"]).select(numbers)
+        return np.array([row["candidates"].index(row["caption"]) for row in rows])
 
     def check_teacher(self, name: str, weights: str | None = None, dtype: str | None = None) -> None:
         """Refuse scores of another teacher.
@@ -289,6 +294,17 @@ class CandidateScores:
     def temperature(self, share: float) -> float:
         """tau that fits the spread of d, see [`ranking_temperature`]."""
         return ranking_temperature(torch.from_numpy(self.mean_errors[self.ranked]), share)
+
+    def calibrated_temperature(self) -> float:
+        """tau that fits how often the own captions come first, see [`calibrated_temperature`]; by a sample of the items.
+
+        Raises:
+            ValueError: fewer items are ranked than a fit needs.
+        """
+        numbers = np.flatnonzero(self.ranked)
+        numbers = numbers[:: max(1, len(numbers) // CALIBRATED_ON)]
+        errors, own = self.mean_errors[numbers], self._own_places(numbers)
+        return calibrated_temperature(torch.from_numpy(errors), torch.from_numpy(own))
 
 
 def _read_settings(path: Path) -> dict:

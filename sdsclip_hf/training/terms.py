@@ -10,7 +10,7 @@ from sdsclip_hf.common.devices import sent
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.collator import NEGATIVE, PROMPTS
 from sdsclip_hf.data.scores import CandidateScores
-from sdsclip_hf.losses import picture_ranking_loss, ranking_divergence, rms, spread
+from sdsclip_hf.losses import picture_ranking_loss, ranking_losses, rms, spread
 from sdsclip_hf.students.sdsclip_model import SDSCLIPModel, SDSCLIPOutput
 from sdsclip_hf.teachers.conditions import CAPTIONS, Conditions, as_captions, rolled, rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
@@ -150,9 +150,12 @@ class RankingTerm:
     def __init__(self, scores: CandidateScores, args: SDSCLIPConfig):
         self.args = args
         self.temperature = args.ranking_temperature
-        if self.temperature is None:
-            by_teacher = args.ranking_targets == "teacher"
-            self.temperature = scores.temperature(args.ranking_temperature_share) if by_teacher else 1.0
+        if self.temperature is None and args.ranking_targets == "labels":
+            self.temperature = 1.0
+        elif self.temperature is None and args.ranking_form == "likelihood":
+            self.temperature = scores.calibrated_temperature()
+        elif self.temperature is None:
+            self.temperature = scores.temperature(args.ranking_temperature_share)
         if args.ranking_confidence and not scores.confidence.any():
             raise ValueError(
                 f"--ranking_confidence weighs by the teacher's confidence, which the scores {scores.name!r} do not tell; "
@@ -182,9 +185,9 @@ class RankingTerm:
         errors, confidence, rows = (sent(part, device) for part in (found, batch["candidate_confidence"], ranked))
         scale = logit_scale if self.args.ranking_logit_scale is None else self.args.ranking_logit_scale
         cosines = torch.einsum("bd,bkd->bk", images, candidates)
-        divergence = ranking_divergence(cosines[rows], errors[rows], self.temperature, scale)
+        losses = ranking_losses(cosines[rows], errors[rows], self.temperature, scale, self.args.ranking_form)
         weight = confidence[rows] if self.args.ranking_confidence else 1.0
-        term = (weight * divergence).sum() / len(images)
+        term = (weight * losses).sum() / len(images)
         best = errors.nan_to_num(nan=torch.inf).argmin(1)
         agrees = (cosines.masked_fill(errors.isnan(), -torch.inf).argmax(1) == best)[rows]
         figures = {
@@ -222,8 +225,9 @@ class RankingTerm:
         places = known.flatten().nonzero()[:, 0][first]
         embeds = candidates.flatten(0, 1)[sent(places, images.device)]  # (M, D)
         cosines = (embeds @ images.T)[sent(shared, images.device)]
-        divergence = ranking_divergence(cosines, sent(table[shared], images.device), self.temperature, scale)
-        return divergence.sum() / len(images), torch.tensor(float(len(shared)))
+        relative, form = sent(table[shared], images.device), self.args.ranking_form
+        losses = ranking_losses(cosines, relative, self.temperature, scale, form)
+        return losses.sum() / len(images), torch.tensor(float(len(shared)))
 
 
 def rank_pictures(pairs: "Pairs", has_negative: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -18,6 +18,7 @@ from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.data.captioned_images import ImageCaptionDataset
 from sdsclip_hf.data.images import picture_digest
 from sdsclip_hf.data.scores import CandidateScores
+from sdsclip_hf.losses import calibrated_temperature
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.training.terms import RankingTerm
 
@@ -65,7 +66,9 @@ def items_of(trainer) -> list[dict]:
     return [trainer.train_dataset[number] for number in numbers]
 
 
-def term_by_hand(trainer, embed, *, tau, scale=None, confidence=False, labels=False) -> float:
+def term_by_hand(
+    trainer, embed, *, tau, scale=None, confidence=False, labels=False, evidence=False, lapse=0.0
+) -> float:
     """L_rank of the first batch, image by image."""
     embed_pixels, embed_captions, own_scale = embed
     total, examples = 0.0, items_of(trainer)
@@ -76,7 +79,10 @@ def term_by_hand(trainer, embed, *, tau, scale=None, confidence=False, labels=Fa
         targets = -item.errors.astype(np.float64) / tau
         if labels:
             targets = [0.0 if candidate == item.caption else -1e9 for candidate in item.candidates]
-        value = divergence(targets, (scale or own_scale) * cosines)
+        logits = (scale or own_scale) * cosines
+        value = divergence(targets, logits)
+        if evidence:
+            value = -np.log(softmax(logits) @ softmax(targets))
         total += value * (item.confidence if confidence else 1.0)
     return total / len(examples)
 
@@ -89,6 +95,7 @@ def term_by_hand(trainer, embed, *, tau, scale=None, confidence=False, labels=Fa
         ({"ranking_temperature": 0.3, "ranking_confidence": True}, {"tau": 0.3, "confidence": True}),
         ({"ranking_temperature": 0.3, "ranking_candidates": 1}, {"tau": 0.3}),
         ({"ranking_temperature": 0.3, "ranking_targets": "labels"}, {"tau": 0.3, "labels": True}),
+        ({"ranking_temperature": 0.3, "ranking_form": "likelihood"}, {"tau": 0.3, "evidence": True}),
     ],
     ids=str,
 )
@@ -119,6 +126,23 @@ def test_fitted_temperature_is_the_share_of_the_median_gap(make_trainer, scores_
     gaps = np.diff(np.sort(CandidateScores.load(scores_folder).mean_errors, axis=1)[:, :2]).ravel()
     found = make_trainer(ranking_temperature_share=0.3).ranking.temperature
     assert found == pytest.approx(0.3 * np.sort(gaps)[(len(gaps) - 1) // 2], rel=1e-5)
+
+
+def test_as_evidence_the_teacher_is_worth_what_the_own_captions_show(make_trainer, embed, scores_folder, tmp_path):
+    items, own = [], []
+    for number, row in enumerate(CandidateScores.load(scores_folder).data):
+        own.append(row["candidates"].index(row["caption"]))
+        chosen = (own[-1] + (number % 4 == 0)) % 3  # the teacher errs on every fourth, and is as sure there
+        items.append((*list(row.values())[:3], [[0.0 if place == chosen else 1.0] for place in range(3)]))
+    folder = str(make_scores(tmp_path / "erring", items))
+    trainer = make_trainer(ranking_scores=folder, ranking_form="likelihood")
+    with torch.no_grad():
+        trainer.compute_loss(trainer.model.eval(), trainer.data_collator(items_of(trainer)))
+    errors = torch.tensor([[draws[0] for draws in item[3]] for item in items])
+    tau = calibrated_temperature(errors, torch.tensor(own))
+    by_hand = term_by_hand(trainer, embed, tau=tau, evidence=True)
+    assert trainer.take_notes("eval")["ranking"] == pytest.approx(by_hand, rel=1e-4)
+    assert 0.5 < 1 / (1 + 2 * math.exp(-1 / tau)) <= 0.75  # of 24 pictures, no more than they show for certain
 
 
 def test_candidates_do_not_change_the_contrastive_term(make_trainer):
@@ -338,6 +362,7 @@ def test_terms_that_need_candidates_say_how_to_give_them(options):
         ("ranking_temperature", -1.0),
         ("ranking_temperature_share", 0.0),
         ("ranking_logit_scale", 0.0),
+        ("ranking_form", "guess"),
         ("ranking_candidates", 0),
         ("lambda_rank", -1.0),
         ("lambda_cosine", -1.0),
