@@ -350,9 +350,8 @@ class SDSCLIPConfig(TrainingArguments):
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"{', '.join(weights)} are all 0, so that nothing would train; set one of them above 0.")
         above_zero = ("contrastive_batch_size", "contrastive_chunk_size", "mapper_scale", "snr_gamma", "latent_size")
-        above_zero += ("lora_r", "lora_alpha", "mapper_warmup_learning_rate", "distill_every")
-        of_ranking = ("ranking_candidates", "ranking_temperature", "ranking_temperature_share", "ranking_logit_scale")
-        for name in above_zero + of_ranking:
+        above_zero += ("lora_r", "lora_alpha", "mapper_warmup_learning_rate", "distill_every", "ranking_candidates")
+        for name in (*above_zero, "ranking_temperature", "ranking_temperature_share", "ranking_logit_scale"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "more than zero")
         _require(0 < self.wise_ft_alpha <= 1, "wise_ft_alpha", self.wise_ft_alpha, "in (0, 1]")
