@@ -58,6 +58,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_the_teacher_computes_in_training_what_the_package_does_with_all_places_of_t5(tool, made):
     teacher = DiffusionTeacher.from_pretrained(made / "teacher", load_vae=True)
     assert teacher.prediction_type == "flow" and teacher.latent_shape == (4, 8, 8)
@@ -106,6 +107,7 @@ def test_the_student_is_a_siglip_whose_text_tower_stayed_and_with_as_many_matche
     assert logits.sigmoid().sum(1).mean().item() == pytest.approx(1, abs=0.1)  # where a sigmoid's loss has no slope
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(tool, make, made, tmp_path, monkeypatch):
     step = torch.optim.AdamW.step
     taken = []

@@ -110,6 +110,7 @@ def table(printed: str) -> dict[str, list[float]]:
     return {name: [float(value) for value in values] for name, *values in lines if len(values) == 4}
 
 
+@pytest.mark.slow
 def test_without_a_word_all_methods_are_compared_on_the_embedded_world(work_folder, monkeypatch, capsys):
     def few(name: str, split: str, **_):
         return load_labelled_shapes(split, name.partition("/")[2] or "same", per_class=3)

@@ -65,6 +65,7 @@ def test_protocols_ask_for_the_runs_of_the_literature():
     assert tasks(settings) == {most: [own, Scored("other", "all")]}
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_to_the_same_end(tmp_path, monkeypatch):
     """Killed at its fourth run, the three are not made again; tables, plots and scores are those of one that was not."""
     file = tmp_path / "tiny.yaml"

@@ -155,6 +155,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not_whatever_the_number_of_processes(teacher_folder, numbered, tmp_path):
     words = ["--teacher_name_or_path", teacher_folder, "--dataset_name", numbered, "--num_draws", 30]
     words += ["--candidates", "batch:3", "--chunk_size", 1, "--stop_confidence", 0.999, "--output_dir"]
@@ -417,6 +418,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_scores_go_to_the_hub_and_load_from_there_and_a_failed_push_keeps_the_folder(hub, tmp_path, pairs, numbered):
     folder = hub.root / "datasets" / "someone" / "scores"
     settings = score_captions(None, pairs, output_dir=folder, dataset_name=numbered, **QUICK)
