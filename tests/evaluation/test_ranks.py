@@ -17,7 +17,7 @@ class Table(ClipScorer):
     """Embeddings that are looked up; a picture is a word here."""
 
     def __init__(self, embeds: dict[str, list[float]], chunk_size: int = 3):
-        self.embeds, self.chunk_size = embeds, chunk_size
+        self.embeds, self.chunk_size, self.prompts = embeds, chunk_size, None
 
     def embed_images(self, images):
         return torch.tensor([self.embeds[image] for image in images], dtype=torch.float32)

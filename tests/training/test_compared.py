@@ -74,7 +74,7 @@ def test_resumed_run_keeps_the_scores_that_it_compares_with(words, monkeypatch):
         ("{a: {output_dir: elsewhere}}", "output_dir of 'a' cannot be set"),
         (
             "{a: {lambda_clip: 0, lambda_sds: 0}}",
-            "compare: 'a': lambda_clip, lambda_sds, lambda_rank, lambda_cosine are all",
+            "compare: 'a': lambda_clip, lambda_sds, lambda_rank, lambda_images, lambda_cosine are all",
         ),
     ],
 )
