@@ -28,6 +28,22 @@ def attribute_pairs(
 
     Raises:
         ValueError: a row has no attribute, or all have the same.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.prompts.composition import attribute_pairs
+    from sdsclip_hf.prompts.data.shapes import load_labelled_shapes
+    from sdsclip_hf.prompts.settings import PromptSettings
+    from sdsclip_hf.prompts.zero_shot import ZeroShot
+    from sdsclip_hf.shapes import model_path
+    from sdsclip_hf.students.loading import load_clip
+
+    clip, processor = load_clip(model_path("student"))
+    data = load_labelled_shapes("validation", per_class=5)
+    learner = ZeroShot(clip, processor.tokenizer, data.features["label"].names, PromptSettings())
+    print(f"{attribute_pairs(learner, data, processor.image_processor):.1f}")  # 0.9
+    ```
     """
     check_attributes(dataset, "the dataset of pairs")
     words = sorted(set(dataset["attribute"]))

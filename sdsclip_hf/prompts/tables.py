@@ -1,4 +1,19 @@
-"""Scores of prompt tuning as the literature tells them: means over seeds, base-to-new, across datasets, over shots."""
+"""Scores of prompt tuning as the literature tells them: means over seeds, base-to-new, across datasets, over shots.
+
+Raises:
+    ValueError: scores do not pair, or those of the source or of every target are missing.
+
+Example:
+
+```python
+from sdsclip_hf.prompts.tables import base_to_new, base_to_new_table
+
+scores = {"birds": {"base": [80.0, 82.0], "new": [60.0, 62.0]}}  # of two seeds
+print(base_to_new(scores)["birds"]["hm"])  # 69.59 ± 12.96
+one = {"CoOp": {"birds": {"base": [80.0], "new": [60.0]}}}
+print(base_to_new_table(one).splitlines()[-1])  # | birds | CoOp | 80.00 | 60.00 | 68.57 |
+```
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -41,6 +41,15 @@ class RankerOptions(NamedTuple):
         question: of a generative model, see [`GenerativeRanker`].
         batch_size: pairs, or of a dual encoder pictures or captions, at once.
         open_clip: what a dual encoder in open_clip's form does not tell.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.rankers.loading import RankerOptions, load_ranker
+
+    ranker = load_ranker("shapes/student", RankerOptions(dtype="bfloat16", batch_size=8))
+    print(ranker.encoder.model.dtype)  # torch.bfloat16
+    ```
     """
 
     revision: str | None = None

@@ -15,7 +15,32 @@ from sdsclip_hf.students.kinds import inference
 class MatchingHeadRanker(PairRanker):
     """log(P(match) / P(no match)) by a ``BlipForImageTextRetrieval``: the text encoder reads the caption with the picture.
 
-    The arguments are those of [`PairRanker`]. A picture is encoded once, whatever the number of its captions.
+    A picture is encoded once, whatever the number of its captions.
+
+    Args:
+        model, processor, name, revision, batch_size: see [`PairRanker`].
+
+    Example:
+
+    ```python
+    from transformers import AutoImageProcessor, AutoTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipProcessor
+
+    from sdsclip_hf.rankers.matching_head import MatchingHeadRanker
+    from sdsclip_hf.shapes import load_shapes, model_path
+
+    # A small model of random weights; load_ranker("Salesforce/blip-itm-base-coco") makes a ranker of a trained one.
+    words = AutoTokenizer.from_pretrained(model_path("student"))
+    pictures = AutoImageProcessor.from_pretrained(model_path("student"))
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = size | {"vocab_size": len(words), "bos_token_id": words.bos_token_id, "encoder_hidden_size": 32}
+    config = BlipConfig(text_config=text, vision_config=size | {"image_size": 32, "patch_size": 8})
+    processor = BlipProcessor(pictures, words)
+
+    ranker = MatchingHeadRanker(BlipForImageTextRetrieval(config), processor, "a random BLIP")
+    image = load_shapes("test", per_scene=1)[0]["image"]
+    (scores,) = ranker.scores([image], [["a red circle", "a blue square"]])
+    print(scores.shape)  # (2,)
+    ```
     """
 
     kind = "itm"

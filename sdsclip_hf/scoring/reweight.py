@@ -23,6 +23,22 @@ def reweight_scores(folder: str | Path, fit_weights: str = "own", labelled: int 
     Raises:
         OSError: there are no finished scores.
         ValueError: they lack the errors of draws, or there are too few pairs.
+
+    Example:
+
+    ```python
+    from sdsclip_hf import DiffusionTeacher
+    from sdsclip_hf.scoring.reweight import reweight_scores
+    from sdsclip_hf.scoring.score_captions import score_captions
+    from sdsclip_hf.shapes import load_shapes, model_path
+
+    teacher = DiffusionTeacher.from_pretrained(model_path("teacher"), load_vae=True)
+    dataset = load_shapes("train", per_scene=1).select(range(20))
+    options = {"candidates": ["batch:1"], "num_draws": 2, "timestep_range": [100, 990], "stop_confidence": 0}
+    score_captions(teacher, dataset, output_dir="scores/example", **options)
+    fitted = reweight_scores("scores/example")["timestep_weights"]
+    print(fitted["source"], fitted["labelled"], len(fitted["weights"]))  # own captions 20 2
+    ```
     """
     files = ScoreFolder(folder)
     if files.finished() is None:

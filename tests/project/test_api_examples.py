@@ -81,7 +81,7 @@ def test_docstring_tells_arguments_and_has_an_example(name):
     assert examples(name), f"{name} has no `Example:` with a block of python"
     if not inspect.isclass(thing):
         assert "Raises:" in text or "raise " not in inspect.getsource(thing)
-    if name in FIELDS_TELL_OF_THEMSELVES:
+    if name in FIELDS_TELL_OF_THEMSELVES or inspect.ismodule(thing):
         return
     named = [key for key, argument in inspect.signature(thing).parameters.items() if argument.kind not in MANY]
     told = {name for names in re.findall(r"^    ([a-z_, ]+):", text, re.M) for name in names.split(", ")}

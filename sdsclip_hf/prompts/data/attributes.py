@@ -74,6 +74,21 @@ def describe(
     Raises:
         OSError: a picture cannot be read.
         ValueError: the folder is of other data or another describer.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.prompts.data.attributes import describe
+    from sdsclip_hf.prompts.data.describers import BestWords
+    from sdsclip_hf.prompts.data.shapes import load_labelled_shapes
+    from sdsclip_hf.prompts.data.sources import load_labelled
+
+    pictures = load_labelled_shapes("validation", per_class=3).remove_columns("attribute")
+    colors = BestWords("shapes/student", ["red", "green", "blue"])
+    described = describe(pictures, colors, "outputs/colors", name="shapes", split="validation")
+    print(described["attribute"][2])  # blue
+    print(load_labelled("outputs/colors", "validation").column_names)  # ['image', 'label', 'attribute']
+    ```
     """
     folder = Path(folder)
     settings = {"dataset": name, "split": split, "data": _identity(dataset)} | describer.settings

@@ -45,6 +45,17 @@ class Answers:
     Raises:
         OSError: the model cannot be loaded.
         ValueError: ``max_words`` is below 1.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.prompts.data.attributes import describe
+    from sdsclip_hf.prompts.data.describers import Answers
+
+    def describe_colors(dataset, folder):  # downloads a model of gigabytes where it is called
+        answers = Answers("Salesforce/blip2-opt-2.7b", question="What color is the {}?", max_words=1)
+        return describe(dataset, answers, folder, name="pets", split="train")
+    ```
     """
 
     def __init__(
@@ -107,6 +118,17 @@ class BestWords:
     Raises:
         OSError: the model cannot be loaded.
         ValueError: there are fewer than two words, or the template has no place.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.prompts.data.describers import BestWords
+    from sdsclip_hf.prompts.data.shapes import load_labelled_shapes
+
+    picture = load_labelled_shapes("validation", per_class=3)[2]["image"]  # a blue circle and a square
+    colors = BestWords("shapes/student", ["red", "green", "blue"])
+    print(colors([picture], ["circle and square"]))  # ['blue']
+    ```
     """
 
     def __init__(self, model: str, words: Sequence[str], template: str = DEFAULT):

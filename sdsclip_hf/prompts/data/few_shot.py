@@ -71,6 +71,17 @@ def classes_of(dataset: datasets.Dataset, which: str) -> datasets.Dataset:
 
     Raises:
         ValueError: there is no such half, or one would have fewer than two classes.
+
+    Example:
+
+    ```python
+    from sdsclip_hf.prompts.data.few_shot import classes_of
+    from sdsclip_hf.prompts.data.shapes import load_labelled_shapes
+
+    new = classes_of(load_labelled_shapes("test", per_class=2), "new")
+    print(new.features["label"].names[:2])  # ['circle and triangle', 'square and cross']
+    print(new["label"][:])  # [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    ```
     """
     if which not in HALVES:
         raise ValueError(f"there are no classes {which!r}; choose from {', '.join(HALVES)}.")

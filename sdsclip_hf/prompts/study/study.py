@@ -52,6 +52,24 @@ class PromptStudy:
 
     Raises:
         ValueError: the settings are not whole.
+
+    Example:
+
+    ```python
+    from pathlib import Path
+    from sdsclip_hf.prompts.study.study import PromptStudy
+
+    settings = {
+        "model_name_or_path": "shapes/student",
+        "protocols": ["base_to_new"],
+        "seeds": [1],
+        "shots": [1],
+        "datasets": {"shapes": {"dataset_name": "shapes"}},
+        "arms": {"zero-shot": {"method": "zero_shot"}},  # or {"method": "coop", "max_steps": 100}
+    }
+    table = PromptStudy(settings, Path("outputs/study")).run()
+    print(table.splitlines()[2])  # | dataset | method | base | new | HM |
+    ```
     """
 
     def __init__(self, settings: dict[str, Any], folder: Path):
