@@ -167,7 +167,8 @@ def test_the_main_job_runs_from_the_wheel_in_an_empty_folder(installed, tmp_path
 
 @pytest.mark.slow
 @needs_checkout
-def test_launch_configurations_are_found_from_the_wheel(installed, tmp_path):
+def test_launch_configurations_are_found_from_the_wheel(installed, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # lest it lead to the checkout
     code = "from sdsclip_hf.common.resources import recipes_dir; print(recipes_dir())"
     recipes = Path(run(installed, "-c", code, cwd=tmp_path).strip())
     assert recipes.is_relative_to(installed.parents[1]) and (recipes / "configs/shapes.yaml").is_file()
