@@ -80,7 +80,7 @@ PromptTrainer("shapes/student", args, labelled()).train()
 """
 
 
-@pytest.mark.parametrize("method", ["kgcoop", "intcoop"])
+@pytest.mark.parametrize("method", [pytest.param("kgcoop", marks=pytest.mark.slow), "intcoop"])
 def test_a_killed_run_goes_on_to_the_same_bits(make_prompt_trainer, tmp_path, method):
     done = run_forked(KILLED, method, tmp_path / "killed")
     assert done.returncode == 9, done.stderr

@@ -300,7 +300,8 @@ def results_of(folder: Path) -> dict:
     return {name: results[name] for name in ("before", "after", "steps", "captions_cut")}
 
 
-@pytest.mark.parametrize("every", [30, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [30, 1])
 def test_a_run_killed_between_two_writes_of_its_end_is_ended_and_not_trained_on(command, tmp_path, monkeypatch, every):
     main(command("whole"))
     whole, sealed, killed = (tmp_path / name for name in ("whole", "sealed", "killed"))
