@@ -110,6 +110,7 @@ def same(one: Path, other: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rows", "stream"])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(runs, name):
     folder, _ = runs
@@ -119,6 +120,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(runs, name):
     assert not same(folder / "rows-0.pt", folder / "stream-0.pt")
 
 
+@pytest.mark.slow
 def test_the_first_process_alone_writes(runs):
     written = [
         {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -129,6 +131,7 @@ def test_the_first_process_alone_writes(runs):
     assert expected | {"run/README.md", "run/run.yaml"} <= written[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [4, 3])  # of two processes: whole shards, or rows
 @pytest.mark.parametrize("workers", [0, 1])
 def test_each_process_reads_a_share_of_a_stream_in_full_batches(runs, shards, workers):

@@ -52,6 +52,7 @@ def test_a_base_that_cannot_be_told_is_an_error_that_names_the_option(tmp_path, 
         find_base(str(card(tmp_path, front)))
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_space_is_whole_and_stands_alone(tmp_path):
     write_space(tmp_path, "org/tuned", "org/base")
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}

@@ -76,6 +76,7 @@ def test_a_check_that_goes_wrong_itself_is_a_line(monkeypatch):
     assert of(findings, "disk").status == "ok"  # the others went on
 
 
+@pytest.mark.slow
 def test_the_command_writes_nothing_at_all(hub, clip_folder, pairs, tmp_path):
     """In a process of its own: home, cache and working folder, before and after."""
     shutil.copytree(clip_folder, hub.root / "models/org/clip")

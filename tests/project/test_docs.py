@@ -88,7 +88,18 @@ def test_every_block_says_how_it_is_tested(block):
         ast.parse(block.code)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(b.mark == "runs" for b in blocks(p))], ids=relative)
+QUICK = ("README.md", "quickstart.md", "ranking.md")  # the others' blocks have tests of the same commands beside them
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[] if page.name in QUICK else pytest.mark.slow)
+        for page in PAGES
+        if any(block.mark == "runs" for block in blocks(page))
+    ],
+    ids=relative,
+)
 def test_the_blocks_of_a_page_run_one_after_the_other(page, checkout, execute):
     shutil.copytree(model_path("student"), checkout / "outputs/shapes")  # the first command's, as far as pages read it
     for block in blocks(page):

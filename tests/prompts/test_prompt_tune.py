@@ -63,6 +63,7 @@ def test_a_run_leaves_prompts_with_their_scores_and_what_made_them(tuned, capsys
     assert Path("again", WEIGHTS_FILE).read_bytes() == Path("out", WEIGHTS_FILE).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_is_gone_on_with_and_no_other_is_lost(tuned):
     whole = ["--method", "cocoop", "--save_steps", "1", "--max_steps", "3"]
     tuned(*whole, folder="whole")

@@ -33,9 +33,12 @@ RUNS = {
         "sds_gradient": "stop_gradient",
     },
 }
+QUICK = ("layernorm, mapper prepared", "lora with dropout", "full, temperature, accumulation")
 
 
-@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize(
+    "options", [pytest.param(RUNS[name], id=name, marks=[] if name in QUICK else pytest.mark.slow) for name in RUNS]
+)
 def test_resumed_run_ends_bit_identical_to_the_uninterrupted_one(make_trainer, several_captions, tmp_path, options):
     options = options | {"data": several_captions, "max_steps": 8, "save_strategy": "steps", "save_steps": 1}
     whole = make_trainer("whole", **options)

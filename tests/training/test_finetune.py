@@ -164,7 +164,11 @@ def test_killed_run_goes_on_to_the_same_model(words):
     }
 
 
-@pytest.mark.parametrize("options", [{}, {"lambda_sds": 0}, {"trainable": "lora", "lora_dropout": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"lambda_sds": 0}, pytest.param({"trainable": "lora", "lora_dropout": 0.5}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_checkpoint_may_be_named_and_its_run_is_found_and_ends_the_same(words, options):
     options = options | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     main(words(**options))

@@ -238,6 +238,7 @@ def test_a_full_disk_costs_a_push_and_no_step(pushed):
     assert list(titles(pushed["hub"], "org/disk")) == ["Training in progress, step 2"]
 
 
+@pytest.mark.slow
 def test_the_snippet_of_the_card_runs_as_printed(pushed, tmp_path):
     content = pushed["hub"].files("models", "org/layernorm")["README.md"].decode()
     snippet = re.search(r"```python\n(.*?)```", content, re.DOTALL).group(1)
@@ -358,6 +359,7 @@ def test_what_cannot_be_pushed_is_refused_before_training(hub, tmp_path):
     assert re.search("network connection.*sdsclip push", told["no network"])
 
 
+@pytest.mark.slow
 def test_a_busy_hub_at_the_start_is_no_way_into_a_foreign_repository(hub, tmp_path):
     lay_base(hub)
     other = hub.root / "models/org/other"
