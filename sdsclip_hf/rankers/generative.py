@@ -168,35 +168,7 @@ class LikelihoodRanker(GenerativeRanker):
     """log P(caption | picture): what the model would describe the picture by.
 
     Args:
-        model, processor, name, revision, batch_size, question: see [`GenerativeRanker`].
-
-    Example:
-
-    ```python
-    from transformers import AutoImageProcessor, AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-
-    from sdsclip_hf.rankers.generative import LikelihoodRanker
-    from sdsclip_hf.shapes import load_shapes, model_path
-
-    # A small model of random weights; load_ranker("vlm_caption=llava-hf/llava-1.5-7b-hf") loads a trained one.
-    words = AutoTokenizer.from_pretrained(model_path("student"), extra_special_tokens={"image_token": "<image>"})
-    pictures = AutoImageProcessor.from_pretrained(model_path("student"))
-    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = size | {"model_type": "llama", "vocab_size": len(words)}
-    vision = size | {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8}
-    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=words.convert_tokens_to_ids("<image>"))
-    chat = (
-        "{{ bos_token }}{% for turn in messages %}{{ turn.role }}: {% for part in turn.content %}"
-        "{{ '<image>' if part.type == 'image' else part.text }} {% endfor %}{% endfor %}"
-        "{% if add_generation_prompt %}assistant:{% endif %}"
-    )
-    processor = LlavaProcessor(pictures, words, 8, "default", chat, num_additional_image_tokens=1)
-
-    ranker = LikelihoodRanker(LlavaForConditionalGeneration(config), processor, "a random LLaVA")
-    image = load_shapes("test", per_scene=1)[0]["image"]
-    (scores,) = ranker.scores([image], [["a red circle", "a blue square"]])
-    print(scores.shape, (scores < 0).all())  # (2,) True
-    ```
+        model, processor, name, revision, batch_size, question: see [`GenerativeRanker`]; made as a [`QuestionRanker`] is.
     """
 
     kind, QUESTION, ANSWER = "vlm_caption", "Describe this picture in one sentence.", "{}"

@@ -23,12 +23,7 @@ def plot_shots(settings: dict[str, Any], runs: Runs, path: Path) -> None:
     """Accuracy over the pictures of each class, one panel a dataset, one line an arm, with intervals over seeds."""
     names = [name for name, options in settings["datasets"].items() if "of" not in options]
     shots = sorted(settings["shots"])
-    columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    size = (3.6 * columns + 1.6, 3.0 * lines)
-    figure_, axes = subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(names) :]:
-        axis.axis("off")
+    figure_, axes = _panels(len(names), panel=(3.6, 3.0), beside=1.6)
     for axis, name in zip(axes.flat, names, strict=False):
         for place, arm in enumerate(runs):
             found = [figure(runs[arm][Task(name, "all", k)][Scored(name, "all")]) for k in shots]
@@ -42,20 +37,14 @@ def plot_shots(settings: dict[str, Any], runs: Runs, path: Path) -> None:
         axis.set_xlabel("pictures of each class")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("accuracy, %")
-    figure_.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
-    save_figure(figure_, path)
+    _save_with_legend(figure_, axes, path)
 
 
 def plot_base_to_new(settings: dict[str, Any], runs: Runs, path: Path) -> None:
     """New against base classes, one panel a dataset or other domain, one point an arm, with intervals over seeds."""
     data, most = settings["datasets"], max(settings["shots"])
     names = [name for name, options in data.items() if "of" not in options or options.get("halves")]
-    columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    size = (3.4 * columns + 1.8, 3.2 * lines)
-    figure_, axes = subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(names) :]:
-        axis.axis("off")
+    figure_, axes = _panels(len(names), panel=(3.4, 3.2), beside=1.8)
     for axis, name in zip(axes.flat, names, strict=False):
         task = Task(data[name].get("of", name), "base", most)
         for place, arm in enumerate(runs):
@@ -68,8 +57,7 @@ def plot_base_to_new(settings: dict[str, Any], runs: Runs, path: Path) -> None:
         axis.set_xlabel("base classes, %")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("new classes, %")
-    figure_.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
-    save_figure(figure_, path)
+    _save_with_legend(figure_, axes, path)
 
 
 def plot_gains(settings: dict[str, Any], runs: Runs, path: Path) -> None:
@@ -78,12 +66,7 @@ def plot_gains(settings: dict[str, Any], runs: Runs, path: Path) -> None:
     asked = [(task, test) for task, tests in tasks(settings).items() if task.shots == most for test in tests]
     asked = [(task, test) for task, test in asked if runs[base].get(task, {}).get(test)]
     arms = [arm for arm in runs if arm != base]
-    columns = min(4, len(asked))
-    lines = -(-len(asked) // columns)
-    size = (2.6 * columns + 2.0, lines * (0.3 * len(arms) + 0.9))
-    figure_, axes = subplots(lines, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(asked) :]:
-        axis.axis("off")
+    figure_, axes = _panels(len(asked), panel=(2.6, 0.3 * len(arms) + 0.9), beside=2.0, sharey=True)
     for axis, (task, test) in zip(axes.flat, asked, strict=False):
         for place, arm in enumerate(arms):
             if values := runs[arm].get(task, {}).get(test):
@@ -96,4 +79,20 @@ def plot_gains(settings: dict[str, Any], runs: Runs, path: Path) -> None:
         axis.set_xlabel(f"gain over {base}, points", fontsize=8)
     axes[0, 0].set_yticks(range(len(arms)), arms, fontsize=8)
     axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
+    save_figure(figure_, path)
+
+
+def _panels(count: int, panel: tuple[float, float], beside: float, **options) -> tuple[Any, Any]:
+    """A figure of ``count`` panels, four a line, each so wide and high in inches, with room beside them; and its axes."""
+    columns = min(4, count)
+    lines = -(-count // columns)
+    size = (panel[0] * columns + beside, panel[1] * lines)
+    figure_, axes = subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", **options)
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure_, axes
+
+
+def _save_with_legend(figure_: Any, axes: Any, path: Path) -> None:
+    figure_.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     save_figure(figure_, path)
