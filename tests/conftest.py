@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,7 +19,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from hub_server import WRITER, HubServer
-from huggingface_hub import constants, hf_api
+from huggingface_hub import HfApi, constants, hf_api
 from PIL import Image
 from transformers import (
     CLIPConfig,
@@ -256,3 +257,19 @@ def hub_here(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(hf_api.api, "endpoint", hub.url)  # so does what diffusers asks
     monkeypatch.setenv("HF_TOKEN", WRITER)
     return hub
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that the Hub's client would have waited between its attempts."""
+    seconds = []
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def api(hub, waits, monkeypatch):
+    """The Hub's client as a process with the environment of `hub_env` has it, with a token that may write in "org"."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    return HfApi(endpoint=hub.url, token=WRITER)

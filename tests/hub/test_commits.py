@@ -17,14 +17,6 @@ from sdsclip_hf.hub.commits import check_holds_clip, check_repo_id, is_hub_id, p
 from sdsclip_hf.hub.heads import Head, Wanted
 
 
-@pytest.fixture
-def waits(monkeypatch):
-    """In place of waiting."""
-    waits = []
-    monkeypatch.setattr("time.sleep", waits.append)
-    return waits
-
-
 def push_all(**options) -> CommitInfo:
     return push_files(FILES, "org/new", message="a push", **options)
 

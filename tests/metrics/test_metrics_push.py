@@ -29,14 +29,6 @@ print(json.dumps(results))
 """
 
 
-@pytest.fixture
-def waits(monkeypatch):
-    """The seconds that a push would have waited between its attempts."""
-    seconds = []
-    monkeypatch.setattr("time.sleep", seconds.append)
-    return seconds
-
-
 def shipped(name: str) -> dict[str, bytes]:
     """The files of a metric that git keeps."""
     folder = Path(sdsclip_hf.metrics.path(name))
