@@ -22,7 +22,7 @@ def presets_table() -> str:
 
 def _line(name: str, preset: Preset) -> str:
     items = f"{preset.items:,}" if preset.items else ""
-    source = preset.source or "none: give `=FOLDER`"
+    source = preset.source or f"none: give `=FOLDER` of [the authors' files]({preset.files.split()[0]})"
     if preset.source.startswith("https://"):
         source = f"[{preset.source.split('/')[3]}/{preset.source.split('/')[4]}]({preset.source})"
     cells = [

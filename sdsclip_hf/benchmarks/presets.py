@@ -25,6 +25,7 @@ class Preset:
         kind: the rule that scores it; default: the form's.
         source: a Hub id or an address; none where it has to be given.
         download: files of the Hub id that are read as they are, instead of as a dataset.
+        files: where the authors' files are, where there is no source.
         items: the published count, where it is known.
         copies: the ways in which a source may lie, as keys of a column map, and ``parts``.
     """
@@ -38,6 +39,7 @@ class Preset:
     kind: str = ""
     source: str = ""
     download: tuple[str, ...] = ()
+    files: str = ""
     items: int | None = None
     copies: list[dict] = field(default_factory=list)
 
@@ -70,7 +72,9 @@ def load(name: str, spec: str, part: str, source: str, options: Options) -> Benc
         raise ValueError(f"{spec}: unknown subset {part!r}; choose from {', '.join(preset.parts)}.")
     hub_id, place, commit = source or preset.source, source or preset.source, None
     if not place:
-        raise ValueError(f"{spec} needs to know of what: give a dataset, as in {name}=FOLDER.")
+        raise ValueError(
+            f"{spec} needs to know of what: give a dataset, as in {name}=FOLDER. The authors' files: {preset.files}."
+        )
     if preset.download and not is_url(place) and not Path(place).expanduser().exists():
         folder, commit = download(place, preset.download)
         place = str(folder)
