@@ -23,6 +23,7 @@ COMMANDS = {
     "study": ("study", "compare arms over seeds, with intervals"),
     "teacher-report": ("teacher_report", "tell what a teacher is worth on known pairs, before it scores a dataset"),
     "score-captions": ("score_captions", "score candidate captions with a diffusion model, for --ranking_scores"),
+    "join-negatives": ("join_negatives", "put wrong captions of another dataset beside pictures, by their ids"),
     "paint-negatives": ("paint_negatives", "have a diffusion model paint wrong pictures, for --negative_image_column"),
     "teachers": ("teachers", "list the diffusion models that can be teachers, and what they cost"),
     "export": ("export", "write a model in the form of open_clip, sentence-transformers or ONNX"),

@@ -1,9 +1,10 @@
-"""``sdsclip teacher-report``: what a teacher is worth on pairs whose answer is known, before it scores a dataset."""
+"""``sdsclip teacher-report``: what a teacher or ranker is worth on known pairs, before it scores a dataset."""
 
 import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -20,9 +21,10 @@ from sdsclip_hf.data.scores import portable_name
 from sdsclip_hf.evaluation.evaluate_models import name_runs
 from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.losses import WEIGHTINGS
+from sdsclip_hf.rankers.caption_ranker import CaptionRanker
 from sdsclip_hf.scoring.arguments import DTYPES, ScoringArguments
 from sdsclip_hf.scoring.caption_errors import CaptionErrors
-from sdsclip_hf.scoring.score_captions import load_teacher
+from sdsclip_hf.scoring.score_captions import caption_errors, load_named_ranker, load_teacher
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
 from sdsclip_hf.teacher_report.page import PAGE_FILE, write_page
 from sdsclip_hf.teacher_report.questions import Question, benchmark_questions, dataset_questions
@@ -31,19 +33,27 @@ from sdsclip_hf.teacher_report.text import report_text
 
 REPORT_FILE = "teacher_report.json"
 OWN = ("benchmark", "image_dir", "fetch_images", "model", "overwrite")  # options that a scoring does not have
+ALWAYS_TOLD = ("dataset_name", "candidates", "output_dir")  # in the command of the scoring
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="sdsclip teacher-report", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--teacher_name_or_path", required=True, help="the diffusion model: see sdsclip score-captions")
+    add("--teacher_name_or_path", help="the diffusion model: see sdsclip score-captions")
     add("--teacher_dtype", choices=DTYPES, default="float32", help="number format of its weights")
     add("--teacher_quantization", choices=TEACHER_QUANTIZATIONS, help="of its denoiser; default: none")
     add("--teacher_offload", choices=TEACHER_OFFLOADS, help="what of it is on the GPU only while it works")
     add("--teacher_revision", help="branch, tag or commit on the Hub")
     add("--teacher_variant", help="of its weight files, e.g. fp16")
     add("--latent_size", type=int, help="height and width of a picture in latent pixels; default: the teacher's own")
+    add("--ranker", help="in its place a model that ranks, MODEL or KIND=MODEL: see sdsclip score-captions")
+    add("--ranker_revision", help="branch, tag or commit on the Hub")
+    add("--ranker_dtype", choices=DTYPES, default="float32", help="number format of its weights")
+    add("--ranker_question", help="what a generative one is asked; default: VQAScore's question, or for a description")
+    add("--architecture", help="of a ranker that is a file of weights in open_clip's form, e.g. ViT-B-32-quickgelu")
+    add("--processor", help="of a ranker in open_clip's form; default: the one beside it, or OpenAI's")
+    add("--checkpoint_key", help="under which a file of weights holds the ranker, e.g. ema; default: looked for")
     add("--dataset_name", default="shapes", help="pictures and captions, as of sdsclip score-captions")
     add("--dataset_config_name", help="configuration of the dataset")
     add("--dataset_revision", help="branch, tag or commit of the dataset on the Hub")
@@ -62,11 +72,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--fetch_images", action="store_true", help="of the benchmark: fetch images that have an address")
     add("--model", "--model_name_or_path", nargs="+", default=[], help="students that the teacher has to beat")
     add("--max_samples", type=int, default=300, help="pictures, or items of the benchmark, drawn at random")
-    add("--num_draws", type=int, default=16, help="draws of (timestep, noise) a caption")
+    add("--num_draws", type=int, default=16, help="draws of (timestep, noise) a caption; a ranker has one score")
     add("--timestep_range", nargs=2, type=int, help="first and last timestep; default: the whole schedule")
     add("--weighting", choices=WEIGHTINGS, help="w(t); default: by the teacher's kind")
     add("--seed", type=int, default=0, help="of the noise and of all that is drawn")
-    add("--batch_size", type=int, default=64, help="denoiser inputs at once")
+    add("--batch_size", type=int, default=64, help="denoiser inputs, or a ranker's pictures with a caption, at once")
     add("--output_dir", default="outputs/teacher_report", help=f"receives {REPORT_FILE} and {PAGE_FILE}")
     add("--overwrite", action="store_true", help="write in the place of a report that is there")
     args = parser.parse_args(argv)
@@ -86,6 +96,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = {name: value for name, value in vars(args).items() if name not in OWN}
     clip = args.model[0] if args.model else None
     arguments = ScoringArguments(**given, model_name_or_path=clip, stop_confidence=0.0)
+    if args.teacher_name_or_path is None and args.ranker is None:
+        raise ValueError(
+            "neither --teacher_name_or_path nor --ranker is given, so there is nobody to ask; give one of them."
+        )
     report = make_report(args, arguments) | {"command": shlex.join(["sdsclip", "teacher-report", *argv])}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / REPORT_FILE, report)
@@ -108,15 +122,22 @@ def make_report(args: argparse.Namespace, arguments: ScoringArguments) -> dict:
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     students = {run: _student(name, device) for run, name in name_runs(args.model).items()}
     questions, source, pictures = _ask(args, arguments, next(iter(students.values()), None))
-    teacher = load_teacher(arguments).place(device, arguments.teacher_offload).speed_up(packed=True)
-    draws = {
-        name: getattr(arguments, name) for name in ("num_draws", "timestep_range", "weighting", "seed", "batch_size")
-    }
-    found = report_on(CaptionErrors(teacher, **draws), questions, students)
-    told = {"teacher": {"name": portable_name(args.teacher_name_or_path), "revision": args.teacher_revision}}
-    told |= {"source": source, "students": list(students), "settings": draws, "versions": versions()}
+    teacher, told = _teacher(arguments, device)
+    found = report_on(teacher, questions, students)
+    told |= {"source": source, "students": list(students), "versions": versions()}
     cost = scoring_cost(found, arguments, pictures)
-    return told | found | {"cost": cost, "next": _next_command(args, found["verdict"])}
+    return told | found | {"cost": cost, "next": _next_command(arguments, found["verdict"])}
+
+
+def _teacher(arguments: ScoringArguments, device: torch.device) -> tuple[CaptionErrors | CaptionRanker, dict]:
+    """What is asked, and what the report tells of it and of its settings."""
+    settings = {name: getattr(arguments, name) for name in ("seed", "batch_size")}
+    if arguments.ranker is not None:
+        ranker = load_named_ranker(arguments, str(device))
+        return ranker, {"teacher": ranker.settings(), "settings": settings}
+    told = {"name": portable_name(str(arguments.teacher_name_or_path)), "revision": arguments.teacher_revision}
+    settings = {name: getattr(arguments, name) for name in ("num_draws", "timestep_range", "weighting")} | settings
+    return caption_errors(load_teacher(arguments), arguments, device), {"teacher": told, "settings": settings}
 
 
 def _student(name: str, device: torch.device) -> ClipScorer:
@@ -139,12 +160,21 @@ def _ask(
     return questions, {"name": args.benchmark, "choices_of_pictures_left_out": left_out}, len(dataset)
 
 
-def _next_command(args: argparse.Namespace, verdict: dict) -> str:
-    """The scoring that the verdict asks for."""
-    words = ["sdsclip", "score-captions", "--teacher_name_or_path", args.teacher_name_or_path]
-    words += ["--dataset_name", args.dataset_name, "--candidates", *args.candidates]
-    words += ["--model_name_or_path", args.model[0]] if args.model else []
-    words += ["--num_draws", str(verdict["draws"])]
-    words += ["--timestep_range", *map(str, args.timestep_range)] if args.timestep_range else []
-    words += ["--fit_weights", "own", "--stop_confidence", "0"] if verdict["weighted"] else []
-    return shlex.join([*words, "--output_dir", "outputs/scores"])
+def _next_command(arguments: ScoringArguments, verdict: dict) -> str:
+    """The scoring that the verdict asks for, by the options that the report was given."""
+    plain = ScoringArguments()
+    fit = "own" if verdict.get("weighted") else None
+    scoring = replace(
+        arguments,
+        max_samples=None,
+        num_draws=verdict.get("draws", plain.num_draws),
+        stop_confidence=0.0 if fit else plain.stop_confidence,
+        fit_weights=fit,
+        output_dir=plain.output_dir,
+    )
+    words = ["sdsclip", "score-captions"]
+    for name in (entry.name for entry in fields(scoring)):
+        value = getattr(scoring, name)
+        if value != getattr(plain, name) or name in ALWAYS_TOLD:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)

@@ -127,6 +127,17 @@ def whole_folder(folder: Path, needs: int | None = None, replaces: Sequence[str]
                     remove(place)
 
 
+def refuse_occupied(folder: Path) -> None:
+    """See that there is nothing in a folder that is to be written, once what a killed process left is swept.
+
+    Raises:
+        ValueError: it holds something, or is a file.
+    """
+    sweep(folder, places=(".",))
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something already; give --output_dir a new folder, or empty this one.")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file in UTF-8, whole or not at all.
 

@@ -107,20 +107,30 @@ def score_named(arguments: ScoringArguments) -> dict:
             max_samples=arguments.max_samples,
         )
         if arguments.ranker is not None:
-            open_clip = OpenClipOptions(arguments.architecture, arguments.processor, arguments.checkpoint_key)
-            options = (
-                arguments.ranker_revision,
-                arguments.ranker_dtype,
-                arguments.ranker_question,
-                arguments.batch_size,
-            )
-            ranker = load_ranker(arguments.ranker, RankerOptions(*options, open_clip), str(state.device))
+            ranker = load_named_ranker(arguments, str(state.device))
         elif arguments.teacher_name_or_path is not None:
             ranker = load_teacher(arguments)
     if "nearest" in arguments.sources and state.is_main_process:
         encoder = load_dual_encoder(arguments.model_name_or_path)
         embedder = ClipScorer(encoder.model, encoder.processor, arguments.batch_size)
     return Scoring(arguments, ranker, dataset, embedder).run()
+
+
+def load_named_ranker(arguments: ScoringArguments, device: str) -> CaptionRanker:
+    """The ranker that the arguments name.
+
+    Raises:
+        OSError: it cannot be loaded.
+        ValueError: it is no ranker, or its options do not fit.
+    """
+    options = RankerOptions(
+        revision=arguments.ranker_revision,
+        dtype=arguments.ranker_dtype,
+        question=arguments.ranker_question,
+        batch_size=arguments.batch_size,
+        open_clip=OpenClipOptions(arguments.architecture, arguments.processor, arguments.checkpoint_key),
+    )
+    return load_ranker(str(arguments.ranker), options, device)
 
 
 def load_teacher(arguments: ScoringArguments) -> DiffusionTeacher:
@@ -138,6 +148,13 @@ def load_teacher(arguments: ScoringArguments) -> DiffusionTeacher:
         variant=arguments.teacher_variant,
         quantization=arguments.teacher_quantization,
     )
+
+
+def caption_errors(teacher: DiffusionTeacher, arguments: ScoringArguments, device: torch.device) -> CaptionErrors:
+    """The teacher on its device, with the draws that the arguments ask for."""
+    teacher.place(device, arguments.teacher_offload).speed_up(packed=True)
+    names = ("num_draws", "timestep_range", "weighting", "seed", "stop_confidence", "settled", "batch_size")
+    return CaptionErrors(teacher, **{name: getattr(arguments, name) for name in names})
 
 
 def processes() -> PartialState:
@@ -173,12 +190,7 @@ class Scoring:
         empty = sum(not text.strip() for texts in self.captions for text in texts)
         if empty and self.state.is_main_process:
             logger.warning(f"{empty} captions are empty; mend the rows, or leave them out.")
-        self.scorer = self._make_scorer() if self.teacher else None
-
-    def _make_scorer(self) -> CaptionErrors:
-        self.teacher.place(self.state.device, self.arguments.teacher_offload).speed_up(packed=True)
-        names = ("num_draws", "timestep_range", "weighting", "seed", "stop_confidence", "settled", "batch_size")
-        return CaptionErrors(self.teacher, **{name: getattr(self.arguments, name) for name in names})
+        self.scorer = caption_errors(self.teacher, arguments, self.state.device) if self.teacher else None
 
     def run(self) -> dict:
         """Score what is missing and return what ``scores.json`` holds."""

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import CLIPModel, PreTrainedModel, ProcessorMixin
 from transformers.image_utils import PILImageResampling
 
-from sdsclip_hf.common.writing import whole_folder
+from sdsclip_hf.common.writing import refuse_occupied, whole_folder
 from sdsclip_hf.students.dual_encoder import DualEncoder
 from sdsclip_hf.students.onnx_files import write_onnx
 from sdsclip_hf.students.open_clip_architectures import WORDS
@@ -45,8 +45,7 @@ def export(encoder: DualEncoder, folder: Path, form: str) -> None:
         ImportError: packages that write the form are not installed.
         NoRoomError: the disk is full.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ValueError(f"{folder} holds something already; give --output_dir a new folder, or empty this one.")
+    refuse_occupied(folder)
     needs = sum(value.nbytes for value in encoder.model.state_dict().values())
     with whole_folder(folder, needs) as new:
         FORMS[form].write(encoder, new)

@@ -115,17 +115,20 @@ def calibration(pairs: Pairs, gaps: np.ndarray) -> dict:
     (1 + [`teacher_confidence`]) / 2; of one score that of a softmax over the pair, with the temperature that fits best.
 
     Returns:
-        ``by`` (draws, softmax), ``temperature`` (of a softmax), ``bins`` of equally many pairs (``confidence``, ``value``,
-        ``interval`` and ``pairs``), ``error``, the mean distance of the two weighted by the pairs, and ``surer_half``, the
-        accuracy (``value``, ``interval``) of those pairs that it is surest of.
+        ``by`` (draws, softmax), ``bins`` of equally many pairs (``confidence``, ``value``, ``interval`` and ``pairs``),
+        ``error``, the mean distance of the two weighted by the pairs, and ``surer_half``, the accuracy (``value``,
+        ``interval``) of those pairs that it is surest of. Of a softmax also ``temperature``, None where none is best (all
+        pairs are right, or no more than by chance), and ``untempered``, the mean confidence at temperature 1.
     """
     right, groups = gaps.sum(1) > 0, _numbered(pairs.groups)
-    temperature = None
     if gaps.shape[1] > 1:
+        told: dict = {"by": "draws"}
         sure = (1 + teacher_confidence(torch.from_numpy(np.stack([np.zeros_like(gaps), gaps], 1))).numpy()) / 2
     else:
-        temperature = _fitted_temperature(gaps[:, 0])
-        sure = 1 / (1 + np.exp(-np.abs(gaps[:, 0]) / temperature))
+        temperature, is_best = _fitted_temperature(gaps[:, 0])
+        told = {"by": "softmax", "temperature": temperature if is_best else None}
+        told["untempered"] = float(_sure(gaps[:, 0]).mean())
+        sure = _sure(gaps[:, 0] / temperature)
     order = np.argsort(sure, kind="stable")
     parts = np.array_split(order, max(1, min(BINS, len(order) // FEWEST_IN_A_BIN)))
     bins = [
@@ -134,11 +137,16 @@ def calibration(pairs: Pairs, gaps: np.ndarray) -> dict:
     ]
     error = sum(one["pairs"] * abs(one["confidence"] - one["value"]) for one in bins) / len(order)
     half = order[len(order) // 2 :]
-    told = {"by": "draws" if temperature is None else "softmax", "temperature": temperature, "bins": bins}
-    return told | {"error": float(error), "surer_half": _share(right[half], _numbered(groups[half]))}
+    return told | {"bins": bins, "error": float(error), "surer_half": _share(right[half], _numbered(groups[half]))}
 
 
-def _fitted_temperature(gaps: np.ndarray) -> float:
-    """Of the softmax over a pair whose log-likelihood of the right captions is highest."""
+def _sure(gaps: np.ndarray) -> np.ndarray:
+    """The greater probability of a softmax over each pair."""
+    return 1 / (1 + np.exp(-np.abs(gaps)))
+
+
+def _fitted_temperature(gaps: np.ndarray) -> tuple[float, bool]:
+    """Of the softmax over a pair under which the right captions are likeliest; whether it lies within those tried."""
     tried = TEMPERATURES * float(np.median(np.abs(gaps[gaps != 0])))
-    return float(tried[int(np.argmin([np.logaddexp(0, -gaps / one).mean() for one in tried]))])
+    best = int(np.argmin([np.logaddexp(0, -gaps / one).mean() for one in tried]))
+    return float(tried[best]), 0 < best < len(tried) - 1

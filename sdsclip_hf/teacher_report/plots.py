@@ -25,7 +25,7 @@ def pictures(report: dict) -> list[tuple[str, str]]:
         ("draws", "Accuracy against the number of draws", _draws),
         ("timesteps", "Accuracy of one draw against its timestep, with the fitted weights", _timesteps),
     ]
-    return [(words, _drawn(draw, report)) for key, words, draw in wanted if report[key]]
+    return [(words, _drawn(draw, report)) for key, words, draw in wanted if key in report]
 
 
 def _drawn(draw: Callable, report: dict) -> str:

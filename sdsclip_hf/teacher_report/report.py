@@ -27,7 +27,8 @@ def report_on(
 
     Returns:
         ``questions`` and ``pairs`` (how many), ``calls`` and ``calls_per_second``;
-        ``accuracy``, ``calibration``, ``draws``, ``timesteps`` and ``weights``, see [`figures`]; ``verdict``, see [`judge`].
+        ``accuracy`` and ``calibration``, of a teacher ``draws``, ``timesteps`` and ``weights``, see [`figures`];
+        ``verdict``, see [`judge`].
 
     Raises:
         ValueError: nothing is ranked, or a score is not finite.
@@ -55,7 +56,6 @@ def report_on(
     told |= {"calls": answer.calls, "calls_per_second": answer.speed}
     told["accuracy"] = accuracy_rows(pairs, answer.gaps.sum(1), students)
     told["calibration"] = calibration(pairs, answer.gaps)
-    told |= {"draws": [], "timesteps": [], "weights": None}
     if isinstance(ranker, CaptionErrors):
         timesteps = ranker.timesteps.tolist()
         told["draws"], told["timesteps"] = by_draws(pairs, answer.gaps), by_timestep(pairs, answer.gaps, timesteps)
@@ -66,18 +66,21 @@ def report_on(
 
 
 def scoring_cost(report: dict, arguments: ScoringArguments, pictures: int) -> dict:
-    """What a scoring of so many pictures will take, at most, with the draws of the verdict.
+    """What a scoring of so many pictures will take, at most; by a teacher with the draws of the verdict.
 
     Args:
-        report: of a teacher, from [`report_on`].
+        report: from [`report_on`].
         arguments: of the scoring.
         pictures: of the dataset.
 
     Returns:
-        ``pictures``, ``captions``, ``draws``, ``calls`` of the denoiser, ``hours`` at the report's own speed; ``gib`` of
-        memory, and ``tflop`` of a call, as ``sdsclip plan`` tells them.
+        ``pictures``, ``captions``, ``calls``, and ``hours`` at the report's own speed; of a teacher also ``draws``, ``gib``
+        of memory, and ``tflop`` of a call, as ``sdsclip plan`` tells them.
     """
-    plan = plan_scoring(replace(arguments, num_draws=report["verdict"]["draws"]), 1.0, pictures)
-    told = {name: plan[name] for name in ("pictures", "captions", "draws", "gib", "tflop")}
-    calls = told["pictures"] * told["captions"] * told["draws"]
+    told: dict = {"pictures": pictures, "captions": 1 + sum(arguments.sources.values())}
+    calls = told["pictures"] * told["captions"]
+    if draws := report["verdict"].get("draws"):
+        plan = plan_scoring(replace(arguments, num_draws=draws), 1.0, pictures)
+        told |= {name: plan[name] for name in ("draws", "gib", "tflop")}
+        calls *= draws
     return told | {"calls": calls, "hours": calls / report["calls_per_second"] / 3600}

@@ -64,21 +64,22 @@ def sentences(report: dict) -> Iterator[str]:
     verdict, calibrated = report["verdict"], report["calibration"]
     if ties := report["accuracy"][0]["ties"]:
         yield f"Ties: {ties:,} pairs score alike."
-    if verdict["draws"] is not None:
+    if "draws" in report:
         yield from _of_draws(report)
     sure = sum(one["confidence"] * one["pairs"] for one in calibrated["bins"]) / report["pairs"]
     right = next(row for row in report["accuracy"] if row["by"] == ALL)["teacher"]["value"]
     yield (
         f"Confidence: it is {sure:.0%} sure of its choices on average, and right on {right:.0%}; of the half that it is "
         f"surest of, {calibrated['surer_half']['value']:.0%} are right."
-        + (" Train with --ranking_confidence." if verdict["confidence"] else "")
+        + (" Train with --ranking_confidence." if verdict.get("confidence") else "")
     )
-    if cost := report["cost"]:
+    if temperature := calibrated.get("temperature"):
         yield (
-            f"Cost: {report['calls_per_second']:,.0f} calls of the denoiser a second here. {cost['pictures']:,} pictures "
-            f"with {cost['captions']} captions and {cost['draws']} draws each are at most {cost['calls']:,} calls: "
-            f"{duration(cost['hours'])}, {cost['gib']:.3g} GiB."
+            f"Temperature: its softmax fits best at {temperature:.3g} (--ranking_temperature {temperature:.3g}); at 1 it "
+            f"is {calibrated['untempered']:.0%} sure on average."
         )
+    if cost := report["cost"]:
+        yield _of_cost(cost, report["calls_per_second"])
     if report["next"]:
         yield f"Next: {report['next']}"
 
@@ -112,6 +113,16 @@ def _of_draws(report: dict) -> Iterator[str]:
         f"Timesteps: by fitted weights {weights['accuracy']:.1%} of pairs are right (cross-validated), by equal ones "
         f"{weights['uniform_accuracy']:.1%}: --fit_weights own --stop_confidence 0. Those that count lie from {first} to "
         f"{last}. Weights: {told}."
+    )
+
+
+def _of_cost(cost: dict, speed: float) -> str:
+    told, takes = f"{cost['pictures']:,} pictures with {cost['captions']} captions", duration(cost["hours"])
+    if "draws" not in cost:
+        return f"Cost: {speed:,.0f} captions a second here. {told} each: {takes}."
+    return (
+        f"Cost: {speed:,.0f} calls of the denoiser a second here. {told} and {cost['draws']} draws each are at most "
+        f"{cost['calls']:,} calls: {takes}, {cost['gib']:.3g} GiB."
     )
 
 

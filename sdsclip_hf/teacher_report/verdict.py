@@ -45,21 +45,20 @@ def judge(figures: dict) -> dict:
     """The verdict of a report.
 
     Args:
-        figures: ``accuracy``, ``calibration``, ``draws``, ``timesteps`` and ``weights``, of [`figures`]; of a ranker the
-            last three are empty.
+        figures: ``accuracy``, ``calibration``, ``draws``, ``timesteps`` and ``weights``, of [`figures`]; a ranker has not
+            the last three.
 
     Returns:
-        ``kinds``: see [`judge_kind`], of all pairs, kinds and tags; ``draws``: the fewest whose accuracy is within a point
-        of that of all; ``more_draws``: whether the last of them still gain; ``weighted``: whether fitted weights gain
-        more than a point over equal ones; ``timestep_range``: those whose weight is above 0; and ``confidence``: whether
-        the pairs that the teacher is surer of are right more often than others by 5 points. None of what a ranker has not.
+        ``kinds``: see [`judge_kind`], of all pairs, kinds and tags. Of a teacher also ``draws``: the fewest whose accuracy
+        is within a point of that of all; ``more_draws``: whether the last of them still gain; ``weighted``: whether fitted
+        weights gain more than a point over equal ones; ``timestep_range``: those whose weight is above 0; and
+        ``confidence``: whether the pairs that it is surer of are right more often than others by 5 points.
     """
-    kinds = [judge_kind(row) | {"by": row["by"]} for row in figures["accuracy"]]
-    told = {"kinds": kinds, "draws": None, "more_draws": None, "weighted": None, "timestep_range": None}
+    told: dict = {"kinds": [judge_kind(row) | {"by": row["by"]} for row in figures["accuracy"]]}
+    if "draws" not in figures:
+        return told
     overall = next(row for row in figures["accuracy"] if row["by"] == ALL)["teacher"]["value"]
     told["confidence"] = figures["calibration"]["surer_half"]["value"] - overall >= CLEARLY / 2
-    if not figures["draws"]:
-        return told | {"confidence": None}
     draws, weights = figures["draws"], figures["weights"]
     told["draws"] = max(FEWEST_DRAWS, *(row["draws"] + 1 for row in draws if row["loss"] > LITTLE), 0)
     told["more_draws"] = len(draws) > 1 and draws[(len(draws) - 1) // 2]["loss"] > LITTLE

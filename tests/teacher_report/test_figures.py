@@ -100,7 +100,7 @@ def test_confidence_that_is_as_sure_as_right():
     rng = np.random.default_rng(0)
     gaps = gaps_of(np.abs(rng.normal(0, 0.5, 4000))[:, None] * rng.choice([1, 1, 1, -1], 4000)[:, None], 4000)
     found = calibration(made_pairs(4000), gaps)
-    assert found["by"] == "draws" and found["temperature"] is None
+    assert found["by"] == "draws" and "temperature" not in found
     assert [one["pairs"] for one in found["bins"]] == [500] * 8
     assert found["bins"][0]["confidence"] == pytest.approx(0.55, abs=0.05)
     assert found["bins"][-1]["value"] == pytest.approx(0.75, abs=0.05)  # a quarter is wrong with confidence
@@ -116,6 +116,10 @@ def test_the_temperature_of_one_score_is_found():
     found = calibration(made_pairs(6000), np.where(wrong, -gaps, gaps)[:, None])
     assert found["by"] == "softmax" and found["temperature"] == pytest.approx(2.5, rel=0.1)
     assert found["error"] < 0.02
+    assert found["untempered"] == pytest.approx(np.mean(np.exp(gaps) / (1 + np.exp(gaps))))
+    for none_is_best in (gaps, -gaps):  # always right, never right
+        found = calibration(made_pairs(100), none_is_best[:100, None])
+        assert found["temperature"] is None and found["surer_half"]["value"] == (none_is_best[0] > 0)
 
 
 def row(teacher, student=None, pictures=100, width=0.05):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from functools import partial
 
 import datasets
@@ -10,6 +11,7 @@ import pytest
 from browsing import chromium
 
 from sdsclip_hf.benchmarks import Benchmark, Item, load_benchmark
+from sdsclip_hf.commands.score_captions import parse_scoring
 from sdsclip_hf.commands.teacher_report import main
 from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.rankers.caption_ranker import FunctionRanker
@@ -109,7 +111,7 @@ def test_a_ranker_has_one_draw(questions):
     ]  # fmt: skip
     assert told["accuracy"][0]["teacher"]["value"] == pytest.approx(np.mean(right))
     assert told["accuracy"][0]["ties"] > 0 and told["calibration"]["by"] == "softmax"
-    assert told["draws"] == told["timesteps"] == [] and told["verdict"]["draws"] is None
+    assert not {"draws", "timesteps", "weights"} & told.keys() and list(told["verdict"]) == ["kinds"]
     with pytest.raises(ValueError, match="all captions of each of the 12 pictures score alike"):
         report_on(FunctionRanker(lambda image, captions: [0.0] * len(captions)), questions)
 
@@ -119,9 +121,8 @@ def run(captioned, teacher_folder, tmp_path_factory):
     """The command on tiny models; gives its folder."""
     folder = tmp_path_factory.mktemp("reports")
 
-    def report(name, *words):
-        given = ["--teacher_name_or_path", teacher_folder, "--dataset_name", captioned, "--num_draws", "4"]
-        main([*given, *map(str, words), "--output_dir", str(folder / name)])
+    def report(name, *words, asked=("--teacher_name_or_path", teacher_folder, "--num_draws", "4")):
+        main([*asked, "--dataset_name", captioned, *map(str, words), "--output_dir", str(folder / name)])
         return folder / name
 
     return report
@@ -143,16 +144,41 @@ def test_the_command_tells_in_100_columns_in_json_and_on_a_page(run, clip_folder
         run("whole")
 
 
+def test_a_ranker_s_report_has_nothing_of_draws(run, clip_folder, capsys):
+    """The student itself as the ranker, by its logits: level with its own cosines on every kind."""
+    words = ["--ranker_revision", "main", "--candidates", "swap:2", "--max_samples", 24, "--model", clip_folder]
+    folder = run("ranker", *words, asked=["--ranker", f"dual_encoder={clip_folder}"])
+    out = re.sub(r"\s+", " ", capsys.readouterr().out)
+    text, html = ((folder / f"teacher_report.{kind}").read_text() for kind in ("json", "html"))
+    assert not re.search(
+        "draw|timestep|weight", (out + text + re.sub('base64,[^"]+|<style.*</style>', "", html, flags=re.S)).lower()
+    )
+    assert html.count("<img") == 2
+    report = json.loads(text)
+    assert report["teacher"]["kind"] == "dual_encoder" and report["teacher"]["revision"] == "main"
+    for row in report["accuracy"]:
+        (student,) = row["students"].values()
+        assert 0 < row["teacher"]["value"] == student["value"] < 1 and student["difference_interval"] == [0, 0]
+    assert report["cost"].keys() == {"pictures", "captions", "calls", "hours"} and report["cost"]["calls"] == 40 * 3
+    assert "Confidence: " in out and "Cost: " in out
+    scoring = parse_scoring(shlex.split(report["next"])[2:])
+    assert scoring.ranker == f"dual_encoder={clip_folder}" and scoring.ranker_revision == "main"
+    assert scoring.candidates == ["swap:2"] and scoring.max_samples is None and scoring.stop_confidence == 0.99
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--candidates", "swap:3", "--caption_column", "image"], "column"),
         (["--num_draws", 1], "num_draws is 1; it must be at least 2"),
+        (["--ranker", "shapes/student"], "both --ranker shapes/student and --teacher_name_or_path .* leave the other out"),
     ],
-)
-def test_what_cannot_be_asked_is_refused(run, words, said, tmp_path):
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused(run, words, said):
     with pytest.raises(SystemExit, match=said):
         run("refused", *words)
+    with pytest.raises(SystemExit, match="neither --teacher_name_or_path nor --ranker is given"):
+        run("refused", asked=())
 
 
 def test_the_page_is_whole_in_a_browser_and_names_stay_text(questions, teacher, tmp_path):
