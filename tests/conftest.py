@@ -1,6 +1,7 @@
 """Small random models and datasets in the real formats, made once a session."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -34,6 +35,7 @@ from transformers import (
 from sdsclip_hf.common.checkpoints import write_json
 from sdsclip_hf.data.images import picture_digest
 from sdsclip_hf.data.scores import FEATURES, SCORES_FILE, content_fingerprint
+from sdsclip_hf.evaluation import plots
 
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
@@ -51,9 +53,26 @@ pytest_plugins = (
 WORDS = ("a", "photo", "of", "cat", "dog", "on", "red", "blue", "mat", "chair")
 
 
+def pytest_collection_finish():
+    gc.freeze()  # what is imported stays; each collection would look through it, and each run of the Trainer makes one
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def drawn():
+    """For tests that look at the plots of a run."""
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request, monkeypatch):
+    """Plots of runs are empty files: drawn, they are half of what a short run takes."""
+    if "drawn" not in request.fixturenames:
+        for name in ("plot_losses", "plot_main_scores", "plot_scores"):
+            monkeypatch.setattr(plots, name, lambda _, path: path.touch())
 
 
 def make_tokenizer(max_length: int) -> CLIPTokenizer:

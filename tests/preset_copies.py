@@ -162,7 +162,7 @@ def naturalbench_retrieval() -> PresetCopy:
     files = {f"{top}/images/{n}_{k}.jpg": PICTURES[2 * n + k] for n in range(3) for k in range(2)}
     files[f"{top}/metadata.json"] = json.dumps(rows)
     items = [pair(n) for n in range(3)]
-    return PresetCopy(lambda folder: zipped(folder, f"{top}.zip", files), items, "pairs", None, "BaiqiL/NaturalBench")
+    return PresetCopy(lambda folder: zipped(folder, f"{top}.zip", files), items, "pairs", 1227, "BaiqiL/NaturalBench")
 
 
 def eqben() -> PresetCopy:

@@ -2,7 +2,7 @@
 
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
@@ -36,7 +36,10 @@ def versions() -> dict[str, str]:
     """Of this package and of those that decide its results."""
     names = ("sdsclip_hf", "torch", "transformers", "diffusers", "peft", "accelerate", "datasets")
     names += ("evaluate", "huggingface_hub", "numpy", "pillow", "tokenizers")
-    return {name: version(name) for name in names}
+    return {name: _version(name) for name in names}
+
+
+_version = cache(metadata.version)  # which reads the disk anew each time
 
 
 def find_config(name: str) -> Path:

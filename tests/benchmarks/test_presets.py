@@ -115,7 +115,9 @@ def test_a_part_of_a_preset(name, part, published, tmp_path):
 
 def test_presets_that_are_nowhere_by_default_ask_for_a_source():
     for name in set(PRESETS) - set(HUB_IDS):
-        with pytest.raises(ValueError, match=f"{name} needs to know of what: give a dataset, as in {name}=FOLDER. .* files: http"):
+        with pytest.raises(
+            ValueError, match=f"{name} needs to know of what: give a dataset, as in {name}=FOLDER. .* files: http"
+        ):
             load_benchmark(name)
 
 

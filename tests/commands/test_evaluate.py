@@ -48,7 +48,7 @@ def aro(tmp_path):
     return folder
 
 
-def test_run_leaves_results_every_item_s_scores_and_a_plot(clip_folder, capsys):
+def test_run_leaves_results_every_item_s_scores_and_a_plot(drawn, clip_folder, capsys):
     results = run("--model", clip_folder, "--benchmark", SHAPES)
     name = Path(clip_folder).name
     words = ["--model", clip_folder, "--benchmark", SHAPES, "--output_dir", "out", "--num_workers", "0"]

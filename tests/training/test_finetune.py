@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -33,7 +31,7 @@ def imagefolder(tmp_path_factory):
     return str(folder)
 
 
-def test_run_leaves_a_model_results_plot_and_arguments(words, clip_folder):
+def test_run_leaves_a_model_results_plot_and_arguments(drawn, words, clip_folder):
     main(words())
     clip, info = CLIPModel.from_pretrained("out", output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -81,7 +79,7 @@ def test_imagefolder_trains_and_evaluates_on_a_split(words, imagefolder):
     assert evaluation["eval_loss"] == pytest.approx(evaluation["eval_contrastive"] + evaluation["eval_sds"], rel=1e-5)
 
 
-def test_benchmarks_are_scored_before_and_after(words, clip_folder, capsys):
+def test_benchmarks_are_scored_before_and_after(drawn, words, clip_folder, capsys):
     main(words(test_benchmarks=["shapes:validation"], learning_rate=0.1))
     results = json.loads(Path("out/results.json").read_text())
     for moment, model in (("before", clip_folder), ("after", "out")):
@@ -256,9 +254,7 @@ def test_broken_image_is_named_and_the_mended_command_then_works(words, odd_data
 
 
 def test_mistake_exits_with_status_one_and_no_traceback(words):
-    words_ = words(lambda_sds=-1)
-    program = "import sys; from sdsclip_hf.commands.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", program, "finetune", *words_], capture_output=True, text=True)
+    done = run_forked("from sdsclip_hf.commands.cli import main; main()", "finetune", *words(lambda_sds=-1))
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: lambda_sds")
     assert "Traceback" not in done.stderr
