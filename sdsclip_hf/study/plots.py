@@ -59,7 +59,10 @@ def plot_scores(summary: dict, path: Path) -> None:
 
 
 def plot_skill(summary: dict, path: Path) -> None:
-    """Group score against the accuracy of the teacher that made the scores, one panel a tag; a line for the baseline."""
+    """Group score against the accuracy of the teacher that made the scores, one panel a tag.
+
+    With lines for the baseline and for the teacher's own group score.
+    """
     baseline = summary["settings"]["baseline"]
     tags = [tag for tag in next(iter(summary["skill"].values())) if tag in summary["arms"][baseline]]
     figure, axes = subplots(1, len(tags), figsize=(4.2 * len(tags), 3.6), sharey=True, squeeze=False)
@@ -67,6 +70,8 @@ def plot_skill(summary: dict, path: Path) -> None:
         alone = summary["arms"][baseline][tag]
         axis.axhline(alone["group"], color="black", linewidth=0.8, label=f"{baseline} alone")
         axis.axhspan(*alone["interval"], color="black", alpha=0.08)
+        teachers = sorted((skill[tag], summary["teacher_group"][name][tag]) for name, skill in summary["skill"].items())
+        axis.plot(*zip(*teachers, strict=True), ":", color="grey", linewidth=1.4, label="the teacher itself")
         for curve in summary["settings"]["curves"]:
             points = [
                 (skill[tag], summary["arms"][f"{curve}, {name}"][tag]) for name, skill in summary["skill"].items()

@@ -27,6 +27,7 @@ from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.evaluation.results import cached_benchmark, evaluate_benchmarks, flatten
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer, RememberingClipScorer
+from sdsclip_hf.metrics.common.winoground import right_items
 from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.scoring.report import print_report
 from sdsclip_hf.scoring.score_captions import score_named
@@ -258,18 +259,26 @@ class Study:
         print_report(score_named(arguments), Path(arguments.output_dir))
 
     def measure_skill(self, name: str, world: int) -> None:
-        """How often the teacher that made some scores takes the right one of two captions, by ``skill_benchmark``'s tags."""
+        """How often the teacher that made some scores is right, by ``skill_benchmark``'s tags.
+
+        Of two captions for a picture (``skill``), and of both captions and both pictures of an item (``group``).
+        """
         options = self._scoring_options(name, world)
         draws = {key: options[key] for key in ("num_draws", "timestep_range", "weighting") if key in options}
         scorer = DiffusionScorer(self._teacher(options["teacher_name_or_path"]), **draws)
         items = cached_benchmark(self.settings["skill_benchmark"]).items
-        right: dict[str, list[bool]] = {}
-        for item, scores in zip(items, scorer.score(items), strict=True):
-            right.setdefault(item.tag, []).extend([scores[0, 0] > scores[1, 0], scores[1, 1] > scores[0, 1]])
+        scores, tags = np.stack(list(scorer.score(items))), np.array([item.tag for item in items])
+        right = {
+            "skill": np.stack([scores[:, 0, 0] > scores[:, 1, 0], scores[:, 1, 1] > scores[:, 0, 1]], 1),
+            "group": right_items(scores)["group"],
+        }
+        by_tag = {
+            figure: {tag: float(values[tags == tag].mean()) for tag in dict.fromkeys(tags.tolist())}
+            for figure, values in right.items()
+        }
         path = self.skill_path(name, world)
         path.parent.mkdir(parents=True, exist_ok=True)
-        skill = {tag: float(np.mean(values)) for tag, values in right.items()}
-        write_json(path, {"origin": self._skill_origin(name, world), "skill": skill})
+        write_json(path, {"origin": self._skill_origin(name, world), **by_tag})
 
     def score_start(self, world: int) -> None:
         """Score a world's student as it is before any training."""

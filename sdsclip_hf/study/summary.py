@@ -23,9 +23,9 @@ def summarize(settings: dict, folder: Path, runs: dict[str, list[Path]], skills:
     Returns:
         ``arms``: arm -> tag -> group score, its interval, the difference to the baseline and its interval, in per cent.
         ``retained``: arm -> benchmark -> the same, intervals over seeds alone. ``drift``: arm -> how far each tower
-        moved. ``skill``: scores -> tag -> how often their teacher takes the right one of two captions, in per cent, the
-        mean over the worlds. ``health``: arm -> figure -> (step, mean over the seeds). ``decoded``: arm -> file of
-        decoded latents. ``settings``: the study's.
+        moved. ``skill``: scores -> tag -> how often their teacher takes the right one of two captions, and ``teacher_group``
+        its own group score, in per cent, the mean over the worlds. ``health``: arm -> figure -> (step, mean over the
+        seeds). ``decoded``: arm -> file of decoded latents. ``settings``: the study's.
     """
     tags = np.load(runs[BEFORE][0])["tags"]
     right = {arm: np.stack([_right(path) for path in paths]) for arm, paths in runs.items()}  # (seeds, items)
@@ -47,7 +47,8 @@ def summarize(settings: dict, folder: Path, runs: dict[str, list[Path]], skills:
             summary["drift"][arm] = {tower: float(np.mean([run[tower] for run in drift])) for tower in drift[0]}
             summary["health"][arm] = _health([run["history"] for run in told[arm]])
     if skills:
-        summary["skill"] = {name: _skill(paths) for name, paths in skills.items()}
+        summary["skill"] = {name: _skill(paths, "skill") for name, paths in skills.items()}
+        summary["teacher_group"] = {name: _skill(paths, "group") for name, paths in skills.items()}
     decoded = {arm: paths[0] for arm, paths in runs.items() if "decoded" in np.load(paths[0])}
     summary["decoded"] = {arm: str(path.relative_to(folder)) for arm, path in decoded.items()}
     return summary
@@ -84,8 +85,8 @@ def _health(histories: list[list[dict]]) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def _skill(paths: list[Path]) -> dict[str, float]:
-    found = [json.loads(path.read_text())["skill"] for path in paths]
+def _skill(paths: list[Path], figure: str) -> dict[str, float]:
+    found = [json.loads(path.read_text())[figure] for path in paths]
     return {tag: 100 * float(np.mean([one[tag] for one in found])) for tag in found[0]}
 
 

@@ -13,7 +13,8 @@ from dual_encoders import make_dual_encoder
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.benchmarks.items import read_picture
 from sdsclip_hf.commands.study import main
-from sdsclip_hf.evaluation.scorers import ClipScorer
+from sdsclip_hf.evaluation.results import evaluate_benchmarks
+from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
 from sdsclip_hf.students.sdsclip_model import load_clip
 from sdsclip_hf.study import plots as study_plots
@@ -21,6 +22,7 @@ from sdsclip_hf.study import study
 from sdsclip_hf.study.settings import quick
 from sdsclip_hf.study.study import Study
 from sdsclip_hf.study.summary import interval, table
+from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TAGS = ["attribute", "attribute in relation", "relation"]
@@ -210,13 +212,19 @@ def test_arms_begin_in_the_worlds_in_turn_with_the_scores_of_their_own(ranked, v
     assert one.scores_folder("other", 0) == one.scores_folder("other", 1) == scores[1]  # made once
 
 
-def test_curves_become_an_arm_with_each_of_the_scores_and_their_teachers_are_measured(ranked):
+def test_curves_become_an_arm_with_each_of_the_scores_and_their_teachers_are_measured(ranked, velocity_teacher_folder):
     _, summary, folder = ranked
     assert list(summary["arms"]) == ["before", "contrastive", "sds", "ranking, teacher", "ranking, other"]
     for name in ("teacher", "other"):
         measured = [json.loads((folder / f"skill/{name}-{world}.json").read_text())["skill"] for world in (0, 1)]
         for tag in TAGS:
             assert summary["skill"][name][tag] == pytest.approx(50 * (measured[0][tag] + measured[1][tag]))
+    scorer = DiffusionScorer(
+        DiffusionTeacher.from_pretrained(velocity_teacher_folder, load_vae=True), num_draws=2, timestep_range=(100, 900)
+    )
+    rows = evaluate_benchmarks(scorer, ["shapes:validation"])["shapes:validation"]
+    group = {row["subset"]: row["value"] for row in rows if row["score"] == "group"}
+    assert summary["teacher_group"]["other"] == pytest.approx({tag: 100 * group[tag] for tag in TAGS})
     assert all((folder / f"{plot}.png").stat().st_size > 5000 for plot in ("study", "skill", "health", "decoded"))
 
 
