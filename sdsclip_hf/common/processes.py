@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -28,8 +29,8 @@ def gather_ragged(accelerator: Accelerator, rows: Tensor) -> tuple[Tensor, int]:
         accelerator: of the run.
         rows: this process's, (b, ...).
     """
-    counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
-    padded = accelerator.gather(accelerator.pad_across_processes(rows))
+    counts = cast(Tensor, accelerator.gather(torch.tensor([len(rows)], device=rows.device))).tolist()
+    padded = cast(Tensor, accelerator.gather(accelerator.pad_across_processes(rows)))
     parts = padded.split(len(padded) // len(counts))
     everyone = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
     return everyone, sum(counts[: accelerator.process_index])

@@ -101,7 +101,7 @@ def _load(name_or_path: str, config_name: str | None, split: str, revision: str 
         if columns is None:
             raise
         loaded = datasets.load_dataset(**source, features=columns, split=split, streaming=streaming)
-    return with_places(loaded) if streaming else loaded
+    return with_places(loaded) if isinstance(loaded, datasets.IterableDataset) else loaded
 
 
 def _take_split(loaded: datasets.Dataset | datasets.DatasetDict, split: str) -> datasets.Dataset:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sdsclip_hf.common.errors import expand, explain_loading
 from sdsclip_hf.data.pixels import to_rgb
-from sdsclip_hf.losses import distillation_loss, predicted_noise
+from sdsclip_hf.losses import Weighting, distillation_loss, predicted_noise
 from sdsclip_hf.teachers.caption_scores import CaptionScores
 from sdsclip_hf.teachers.conditions import Conditions, joined, moved, trimmed
 from sdsclip_hf.teachers.families.catalogue import family_of
@@ -333,7 +333,7 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         timesteps: Tensor,
         noise: Tensor,
         *,
-        weighting: str | None = None,
+        weighting: Weighting | None = None,
         **options,
     ) -> Tensor:
         """The error of the denoiser on each sample, [`distillation_loss`] with this teacher's schedule.

@@ -7,6 +7,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from sdsclip_hf.losses import Weighting
+
 FLOW = "flow"
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 FLOW_STEPS = 1000
@@ -57,7 +59,7 @@ class Schedule(nn.Module):
         return FLOW_RANGE if self.is_flow else (0, len(self) - 1)
 
     @property
-    def default_weighting(self) -> str:
+    def default_weighting(self) -> Weighting:
         """The weighting that is meant where none is asked for: flow models learn by the error in the velocity."""
         return "velocity" if self.is_flow else "constant"
 
