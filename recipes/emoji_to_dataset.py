@@ -2,14 +2,18 @@
 # requires-python = ">=3.10"
 # dependencies = []
 # ///
-"""Make a dataset of captioned pictures from Google's emoji, as npm's package emoji-datasource-google ships them.
+"""Make a dataset of captioned or labelled pictures from Google's emoji, as npm ships them (emoji-datasource-google).
 
     npm pack emoji-datasource-google
     python recipes/emoji_to_dataset.py emoji-datasource-google-*.tgz --output_dir data/emoji
     accelerate launch recipes/finetune.py --config emoji
 
 The unpacked folder, node_modules/emoji-datasource-google, will do as well. The result is an imagefolder with
-train/, validation/ and test/, each with a metadata.jsonl that gives every picture a list of captions.
+train/, validation/ and test/, each with a metadata.jsonl that gives every picture a list of captions. With --label each
+has a folder of pictures for every class instead, one of Unicode's groups:
+
+    python recipes/emoji_to_dataset.py emoji-datasource-google-*.tgz --label category --output_dir data/emoji_groups
+    sdsclip prompt-tune --dataset_name data/emoji_groups
 """
 
 import argparse
@@ -20,6 +24,7 @@ import os
 import random
 import re
 import shutil
+import sys
 import tarfile
 import zlib
 from collections import Counter
@@ -29,29 +34,41 @@ from pathlib import Path
 PICTURES = "img/google/64/"
 NEEDED = ("emoji.json", "package.json")
 TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
+MADE_BY = "Made by `recipes/emoji_to_dataset.py`"
+LABELS = ("category", "subcategory")
+CAPTIONED = {
+    "title": "Google emoji with captions",
+    "tasks": "- zero-shot-image-classification\n- text-to-image",
+    "has": "a list of captions made from\nits Unicode name and its short name",
+    "columns": "`caption`, a list of strings; `name`; `category` and `subcategory`, Unicode's groups",
+}
+LABELLED = {
+    "title": "Google emoji by {label}",
+    "tasks": "- image-classification",
+    "has": "one of {classes}\nclasses, Unicode's groups",
+    "columns": "`label`, the {label}",
+}
 CARD = """\
 ---
-pretty_name: Google emoji with captions
+pretty_name: {title}
 license: apache-2.0
 language: en
 task_categories:
-- zero-shot-image-classification
-- text-to-image
+{tasks}
 tags:
 - emoji
 ---
 
-# Google emoji with captions
+# {title}
 
-{rows:,} pictures of 64 x 64 pixels, most of them with a transparent background, each with a list of captions made from
-its Unicode name and its short name. {splits}.
+{rows:,} pictures of 64 x 64 pixels, most of them with a transparent background, each with {has}. {splits}.
 Pictures of the same name stand in the same split (seed {seed}).
 
-Columns: `image`; `caption`, a list of strings; `name`; `category`, Unicode's group.
+Columns: `image`; {columns}.
 
 ## Source and licence
 
-Made by `recipes/emoji_to_dataset.py` from npm's package {package}
+{made_by} from npm's package {package}
 (https://github.com/iamcal/emoji-data).
 The pictures are Google's Noto emoji, under the Apache License 2.0
 (https://github.com/googlefonts/noto-emoji/blob/main/LICENSE). The names are from emoji-data, copyright 2013 Cal
@@ -94,7 +111,7 @@ def _is_needed(name: str) -> bool:
 
 
 def emoji_rows(entries: list[dict], skin_tones: bool = False) -> list[dict]:
-    """One row a picture: ``file_name``, ``caption`` (a list), ``name`` and ``category``.
+    """One row a picture: ``file_name``, ``caption`` (a list), ``name``, ``category`` and ``subcategory``.
 
     Args:
         entries: of emoji.json.
@@ -112,20 +129,21 @@ def emoji_rows(entries: list[dict], skin_tones: bool = False) -> list[dict]:
             name, *others = wordings[entry["unified"]]
             # A short name that others go by too ("dog" for both the dog's face and the dog) would be ambiguous.
             said = [name, *(other for other in others if used[other] == 1)]
-            rows.append(_row(entry["image"], said, name, entry["category"]))
+            about = {"name": name} | {label: entry[label] for label in LABELS}
+            rows.append(_row(entry["image"], said, about))
             variants = entry.get("skin_variations", {}) if skin_tones else {}
             for code, variant in variants.items():
                 if variant["has_img_google"]:
                     toned = [f"{wording} with {_tone(code)}" for wording in said]
-                    rows.append(_row(variant["image"], toned, name, entry["category"]))
+                    rows.append(_row(variant["image"], toned, about))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"emoji.json is not as expected ({error!r}); give npm's emoji-datasource-google.") from error
     return rows
 
 
-def _row(image: str, wordings: list[str], name: str, category: str) -> dict:
+def _row(image: str, wordings: list[str], about: dict[str, str]) -> dict:
     captions = [caption for wording in wordings for caption in (f"an emoji of {wording}", wording)]
-    return {"file_name": image, "caption": captions, "name": name, "category": category}
+    return {"file_name": image, "caption": captions} | about
 
 
 def _wordings(entry: dict) -> list[str]:
@@ -184,15 +202,62 @@ def split_rows(rows: list[dict], validation: float, test: float, seed: int) -> d
     return {part: chosen for part, chosen in parts.items() if chosen}
 
 
-def write_dataset(folder: Path, parts: dict[str, list[dict]], files: dict[str, bytes], about: dict, seed: int) -> None:
-    """Write pictures, metadata and card to an empty folder; ``about`` is the package's package.json."""
+def split_classes(rows: list[dict], label: str, validation: float, test: float, seed: int) -> dict[str, list[dict]]:
+    """As [`split_rows`], each class by itself, so that every split has pictures of it.
+
+    Classes that have too few names for that are left out, which is printed.
+
+    Raises:
+        ValueError: the shares leave no name of a class for train.
+    """
+    parts: dict[str, list[dict]] = {}
+    left_out = []
+    for name in sorted({row[label] for row in rows}):
+        of_class = [row for row in rows if row[label] == name]
+        if len({row["name"] for row in of_class}) < 1 + (validation > 0) + (test > 0):
+            left_out.append(name)
+            continue
+        for part, chosen in split_rows(of_class, validation, test, seed).items():
+            parts.setdefault(part, []).extend(chosen)
+    if left_out:
+        print(f"Left out, with too few names for every split: {', '.join(left_out)}.", file=sys.stderr)
+    return parts
+
+
+def class_folder(name: str) -> str:
+    """What the folder of a class is called, from which readers take its name: "smileys_and_emotion"."""
+    return re.sub(r"\W+", "_", name.lower().replace("&", "and")).strip("_")
+
+
+def write_dataset(
+    folder: Path,
+    parts: dict[str, list[dict]],
+    files: dict[str, bytes],
+    about: dict,
+    seed: int,
+    label: str | None = None,
+) -> None:
+    """Write pictures, metadata and card to an empty folder.
+
+    Args:
+        about: the package's package.json.
+        label: make folders of classes by this field, in place of metadata.
+    """
     for part, rows in parts.items():
-        (folder / part).mkdir()
         for row in rows:
-            (folder / part / row["file_name"]).write_bytes(files[PICTURES + row["file_name"]])
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / part / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+            path = folder / part / (class_folder(row[label]) if label else "") / row["file_name"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(files[PICTURES + row["file_name"]])
+        if label is None:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (folder / part / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+    classes = len({row[label] for rows in parts.values() for row in rows}) if label else 0
+    kind = {
+        name: text.format(label=label, classes=classes) for name, text in (LABELLED if label else CAPTIONED).items()
+    }
     card = CARD.format(
+        **kind,
+        made_by=MADE_BY,
         rows=sum(map(len, parts.values())),
         splits=", ".join(f"{part.capitalize()}: {len(rows):,}" for part, rows in parts.items()),
         seed=seed,
@@ -205,6 +270,7 @@ def convert(
     package: Path,
     output_dir: Path,
     *,
+    label: str | None = None,
     skin_tones: bool = False,
     validation: float = 0.1,
     test: float = 0.1,
@@ -212,6 +278,9 @@ def convert(
     overwrite: bool = False,
 ) -> dict[str, int]:
     """Convert the package, whole or not at all.
+
+    Args:
+        label: category or subcategory, to have folders of these classes; default: captions.
 
     Returns:
         How many rows each split has.
@@ -227,11 +296,12 @@ def convert(
     except ValueError as error:
         raise ValueError(f"{' or '.join(NEEDED)} in {package} is no JSON ({error}); fetch it again.") from error
     rows = merge_same_pictures(emoji_rows(entries, skin_tones), files)
-    parts = split_rows(rows, validation, test, seed)
+    shares = {"validation": validation, "test": test, "seed": seed}
+    parts = split_classes(rows, label, **shares) if label else split_rows(rows, **shares)
     partial, replaced = (output_dir.with_name(f".{output_dir.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
     partial.mkdir(parents=True)
     try:
-        write_dataset(partial, parts, files, about, seed)
+        write_dataset(partial, parts, files, about, seed, label)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -247,7 +317,8 @@ def _check_output(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ValueError(f"{folder} is not empty. Choose another --output_dir, or replace it by --overwrite.")
-    if not (folder / "train" / "metadata.jsonl").is_file():
+    card = folder / "README.md"
+    if not card.is_file() or MADE_BY not in card.read_text(encoding="utf-8", errors="replace"):
         raise ValueError(f"{folder} holds no dataset of this program, so --overwrite leaves it. Choose another folder.")
 
 
@@ -255,6 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path, help="The .tgz of emoji-datasource-google, or its unpacked folder.")
     parser.add_argument("--output_dir", type=Path, default=Path("emoji"), help="Folder of the dataset.")
+    parser.add_argument("--label", choices=LABELS, help="Make folders of these classes, in place of captions.")
     parser.add_argument("--skin_tones", action="store_true", help="Add the variants in five skin tones.")
     parser.add_argument("--validation_share", type=float, default=0.1, help="Share of the names for validation.")
     parser.add_argument("--test_share", type=float, default=0.1, help="Share of the names for test.")
@@ -265,6 +337,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         counts = convert(
             args.package,
             args.output_dir,
+            label=args.label,
             skin_tones=args.skin_tones,
             validation=args.validation_share,
             test=args.test_share,

@@ -1,6 +1,7 @@
 """``sdsclip describe-attributes``: an attribute for each labelled picture, by a model's answers or from a list of words."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{row['attribute']} {dataset.features['label'].names[row['label']]}" for row in described.take(3)
     )
     print(f"{args.output_dir}: {len(described)} pictures with attributes, such as {shown}.")
-    print(f"Next: sdsclip prompt-tune --dataset_name {args.output_dir} --method intcoop")
+    folder, source = (shlex.quote(str(name)) for name in (args.output_dir, args.dataset_name))
+    print(f"Next: sdsclip prompt-tune --method intcoop --dataset_name {folder} --test_dataset_name {source}")
 
 
 def _words(given: list[str]) -> list[str]:

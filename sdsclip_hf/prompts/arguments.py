@@ -31,6 +31,9 @@ class PromptArguments:
     dataset_revision: str | None = knob(None, "Branch, tag or commit of the dataset on the Hub.")
     image_dir: str | None = knob(None, "Where the pictures of a split_zhou_NAME.json are; default: beside it.")
     train_split_name: str = knob("train", "Split to train on.")
+    test_dataset_name: str | None = knob(
+        None, "Dataset to score on, read by the same options; default: the same. It needs no attributes."
+    )
     test_split_name: str = knob("test", "Split to score on when training has ended.")
     image_column: str | None = knob(None, "Column of the images; default: the only one.")
     label_column: str | None = knob(None, "Column of the labels; default: the ClassLabel, else label.")

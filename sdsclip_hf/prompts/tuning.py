@@ -127,7 +127,9 @@ def few_shot_data(arguments: PromptArguments, seed: int) -> datasets.Dataset:
 
 def _test_sets(arguments: PromptArguments) -> dict[str, datasets.Dataset]:
     """What is scored, by name: with the base classes each half among its own."""
-    whole = load_labelled(arguments.dataset_name, arguments.test_split_name, **arguments.reading)
+    source = arguments.test_dataset_name or arguments.dataset_name
+    reading = arguments.reading | {"attribute_column": None}  # no method is given attributes at test
+    whole = load_labelled(source, arguments.test_split_name, **reading)
     halves = ("base", "new") if arguments.classes == "base" else (arguments.classes,)
     return {half: classes_of(whole, half) for half in halves}
 

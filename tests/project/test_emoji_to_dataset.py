@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -14,6 +15,7 @@ from PIL import Image
 
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.data.streams import as_training_data
+from sdsclip_hf.prompts.data.sources import load_labelled
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "emoji_to_dataset.py"
 _spec = importlib.util.spec_from_file_location("emoji_to_dataset", SCRIPT)
@@ -27,6 +29,7 @@ def entry(code: str, name: str, short: str, category: str = "Objects", tones: tu
         for tone in tones
     }
     entry = {"unified": code, "name": name, "short_name": short, "short_names": [short], "category": category}
+    entry |= {"subcategory": f"{category.split()[0].lower()}-{len(name) % 2}"}
     entry |= {"image": f"{code.lower()}.png", "has_img_google": True, **fields}
     return entry | ({"skin_variations": variants} if tones else {})
 
@@ -215,6 +218,48 @@ def test_the_package_reads_what_is_written(archive, tmp_path, monkeypatch):
             on_white = (values[..., :3] * values[..., 3:] + 255 * (255 - values[..., 3:])) / 255
             assert np.abs(np.asarray(dataset[number]["image"]) - on_white).max() <= 1
             assert dataset[number]["caption"] in rows[name]["caption"]
+
+
+@pytest.fixture
+def grouped(tmp_path) -> Path:
+    """A package of two categories with three subcategories of four, six and eight names, and of a flag."""
+    groups = {
+        ("Food & Drink", "food-fruit"): 4,
+        ("Food & Drink", "drink"): 6,
+        ("Symbols", "arrow"): 8,
+        ("Flags", "flag"): 1,
+    }
+    entries = [
+        entry(f"1F{place}{number:02}", f"{group[1]} NUMBER {number}", "x", group[0], subcategory=group[1])
+        for place, (group, count) in enumerate(groups.items())
+        for number in range(count)
+    ]
+    return write_archive(tmp_path / "grouped.tgz", package_files(entries))
+
+
+@pytest.mark.parametrize(
+    ("label", "classes"),
+    [
+        ("category", {"food and drink": (8, 1, 1), "symbols": (6, 1, 1)}),
+        ("subcategory", {"arrow": (6, 1, 1), "drink": (4, 1, 1), "food fruit": (2, 1, 1)}),
+    ],
+)
+def test_groups_are_classes_that_prompt_tuning_reads(label, classes, grouped, tmp_path, monkeypatch, capsys):
+    """Every split has pictures of all classes; a class of one name is left out. Captions may take the folder's place."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    emoji.main([str(grouped), "--label", label, "--output_dir", str(tmp_path / "out")])
+    told = capsys.readouterr()
+    assert f"every split: {'Flags' if label == 'category' else 'flag'}.\n" in told.err
+    for place, part in enumerate(("train", "validation", "test")):
+        loaded = load_labelled(str(tmp_path / "out"), part)
+        names = loaded.features["label"].names
+        assert names == list(classes) and loaded.column_names == ["image", "label"]
+        assert Counter(names[label] for label in loaded["label"]) == {name: n[place] for name, n in classes.items()}
+    card = (tmp_path / "out/README.md").read_text()
+    first = f"# Google emoji by {label}\n\n18 pictures of 64 x 64"
+    assert first in card and f"one of {len(classes)}\nclasses" in card
+    emoji.convert(grouped, tmp_path / "out", overwrite=True)
+    assert not list((tmp_path / "out/train").glob("*/")) and len(captions(tmp_path / "out")) == 19
 
 
 def test_the_card_tells_source_licence_and_sizes(archive, tmp_path):

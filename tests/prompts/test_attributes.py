@@ -166,7 +166,10 @@ def test_the_command_describes_by_words(tmp_path, capsys, monkeypatch):
         describe_attributes.main(
             ["--words", str(words), "--split", split, "--shots", "1", "--output_dir", str(tmp_path / "out")]
         )
-    assert "10 pictures with attributes, such as" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    following = f"prompt-tune --method intcoop --dataset_name {tmp_path / 'out'} --test_dataset_name shapes"
+    assert "10 pictures with attributes, such as" in printed and f"Next: sdsclip {following}\n" in printed
+    assert "--dataset_name FOLDER_OR_HUB_ID --test_dataset_name shapes\n" in (tmp_path / "out/README.md").read_text()
     read = datasets.load_dataset(str(tmp_path / "out"))
     assert {split: len(rows) for split, rows in read.items()} == {"train": 10, "validation": 10}
     assert set(read["train"]["attribute"]) <= {"red", "blue", "green"}

@@ -63,6 +63,12 @@ def test_a_run_leaves_prompts_with_their_scores_and_what_made_them(tuned, capsys
     assert Path("again", WEIGHTS_FILE).read_bytes() == Path("out", WEIGHTS_FILE).read_bytes()
 
 
+def test_another_dataset_without_attributes_may_be_scored(tuned):
+    labelled(10, NAMES, attributes=False).to_parquet("plain.parquet")
+    words = ["--method", "intcoop", "--attribute_column", "attribute", "--test_dataset_name", "plain.parquet"]
+    assert tuned(*words)["scores"]["all"]["images"] == 10
+
+
 @pytest.mark.slow
 def test_a_run_is_gone_on_with_and_no_other_is_lost(tuned):
     whole = ["--method", "cocoop", "--save_steps", "1", "--max_steps", "3"]

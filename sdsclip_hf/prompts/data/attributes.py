@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -39,7 +40,7 @@ such as "a photo of a [attribute] [class]". {how}
 Columns: `image`, `label`, `attribute`. To learn prompts from them, with the Python package `sdsclip_hf`:
 
 ```bash
-sdsclip prompt-tune --dataset_name FOLDER_OR_HUB_ID --method intcoop
+sdsclip prompt-tune --method intcoop --dataset_name FOLDER_OR_HUB_ID --test_dataset_name {source}
 ```
 """
 
@@ -179,6 +180,7 @@ def _card(described: datasets.Dataset, settings: dict) -> str:
         data=data.to_yaml(),
         title=data.pretty_name,
         dataset=settings["dataset"],
+        source=shlex.quote(settings["dataset"]),
         how=how,
         rows=len(described),
         classes=described.features["label"].num_classes,

@@ -20,23 +20,31 @@ def plot_all(settings: dict[str, Any], runs: Runs, folder: Path) -> None:
 
 
 def plot_shots(settings: dict[str, Any], runs: Runs, path: Path) -> None:
-    """Accuracy over the pictures of each class, one panel a dataset, one line an arm, with intervals over seeds."""
+    """Accuracy over the pictures of each class, one panel a dataset, one line an arm, with intervals over seeds as bands.
+
+    What learns from no picture, zero-shot, is a level.
+    """
     names = [name for name, options in settings["datasets"].items() if "of" not in options]
     shots = sorted(settings["shots"])
     figure_, axes = _panels(len(names), panel=(3.6, 3.0), beside=1.6)
     for axis, name in zip(axes.flat, names, strict=False):
-        for place, arm in enumerate(runs):
+        for arm in runs:
+            look = {"color": _color(arm, runs), "label": arm}
             found = [figure(runs[arm][Task(name, "all", k)][Scored(name, "all")]) for k in shots]
-            means, reach = [one.mean for one in found], [one.reach or 0.0 for one in found]
-            axis.errorbar(
-                shots, means, yerr=reach, marker="o", markersize=3, capsize=2, color=f"C{place % 10}", label=arm
-            )
+            if settings["arms"][arm]["method"] == "zero_shot":
+                axis.axhline(found[0].mean, linestyle="--", **look)
+                continue
+            axis.plot(shots, [one.mean for one in found], marker="o", markersize=3, **look)
+            if found[0].reach is not None:
+                bounds = ([one.mean + sign * one.reach for one in found] for sign in (-1, 1))
+                axis.fill_between(shots, *bounds, alpha=0.15, color=look["color"])
         axis.set_xscale("log", base=2)
         axis.set_xticks(shots, list(map(str, shots)))
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("pictures of each class")
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("accuracy, %")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy, %")
     _save_with_legend(figure_, axes, path)
 
 
@@ -47,16 +55,17 @@ def plot_base_to_new(settings: dict[str, Any], runs: Runs, path: Path) -> None:
     figure_, axes = _panels(len(names), panel=(3.4, 3.2), beside=1.8)
     for axis, name in zip(axes.flat, names, strict=False):
         task = Task(data[name].get("of", name), "base", most)
-        for place, arm in enumerate(runs):
+        for arm in runs:
             of_tests = runs[arm].get(task, {})
             if Scored(name, "new") in of_tests:
                 base, new = (figure(of_tests[Scored(name, half)]) for half in ("base", "new"))
                 reach = {"xerr": base.reach or 0.0, "yerr": new.reach or 0.0}
-                axis.errorbar(base.mean, new.mean, **reach, fmt="o", capsize=2, color=f"C{place % 10}", label=arm)
+                axis.errorbar(base.mean, new.mean, **reach, fmt="o", capsize=2, color=_color(arm, runs), label=arm)
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("base classes, %")
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("new classes, %")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("new classes, %")
     _save_with_legend(figure_, axes, path)
 
 
@@ -66,26 +75,31 @@ def plot_gains(settings: dict[str, Any], runs: Runs, path: Path) -> None:
     asked = [(task, test) for task, tests in tasks(settings).items() if task.shots == most for test in tests]
     asked = [(task, test) for task, test in asked if runs[base].get(task, {}).get(test)]
     arms = [arm for arm in runs if arm != base]
-    figure_, axes = _panels(len(asked), panel=(2.6, 0.3 * len(arms) + 0.9), beside=2.0, sharey=True)
+    figure_, axes = _panels(len(asked), panel=(2.6, 0.3 * len(arms) + 1.0), beside=2.0, sharey=True)
     for axis, (task, test) in zip(axes.flat, asked, strict=False):
         for place, arm in enumerate(arms):
             if values := runs[arm].get(task, {}).get(test):
                 gain = difference(*paired(values, runs[base][task][test]))
-                axis.errorbar(gain.mean, place, xerr=gain.reach or 0.0, fmt="o", capsize=2, color=f"C{place % 10}")
+                axis.errorbar(gain.mean, place, xerr=gain.reach or 0.0, fmt="o", capsize=2, color=_color(arm, runs))
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(f"{task.classes} → {test}", fontsize=9)
         axis.grid(alpha=0.3)
-    for axis in axes[-1]:
         axis.set_xlabel(f"gain over {base}, points", fontsize=8)
-    axes[0, 0].set_yticks(range(len(arms)), arms, fontsize=8)
+        axis.tick_params(labelsize=8)
+    axes[0, 0].set_yticks(range(len(arms)), arms)
     axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
     save_figure(figure_, path)
 
 
+def _color(arm: str, runs: Runs) -> str:
+    """The same for an arm in every plot."""
+    return f"C{[*runs].index(arm) % 10}"
+
+
 def _panels(count: int, panel: tuple[float, float], beside: float, **options) -> tuple[Any, Any]:
-    """A figure of ``count`` panels, four a line, each so wide and high in inches, with room beside them; and its axes."""
-    columns = min(4, count)
-    lines = -(-count // columns)
+    """A figure of ``count`` panels, up to four a line, each so wide and high in inches, with room beside them; its axes."""
+    lines = -(-count // 4)
+    columns = -(-count // lines)
     size = (panel[0] * columns + beside, panel[1] * lines)
     figure_, axes = subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", **options)
     for axis in axes.flat[count:]:
