@@ -82,6 +82,9 @@ class Study:
         for arm in self.arms:
             for seed in self.seeds_of(arm):
                 self._origin(arm, seed)  # what cannot be filled in shows now
+        for name in settings.get("scores") or {}:
+            for world in range(len(self.worlds)):
+                self._scoring_arguments(name, world)  # and what cannot be scored
         _cached_data(settings["dataset_name"], split=settings.get("train_split_name", "train"))
         self.teachers: dict[tuple, DiffusionTeacher] = {}
 
@@ -178,7 +181,8 @@ class Study:
         options = self._scoring_options(name, world)
         asked = {name: self.settings.get(name) for name in ("dataset_name", "train_split_name")} | options
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
-        return self.folder.parent / SCORES / f"{slug(Path(options['teacher_name_or_path']).name)}-{digest}"
+        maker = options.get("teacher_name_or_path") or options["ranker"]
+        return self.folder.parent / SCORES / f"{slug(Path(maker).name)}-{digest}"
 
     def _prompts_folder(self, teacher: DiffusionTeacher) -> Path:
         """Where the training captions stand as a teacher's text encoders give them, for all runs that need it."""
@@ -247,6 +251,10 @@ class Study:
 
     def make_scores(self, name: str, world: int) -> None:
         """Score the candidates of the training pictures, see [`score_captions`]."""
+        arguments = self._scoring_arguments(name, world)
+        print_report(score_named(arguments), Path(arguments.output_dir))
+
+    def _scoring_arguments(self, name: str, world: int) -> ScoringArguments:
         options = self._scoring_options(name, world) | {
             "dataset_name": self.settings["dataset_name"],
             "split": self.settings.get("train_split_name", "train"),
@@ -256,7 +264,7 @@ class Study:
         for option, value in options.items():
             words += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
         (arguments,) = HfArgumentParser(ScoringArguments).parse_args_into_dataclasses(words, look_for_args_file=False)
-        print_report(score_named(arguments), Path(arguments.output_dir))
+        return arguments
 
     def measure_skill(self, name: str, world: int) -> None:
         """How often the teacher that made some scores is right, by ``skill_benchmark``'s tags.

@@ -179,6 +179,13 @@ def test_arm_may_name_its_own_teacher(settings, velocity_teacher_folder, tmp_pat
     assert [name for name, *_ in one.teachers] == [velocity_teacher_folder]
 
 
+def test_scores_may_be_a_ranker_s(settings, tmp_path):
+    scores = {"clip": {"ranker": "dual_encoder=org/clip", "candidates": ["batch:2"]}}
+    one = Study(settings | {"scores": scores}, tmp_path / "study")
+    assert one.scores_folder("clip", 0).relative_to(tmp_path / "study_scores").name.startswith("clip-")
+    assert one._scoring_arguments("clip", 0).ranker == "dual_encoder=org/clip"
+
+
 @pytest.fixture(scope="module")
 def ranked(settings, velocity_teacher_folder, teacher_folder, clip_folder, tmp_path_factory):
     """A study with two worlds, scores that it makes itself, a curve, and two processes."""
@@ -327,6 +334,7 @@ def test_command_prints_the_table_and_names_the_folder(done, settings, tmp_path,
         ({"arm": {}}, "no settings arm"),
         ({"common": {"scores": "mine"}}, "asks for the scores 'mine'"),
         ({"scoring": {"draws": 3}}, "unknown options draws of scoring"),
+        ({"scores": {"one": {"num_draws": 1}}}, "num_draws is 1; it must be at least 2"),
         ({"curves": {"ranking": {"lambda_rank": 1.0}}}, "curves need scores"),
         (
             {"curves": {"c": {}}, "skill_benchmark": "shapes:validation", "scores": {"clip": {"ranker": "a/b"}}},
