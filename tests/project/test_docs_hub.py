@@ -60,4 +60,4 @@ def test_the_page_works_as_it_stands_from_the_first_command_on(hub, tmp_path):
     printed = follow(hub, tmp_path, LONG)
     check(hub, printed)
     titles = [commit.title for commit in hub.history("models", "org/sds-clip")]
-    assert "+ L_rank, 600 steps" in titles and "Training in progress, step 200" in titles
+    assert "+ L_rank, 500 steps" in titles and "Training in progress, step 250" in titles
