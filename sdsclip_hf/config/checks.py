@@ -4,6 +4,7 @@ import math
 import re
 from typing import Any
 
+from sdsclip_hf.common.precision import DTYPES
 from sdsclip_hf.config.knobs import TEACHER_OFFLOADS, TEACHER_QUANTIZATIONS, TRAINABLE
 from sdsclip_hf.contrastive_losses import CONTRASTIVE_FORMS
 from sdsclip_hf.losses import GRADIENTS, RANKING_FORMS, RANKING_TARGETS, READINGS, WEIGHTINGS
@@ -35,7 +36,7 @@ CHOICES = {
     "mapper_warmup_inputs": ("image", "text"),
     "teacher_quantization": (*TEACHER_QUANTIZATIONS, None),
     "teacher_offload": (*TEACHER_OFFLOADS, None),
-    "teacher_dtype": ("float32", "bfloat16", "float16"),
+    "teacher_dtype": DTYPES,
 }
 
 

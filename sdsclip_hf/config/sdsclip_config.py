@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from sdsclip_hf.common.devices import launch_on_cpus
-from sdsclip_hf.common.precision import settle_precision
+from sdsclip_hf.common.precision import Dtype, settle_precision
 from sdsclip_hf.config.checks import check
 from sdsclip_hf.config.knobs import Trainable, knob
 from sdsclip_hf.contrastive_losses import ContrastiveForm
@@ -163,8 +163,9 @@ class SDSCLIPConfig(TrainingArguments):
     )
 
     # The teacher.
-    teacher_dtype: Literal["float32", "bfloat16", "float16"] = knob(
-        "float32", "Number format of the teacher's weights."
+    teacher_dtype: Dtype = knob(
+        "auto",
+        "Number format of the teacher's weights; auto: bfloat16 on a GPU that has it, float16 on another, float32 on CPUs.",
     )
     latent_size: int | None = knob(
         None, "Height and width of z0 in latent pixels; default: the teacher's own. Half costs a quarter."
@@ -294,6 +295,7 @@ class SDSCLIPConfig(TrainingArguments):
 
     def __post_init__(self):
         launch_on_cpus()
+        self.takes_given_dtype = self.teacher_dtype == "auto"  # that of a teacher which is in memory
         settle_precision(self)
         try:
             super().__post_init__()
