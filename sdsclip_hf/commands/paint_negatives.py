@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from sdsclip_hf.commands.ending import INTERRUPTED, one_line_errors
+from sdsclip_hf.common.precision import DTYPES
 from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.losses import WEIGHTINGS
-from sdsclip_hf.scoring.arguments import DTYPES, ScoringArguments
+from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.scoring.candidates import parse_sources
 from sdsclip_hf.scoring.painting import paint_negatives
 from sdsclip_hf.scoring.score_captions import load_teacher
@@ -21,7 +22,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sdsclip paint-negatives", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--teacher_name_or_path", required=True, help="the text-to-image model that paints, and checks what it painted")
-    add("--teacher_dtype", choices=DTYPES, default="float32", help="number format of its weights")
+    add("--teacher_dtype", choices=DTYPES, default="auto", help="number format of its weights; default: by the device")
     add("--teacher_revision", help="branch, tag or commit on the Hub")
     add("--teacher_variant", help="of its weight files, e.g. fp16")
     add("--latent_size", type=int, help="height and width of a picture in latent pixels; default: the teacher's own")

@@ -11,6 +11,7 @@ import torch
 
 from sdsclip_hf.benchmarks import Options, load_benchmark
 from sdsclip_hf.commands.ending import one_line_errors
+from sdsclip_hf.common.precision import DTYPES
 from sdsclip_hf.common.resources import versions
 from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.common.writing import write_json
@@ -22,7 +23,7 @@ from sdsclip_hf.evaluation.evaluate_models import name_runs
 from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.losses import WEIGHTINGS
 from sdsclip_hf.rankers.caption_ranker import CaptionRanker
-from sdsclip_hf.scoring.arguments import DTYPES, ScoringArguments
+from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.scoring.caption_errors import CaptionErrors
 from sdsclip_hf.scoring.score_captions import caption_errors, load_named_ranker, load_teacher
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
@@ -41,7 +42,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sdsclip teacher-report", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--teacher_name_or_path", help="the diffusion model: see sdsclip score-captions")
-    add("--teacher_dtype", choices=DTYPES, default="float32", help="number format of its weights")
+    add("--teacher_dtype", choices=DTYPES, default="auto", help="number format of its weights; default: by the device")
     add("--teacher_quantization", choices=TEACHER_QUANTIZATIONS, help="of its denoiser; default: none")
     add("--teacher_offload", choices=TEACHER_OFFLOADS, help="what of it is on the GPU only while it works")
     add("--teacher_revision", help="branch, tag or commit on the Hub")
@@ -49,7 +50,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--latent_size", type=int, help="height and width of a picture in latent pixels; default: the teacher's own")
     add("--ranker", help="in its place a model that ranks, MODEL or KIND=MODEL: see sdsclip score-captions")
     add("--ranker_revision", help="branch, tag or commit on the Hub")
-    add("--ranker_dtype", choices=DTYPES, default="float32", help="number format of its weights")
+    add("--ranker_dtype", choices=DTYPES, default="auto", help="number format of its weights; default: by the device")
     add("--ranker_question", help="what a generative one is asked; default: VQAScore's question, or for a description")
     add("--architecture", help="of a ranker that is a file of weights in open_clip's form, e.g. ViT-B-32-quickgelu")
     add("--processor", help="of a ranker in open_clip's form; default: the one beside it, or OpenAI's")

@@ -185,9 +185,12 @@ def check_same_run(checkpoint: Path, identity: dict, defaults: dict) -> list[str
             f"differ from those of {now['base_model']!r}. Give that model, or another --resume_from_checkpoint."
         )
     if then["teacher_fingerprint"] != now["teacher_fingerprint"]:
+        dtype, dtype_now = (one["settings"].get("teacher_dtype") for one in (then, now))
+        also = f" in --teacher_dtype {dtype}" if dtype != dtype_now else ""
         raise ValueError(
             f"the checkpoint {checkpoint} belongs to a run with the teacher {then['teacher']!r}, whose weights differ "
-            f"from those of {now['teacher']!r}. Give that --teacher_name_or_path, or another --resume_from_checkpoint."
+            f"from those of {now['teacher']!r}. Give that --teacher_name_or_path{also}, or another "
+            "--resume_from_checkpoint."
         )
     if then.get("scores_fingerprint") != now.get("scores_fingerprint"):
         raise ValueError(

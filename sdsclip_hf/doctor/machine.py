@@ -16,7 +16,7 @@ from transformers.integrations.integration_utils import (
 )
 
 from sdsclip_hf.common.devices import gpu_names, refuse_old_driver
-from sdsclip_hf.common.precision import mixed_precision
+from sdsclip_hf.common.precision import settled_dtype
 from sdsclip_hf.common.processes import cores
 from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
@@ -148,12 +148,11 @@ def check_precision(case: Case) -> Iterator[Finding]:
             )
             return
     if device == "cuda" and case.needs_teacher and config.teacher_dtype == "float32":
-        lower = {"bf16": "bfloat16", "fp16": "float16"}[mixed_precision()]
         yield Finding(
             "warn",
             "precision",
             "the teacher in float32 takes twice the memory and several times the time that this GPU needs for it.",
-            f"Set --teacher_dtype {lower}.",
+            f"Set --teacher_dtype {settled_dtype('auto')}.",
         )
         return
     of_teacher = f", the teacher in {config.teacher_dtype}" if case.needs_teacher else ""

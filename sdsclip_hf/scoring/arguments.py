@@ -2,17 +2,15 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from sdsclip_hf.benchmarks import BENCHMARKS
+from sdsclip_hf.common.precision import DTYPES, Dtype, settled_dtype
 from sdsclip_hf.config import TEACHER_OFFLOADS, TEACHER_QUANTIZATIONS, knob
 from sdsclip_hf.losses import WEIGHTINGS, Weighting
 from sdsclip_hf.scoring.candidates import parse_sources
 from sdsclip_hf.scoring.caption_errors import SETTLED, Settled
 from sdsclip_hf.scoring.timestep_weights import FEWEST_LABELLED
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-DTYPES = get_args(Dtype)
 DEFAULT_LABELLED = 200
 
 
@@ -37,7 +35,11 @@ class ScoringArguments:
         "The diffusion model that scores: the Hub id or folder of a pipeline (see sdsclip teachers), or shapes/teacher. "
         "Without one, and without a ranker, the candidates are written unscored, for hard negatives.",
     )
-    teacher_dtype: Dtype = knob("float32", "Number format of the teacher's weights; errors are float32 whatever it is.")
+    teacher_dtype: Dtype = knob(
+        "auto",
+        "Number format of the teacher's weights; auto: bfloat16 on a GPU that has it, float16 on another, float32 on CPUs. "
+        "Errors are float32 whatever it is.",
+    )
     teacher_quantization: str | None = knob(
         None,
         "Keep the denoiser's weights in fewer bits, by the library in the name: bitsandbytes-4bit, bitsandbytes-8bit, "
@@ -60,7 +62,7 @@ class ScoringArguments:
         "config.json tells, of a generative model vlm.",
     )
     ranker_revision: str | None = knob(None, "Branch, tag or commit of the ranker on the Hub.")
-    ranker_dtype: Dtype = knob("float32", "Number format of the ranker's weights.")
+    ranker_dtype: Dtype = knob("auto", "Number format of the ranker's weights; auto: as for the teacher.")
     ranker_question: str | None = knob(
         None,
         "What a generative ranker is asked, of vlm with {} where the caption goes; default: VQAScore's question, or for a "
@@ -176,6 +178,7 @@ class ScoringArguments:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(filter(None, choices))}."
                 )
+        self.teacher_dtype, self.ranker_dtype = settled_dtype(self.teacher_dtype), settled_dtype(self.ranker_dtype)
         if self.timestep_range is not None and len(self.timestep_range) != 2:
             raise ValueError(f"timestep_range is {self.timestep_range}; give the first and the last timestep.")
         for source, needs in (("column", "candidates_column"), ("nearest", "model_name_or_path")):

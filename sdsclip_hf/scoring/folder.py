@@ -176,7 +176,8 @@ def _check_same(folder: Path, then: dict, now: dict) -> None:
 
 def _difference(then, now) -> str:
     if isinstance(then, dict) and isinstance(now, dict):
-        key = next(key for key in {**then, **now} if then.get(key) != now.get(key))
+        keys = sorted({**then, **now}, key="fingerprint".__eq__)  # that one tells least
+        key = next(key for key in keys if then.get(key) != now.get(key))
         return f"of {key} {then.get(key)!r:.200}, not {now.get(key)!r:.200}"
     return f"{then!r:.200}, not {now!r:.200}"
 

@@ -2,7 +2,8 @@
 
 import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
+from torch import nn
 from tqdm.auto import tqdm
 
 from sdsclip_hf.common.checkpoints import fingerprint
@@ -169,7 +171,8 @@ class _Painter:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         pipeline = self.teacher.family.pipeline
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline(prompt=list(captions), generator=generators, **self.options).images
+        with _decoding_in_its_own_format(self.teacher.vae):
+            return pipeline(prompt=list(captions), generator=generators, **self.options).images
 
     def _show(self, pictures: Sequence[Image.Image], captions: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether each picture fits the first of its two captions better."""
@@ -178,6 +181,17 @@ class _Painter:
         latents = torch.cat([self.teacher.encode_images([picture]) for picture in pictures])
         errors = self.scorer.score(latents, [Candidates(row, texts) for row, texts in enumerate(captions)])
         return [bool(mean[0] < mean[1]) for mean in (of_item.mean(1) for of_item in errors)]
+
+
+@contextmanager
+def _decoding_in_its_own_format(autoencoder: nn.Module) -> Iterator[None]:
+    """Have an autoencoder that is in float32 beside a denoiser in less take the latents that a pipeline hands it."""
+    decode = autoencoder.decode
+    autoencoder.decode = lambda latents, *args, **options: decode(latents.to(autoencoder.dtype), *args, **options)
+    try:
+        yield
+    finally:
+        del autoencoder.decode  # so that it is its class's again
 
 
 def _bytes(cell: dict) -> bytes:

@@ -21,6 +21,7 @@ from sdsclip_hf import shapes
 from sdsclip_hf.benchmarks.items import picture_key, read_picture
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.errors import read_json
+from sdsclip_hf.common.precision import settled_dtype
 from sdsclip_hf.common.processes import cores
 from sdsclip_hf.common.writing import sweep, whole_file, write_json, write_text
 from sdsclip_hf.config import SDSCLIPConfig
@@ -210,6 +211,9 @@ class Study:
         options = {"teacher_name_or_path": world["teacher"], "model_name_or_path": world["student"]}
         options |= fill_in(given, world)
         options = {name: value for name, value in options.items() if name not in ("scores", "seeds")}
+        dtype = settled_dtype(options.get("teacher_dtype", "auto"), options.get("use_cpu", False))
+        if options.get("lambda_sds") != 0 and dtype != "float32":
+            options["teacher_dtype"] = dtype  # by which runs of other machines are told from these
         scores = self._scores_of(arm)
         return options | ({"ranking_scores": str(self.scores_folder(scores, number))} if scores else {})
 
@@ -273,7 +277,8 @@ class Study:
         """
         options = self._scoring_options(name, world)
         draws = {key: options[key] for key in ("num_draws", "timestep_range", "weighting") if key in options}
-        scorer = DiffusionScorer(self._teacher(options["teacher_name_or_path"]), **draws)
+        dtype = settled_dtype(options.get("teacher_dtype", "auto"))
+        scorer = DiffusionScorer(self._teacher(options["teacher_name_or_path"], dtype), **draws)
         items = cached_benchmark(self.settings["skill_benchmark"]).items
         scores, tags = np.stack(list(scorer.score(items))), np.array([item.tag for item in items])
         right = {
@@ -357,7 +362,7 @@ class Study:
         found = {"pictures": trainer.teacher.encode_images(images), "decoded": latents}
         return {name: _bytes(trainer.teacher.decode(z)) for name, z in found.items()}
 
-    def _teacher(self, name: str, dtype: str = "float32", latent_size: int | None = None) -> DiffusionTeacher:
+    def _teacher(self, name: str, dtype: str, latent_size: int | None = None) -> DiffusionTeacher:
         key = name, dtype, latent_size
         if key not in self.teachers:
             self.teachers[key] = DiffusionTeacher.from_pretrained(

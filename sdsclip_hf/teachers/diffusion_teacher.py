@@ -17,6 +17,7 @@ from sdsclip_hf.losses import Weighting, distillation_loss, predicted_noise
 from sdsclip_hf.teachers.caption_scores import CaptionScores
 from sdsclip_hf.teachers.conditions import Conditions, joined, moved, trimmed
 from sdsclip_hf.teachers.families.catalogue import family_of
+from sdsclip_hf.teachers.float16_gradients import Float16Gradients
 from sdsclip_hf.teachers.offloading import Turns
 from sdsclip_hf.teachers.packing import pack_weights, unpack_weights
 from sdsclip_hf.teachers.quantization import quantization_config
@@ -80,6 +81,7 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         self.prediction_type: Any = self.schedule.prediction_type
         self.latent_shape = self._latent_shape(latent_size)
         self._is_channels_last = False
+        self._float16_gradients = Float16Gradients()
         self.requires_grad_(False)
         self.eval()
 
@@ -316,8 +318,14 @@ class DiffusionTeacher(CaptionScores, nn.Module):
             (B, C, h, w) float32. Gradients flow to ``noisy_latents``.
         """
         self._take_turn(encoding=False)
-        prompts = moved(prompts, self.device, self.dtype)
-        return self.family.predict(noisy_latents.to(self.dtype), self.schedule.level(timesteps), prompts).float()
+        prompts, level = moved(prompts, self.device, self.dtype), self.schedule.level(timesteps)
+
+        def denoise(noisy: Tensor) -> Tensor:
+            return self.family.predict(noisy.to(self.dtype), level, prompts).float()
+
+        if self.dtype == torch.float16:
+            return self._float16_gradients(denoise, noisy_latents.float())
+        return denoise(noisy_latents)
 
     def predict_noise(self, noisy_latents: Tensor, timesteps: Tensor, prompts: Conditions) -> Tensor:
         """eps_theta: the noise in ``noisy_latents``, whatever the checkpoint predicts; as [`predict`]."""

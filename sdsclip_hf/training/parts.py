@@ -156,10 +156,13 @@ def load_teacher(teacher: DiffusionTeacher | str | None, args: SDSCLIPConfig) ->
             f"latent_size {args.latent_size} differs from the given teacher's {teacher.latent_shape[1]}; pass it to "
             "DiffusionTeacher.from_pretrained instead."
         )
-    if teacher.dtype != getattr(torch, args.teacher_dtype):
+    dtype = str(teacher.dtype).removeprefix("torch.")
+    if args.takes_given_dtype:
+        args.teacher_dtype = dtype
+    if args.teacher_dtype != dtype:
         raise ValueError(
-            f"teacher_dtype {args.teacher_dtype} differs from the given teacher's "
-            f"{str(teacher.dtype).removeprefix('torch.')}; set --teacher_dtype to what the teacher was loaded in."
+            f"teacher_dtype {args.teacher_dtype} differs from the given teacher's {dtype}; set --teacher_dtype to what the "
+            "teacher was loaded in."
         )
     if args.timestep_range is not None:
         teacher.check_timestep_range(args.timestep_range)

@@ -1,23 +1,41 @@
 """What a GPU can do and wants, by stand-ins of torch.cuda's functions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import yaml
 
 from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.common import precision
 from sdsclip_hf.common.devices import refuse_old_driver
-from sdsclip_hf.common.precision import mixed_precision
+from sdsclip_hf.common.precision import mixed_precision, settled_dtype
+from sdsclip_hf.scoring.arguments import ScoringArguments
+from sdsclip_hf.training.record import as_yaml
+from sdsclip_hf.training.resumed_options import kept_options
 
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver."
 
 
-@pytest.mark.parametrize(("available", "has_bf16", "expected"), [(0, 0, None), (1, 1, "bf16"), (1, 0, "fp16")])
-def test_the_student_s_precision_is_the_best_that_the_gpu_has(monkeypatch, available, has_bf16, expected):
+@pytest.mark.parametrize(
+    ("available", "has_bf16", "on_cpu", "expected", "dtype"),
+    [
+        (0, 0, "false", None, "float32"),
+        (1, 1, "false", "bf16", "bfloat16"),
+        (1, 0, "false", "fp16", "float16"),
+        (1, 1, "true", None, "float32"),
+    ],
+)
+def test_precision_is_the_best_that_the_gpu_has(monkeypatch, available, has_bf16, on_cpu, expected, dtype):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", on_cpu)  # as `accelerate launch --cpu` sets it
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(available))
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16 or including_emulation
     )
     assert mixed_precision() == expected
+    assert settled_dtype("auto") == dtype == ScoringArguments().teacher_dtype == ScoringArguments().ranker_dtype
+    assert settled_dtype("auto", use_cpu=True) == "float32" and settled_dtype("float16", use_cpu=True) == "float16"
+    assert ScoringArguments(teacher_dtype="float16", ranker_dtype="float32").teacher_dtype == "float16"
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="of machines without an accelerator")
@@ -27,6 +45,23 @@ def test_a_run_takes_it_unless_told_otherwise(monkeypatch, tmp_path):
         SDSCLIPConfig(output_dir=str(tmp_path))
     for options in ({"precision": "as_given"}, {"use_cpu": True}):
         assert not SDSCLIPConfig(output_dir=str(tmp_path), **options).bf16
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "bfloat16"),
+        ({"use_cpu": True}, "float32"),
+        ({"teacher_dtype": "float16"}, "float16"),
+        ({"teacher_dtype": "float32"}, "float32"),
+    ],
+)
+def test_the_teacher_s_format_is_settled_once_and_so_recorded(monkeypatch, tmp_path, options, expected):
+    monkeypatch.setattr(precision, "mixed_precision", lambda: "bf16")
+    config = SDSCLIPConfig(output_dir=str(tmp_path), precision="as_given", **options)
+    monkeypatch.undo()
+    assert replace(config, max_steps=3).teacher_dtype == config.teacher_dtype == expected
+    assert yaml.safe_load(as_yaml(config))["teacher_dtype"] == expected == kept_options(config)["teacher_dtype"]
 
 
 @pytest.mark.parametrize(

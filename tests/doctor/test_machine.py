@@ -6,6 +6,7 @@ import pytest
 import torch
 from doctor_cases import failures, local, look, of, the_failure
 
+from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.doctor import machine
 from sdsclip_hf.doctor.case import read_case
 
@@ -65,7 +66,10 @@ def on_gpus(monkeypatch, clip_folder, folder_of_pairs):
             monkeypatch.setattr(place, "device_count", lambda: len(names))
             monkeypatch.setattr(place, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16)
-        case = read_case(local(clip_folder, folder_of_pairs, "--use_cpu", *options))
+        monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+        for name, value in (("device", torch.device("cuda")), ("world_size", 1)):  # for which no GPU is asked then
+            monkeypatch.setattr(SDSCLIPConfig, name, value)
+        case = read_case(local(clip_folder, folder_of_pairs, "--precision", "as_given", *options))
         monkeypatch.setattr(type(case), "device", torch.device("cuda"))
         (found,) = check(case)
         return found
@@ -87,6 +91,8 @@ def test_gpus_of_two_kinds_are_a_warning_that_names_those_of_one(on_gpus):
         ("float32", False, "twice the memory", "float16"),
         ("bfloat16", False, "emulated on this GPU", "float16"),
         ("float16", False, "the teacher in float16", ""),
+        ("auto", False, "the teacher in float16", ""),
+        ("auto", True, "the teacher in bfloat16", ""),
     ],
 )
 def test_the_teacher_s_precision_is_held_against_the_gpu(on_gpus, dtype, has_bf16, told, remedy):

@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
     pytest.mark.filterwarnings("ignore"),
 ]
+IN_FLOAT32 = {"precision": "as_given", "teacher_dtype": "float32"}
 CONTRASTIVE = {"lambda_sds": 0.0, "trainable": "full"}
 RANKED = CONTRASTIVE | {"lambda_rank": 1.0, "ranking_symmetric": True}
 FORMS = {
@@ -63,7 +64,7 @@ def loss_and_gradient(trainer, batch) -> tuple[float, torch.Tensor]:
 @pytest.mark.parametrize("form", FORMS)
 def test_losses_and_gradients_are_those_of_the_cpu(ready, exact, form):
     expected, gradient = loss_and_gradient(*ready("cpu", use_cpu=True, **FORMS[form]))
-    loss, found = loss_and_gradient(*ready("gpu", precision="as_given", **FORMS[form]))
+    loss, found = loss_and_gradient(*ready("gpu", **IN_FLOAT32, **FORMS[form]))
     assert loss == pytest.approx(expected, rel=1e-4)
     assert (found - gradient).abs().max() < 1e-3 * gradient.abs().max()
 
@@ -92,7 +93,7 @@ def test_a_step_waits_for_nothing(ready, form):
 
 
 def test_a_compiled_teacher_gives_the_loss_of_a_plain_one(ready, exact):
-    stopped = FORMS["L_SDS, stop-gradient"] | {"precision": "as_given"}
+    stopped = FORMS["L_SDS, stop-gradient"] | IN_FLOAT32
     expected, gradient = loss_and_gradient(*ready("plain", **stopped))
     loss, found = loss_and_gradient(*ready("compiled", teacher_compile=True, **stopped))
     assert loss == pytest.approx(expected, rel=1e-4)

@@ -15,6 +15,7 @@ from pair_configs import PAIRS, pair_folders
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.commands import cli
 from sdsclip_hf.commands.plan import parse_plan
+from sdsclip_hf.common import precision
 from sdsclip_hf.common.resources import find_config
 from sdsclip_hf.planning.plan import GIB, num_steps, plan
 from sdsclip_hf.planning.rehearsal import CHECKPOINTING
@@ -99,6 +100,14 @@ def test_half_precision_halves_the_teacher_s_weights():
             single["parts"][name]["gib"]["weights"] / 2, rel=1e-3
         )
     assert half["parts"]["student"]["gib"]["weights"] == single["parts"]["student"]["gib"]["weights"]
+
+
+def test_a_plan_is_of_float32_unless_told_otherwise_wherever_it_is_made(monkeypatch):
+    monkeypatch.setattr(precision, "mixed_precision", lambda: "bf16")
+    config = parse_plan([*SHAPES])[-1]
+    assert config.teacher_dtype == "float32" and not config.bf16
+    config = parse_plan([*SHAPES, "--bf16", "--teacher_dtype", "bfloat16"])[-1]
+    assert config.teacher_dtype == "bfloat16" and config.bf16
 
 
 def test_without_its_term_the_teacher_is_not_even_looked_at():

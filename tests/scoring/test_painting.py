@@ -3,6 +3,8 @@
 import datasets
 import numpy as np
 import pytest
+import tiny_pipelines
+import torch
 from folders import contents
 
 from sdsclip_hf.commands.paint_negatives import main
@@ -53,6 +55,15 @@ def test_what_the_teacher_does_not_see_in_its_picture_is_left_out(painted, teach
         errors = teacher.diffusion_score([row["negative_image"]], [wrong, row["caption"]], num_draws=4, seed=5)[0]
         assert errors[0] < errors[1]
     assert 0 < told["kept"] < 10  # a random teacher agrees with itself now and then
+
+
+def test_an_autoencoder_in_float32_paints_beside_a_denoiser_in_less(rows, tmp_path):
+    folder = tiny_pipelines.save("stable_diffusion_xl", tmp_path)
+    half = DiffusionTeacher.from_pretrained(folder, load_vae=True, latent_size=8, dtype="bfloat16")
+    told = paint(half, rows.select(range(4)), tmp_path / "out")
+    assert told["painted"] == 2 and half.dtype == torch.bfloat16 and half.vae.dtype == torch.float32
+    with pytest.raises(RuntimeError, match="should be the same"):  # as it is for others
+        half.vae.decode(torch.zeros(1, 4, 8, 8, dtype=half.dtype))
 
 
 def test_after_a_kill_the_bytes_are_the_same_and_other_settings_are_refused(

@@ -8,6 +8,7 @@ import pytest
 from scorings import refuse, run
 
 from sdsclip_hf.commands.score_captions import main
+from sdsclip_hf.common import precision
 from sdsclip_hf.scoring.arguments import ScoringArguments
 
 
@@ -62,6 +63,18 @@ def test_the_bundled_teacher_and_its_options_are_found(tmp_path):
     assert (
         told["settled"] == "first_choice" and told["timestep_range"] == [100, 900] and told["weighting"] == "velocity"
     )
+
+
+def test_scores_of_a_machine_that_takes_another_format_are_told_apart(
+    capsys, numbered, teacher_folder, tmp_path, monkeypatch
+):
+    words = ["--teacher_name_or_path", teacher_folder, "--dataset_name", numbered, "--output_dir", tmp_path / "s"]
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(precision, "mixed_precision", lambda: "bf16")
+        run(*words)
+    assert json.loads((tmp_path / "s/scores.json").read_text())["teacher"]["dtype"] == "bfloat16"
+    assert "scores of other settings: its teacher is of dtype 'bfloat16', not 'float32'" in refuse(capsys, *words)
+    run(*words, "--teacher_dtype", "bfloat16")
 
 
 def test_a_tagger_that_is_not_installed_is_named(capsys, numbered, tmp_path, monkeypatch):

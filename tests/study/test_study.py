@@ -13,6 +13,7 @@ from dual_encoders import make_dual_encoder
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.benchmarks.items import read_picture
 from sdsclip_hf.commands.study import main
+from sdsclip_hf.common import precision
 from sdsclip_hf.evaluation.results import evaluate_benchmarks
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.students.dual_encoder import load_dual_encoder
@@ -68,6 +69,15 @@ def test_every_arm_and_seed_is_run_and_kept(done):
     history = json.loads((folder / "sds/seed-1.json").read_text())["history"]
     assert [row["step"] for row in history if "sds" in row] == [1, 2]
     assert not any("sds" in row for row in json.loads((folder / "contrastive/seed-1.json").read_text())["history"])
+
+
+def test_a_teacher_s_format_on_a_gpu_is_told_of_the_arms_that_have_one(settings, tmp_path, monkeypatch):
+    on_cpu = Study(settings, tmp_path).options("sds", 0)
+    monkeypatch.setattr(precision, "mixed_precision", lambda: "bf16")
+    assert Study(settings, tmp_path).options("sds", 0) == on_cpu and "teacher_dtype" not in on_cpu
+    on_gpu = Study(settings | {"common": settings["common"] | {"use_cpu": False}}, tmp_path)
+    assert on_gpu.options("sds", 0) == on_cpu | {"use_cpu": False, "teacher_dtype": "bfloat16"}
+    assert "teacher_dtype" not in on_gpu.options("contrastive", 0)
 
 
 def test_arms_and_seeds_give_different_scores_from_one_start(done, settings):

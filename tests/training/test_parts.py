@@ -84,8 +84,17 @@ def test_missing_column_raises_with_those_there_are(make_trainer, pairs):
 def test_a_teacher_in_another_dtype_than_the_options_tell_is_refused(teacher_folder, tmp_path):
     teacher = DiffusionTeacher.from_pretrained(teacher_folder, dtype="bfloat16")
     with pytest.raises(ValueError, match="teacher_dtype float32 differs from the given teacher's bfloat16; set"):
-        load_teacher(teacher, SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True))
+        load_teacher(teacher, SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True, teacher_dtype="float32"))
     assert load_teacher(teacher, SDSCLIPConfig(output_dir=str(tmp_path), teacher_dtype="bfloat16")) is teacher
+
+
+def test_a_teacher_in_memory_keeps_its_dtype_where_none_is_asked_for(teacher_folder, tmp_path):
+    teacher, config = (
+        DiffusionTeacher.from_pretrained(teacher_folder, dtype="float16"),
+        SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True),
+    )
+    assert load_teacher(teacher, config) is teacher and teacher.dtype == torch.float16
+    assert config.teacher_dtype == "float16"  # is what is recorded
 
 
 class Backward(torch.autograd.Function):

@@ -35,3 +35,4 @@ def test_layers_that_lora_finds_are_not_taken_for_those_that_are_named(tmp_path)
 
 def test_checkpoints_that_know_no_masks_had_none():
     assert earlier_defaults()["mask_duplicates"] is False and SDSCLIPConfig.mask_duplicates is True
+    assert earlier_defaults()["teacher_dtype"] == "float32"

@@ -175,6 +175,8 @@ def test_a_checkpoint_from_before_an_option_existed_had_its_default(make_trainer
 def test_resuming_with_another_teacher_raises(make_trainer, stopped, velocity_teacher_folder):
     with pytest.raises(ValueError, match="teacher"):
         make_trainer(teacher=velocity_teacher_folder, max_steps=4).train(resume_from_checkpoint=stopped)
+    with pytest.raises(ValueError, match="Give that --teacher_name_or_path in --teacher_dtype float32, or another"):
+        make_trainer(teacher_dtype="bfloat16", max_steps=4).train(resume_from_checkpoint=stopped)
 
 
 def test_resuming_with_what_is_only_watched_changed_is_allowed(make_trainer, stopped):

@@ -13,7 +13,7 @@ RANKED = {"lambda_sds": 0.0, "lambda_rank": 1.0}
 FORMS = {
     "contrastive": {"lambda_sds": 0.0, "contrastive_chunk_size": 2},
     "GradCache": RANKED | {"per_device_train_batch_size": 2, "contrastive_batch_size": 4, "ranking_confidence": True},
-    "L_SDS": {"distill_fraction": 0.5, "lambda_cosine": 0.1, "prompt_cache_dir": "prompts"},
+    "L_SDS": {"distill_fraction": 0.5, "lambda_cosine": 0.1, "prompt_cache_dir": "prompts", "teacher_dtype": "float16"},
     "L_rank, symmetric": RANKED | {"ranking_symmetric": True},
     "by labels": RANKED | {"ranking_targets": "labels", "hard_negatives": True},
 }

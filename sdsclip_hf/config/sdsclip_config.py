@@ -1,47 +1,17 @@
 """Every knob of a run: [`transformers.TrainingArguments`] and what the method adds to it."""
 
-import math
-import re
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, cast, get_args
+from dataclasses import dataclass, fields
+from typing import Literal, cast
 
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from sdsclip_hf.common.devices import launch_on_cpus
-from sdsclip_hf.common.precision import settle_precision
-from sdsclip_hf.contrastive_losses import CONTRASTIVE_FORMS, ContrastiveForm
-from sdsclip_hf.losses import (
-    GRADIENTS,
-    RANKING_FORMS,
-    RANKING_TARGETS,
-    READINGS,
-    WEIGHTINGS,
-    Gradient,
-    RankingForm,
-    RankingTargets,
-    Reading,
-    Weighting,
-)
-
-Trainable = Literal["layernorm", "lora", "full"]
-TRAINABLE = get_args(Trainable)
-LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-TEACHER_QUANTIZATIONS = ("bitsandbytes-4bit", "bitsandbytes-8bit", "torchao-int8", "quanto-int8")
-TEACHER_OFFLOADS = ("model", "group")
-
-
-def knob(default: Any, text: str) -> Any:
-    """A dataclass field with a help text; a list or tuple becomes a list of its own for each instance."""
-    if isinstance(default, (list, tuple)):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
-
-
-WITHOUT_EFFECT = {  # options of TrainingArguments for models of words, with the value that switches each off
-    **{"label_smoothing_factor": 0, "label_names": None, "include_for_metrics": [], "batch_eval_metrics": False},
-    **{"neftune_noise_alpha": None, "include_num_input_tokens_seen": "no", "use_liger_kernel": False},
-}
+from sdsclip_hf.common.precision import Dtype, settle_precision
+from sdsclip_hf.config.checks import check
+from sdsclip_hf.config.knobs import Trainable, knob
+from sdsclip_hf.contrastive_losses import ContrastiveForm
+from sdsclip_hf.losses import Gradient, RankingForm, RankingTargets, Reading, Weighting
 
 
 @dataclass
@@ -193,8 +163,9 @@ class SDSCLIPConfig(TrainingArguments):
     )
 
     # The teacher.
-    teacher_dtype: Literal["float32", "bfloat16", "float16"] = knob(
-        "float32", "Number format of the teacher's weights."
+    teacher_dtype: Dtype = knob(
+        "auto",
+        "Number format of the teacher's weights; auto: bfloat16 on a GPU that has it, float16 on another, float32 on CPUs.",
     )
     latent_size: int | None = knob(
         None, "Height and width of z0 in latent pixels; default: the teacher's own. Half costs a quarter."
@@ -324,6 +295,7 @@ class SDSCLIPConfig(TrainingArguments):
 
     def __post_init__(self):
         launch_on_cpus()
+        self.takes_given_dtype = self.teacher_dtype == "auto"  # that of a teacher which is in memory
         settle_precision(self)
         try:
             super().__post_init__()
@@ -337,114 +309,4 @@ class SDSCLIPConfig(TrainingArguments):
         loading = cast(AcceleratorConfig, self.accelerator_config)
         if loading.dispatch_batches is None:  # accelerate would read a stream on one process for all
             loading.dispatch_batches = False
-        for name, off in WITHOUT_EFFECT.items():
-            value = getattr(self, name)
-            if value != off and value:
-                raise ValueError(f"{name} is {value!r}, and would have no effect on a CLIP; leave --{name} out.")
-        whole = ("mapper_warmup_steps", "max_bad_images", "shuffle_buffer_size", "health_steps", "gradient_norm_steps")
-        weights = ("lambda_clip", "lambda_sds", "lambda_rank", "lambda_images", "lambda_cosine")
-        inherited = ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps")
-        for name in (*weights, *whole, "log_failures", "mapper_learning_rate", *inherited):
-            value = getattr(self, name)
-            _require(value is None or 0 <= value < math.inf, name, value, "zero or more, and no infinity")
-        if not any(getattr(self, name) for name in weights):
-            raise ValueError(f"{', '.join(weights)} are all 0, so that nothing would train; set one of them above 0.")
-        above_zero = ("contrastive_batch_size", "contrastive_chunk_size", "mapper_scale", "snr_gamma", "latent_size")
-        above_zero += ("lora_r", "lora_alpha", "mapper_warmup_learning_rate", "distill_every", "ranking_candidates")
-        for name in (*above_zero, "ranking_temperature", "ranking_temperature_share", "ranking_logit_scale"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, name, value, "more than zero")
-        _require(0 < self.wise_ft_alpha <= 1, "wise_ft_alpha", self.wise_ft_alpha, "in (0, 1]")
-        _require(0 < self.distill_fraction <= 1, "distill_fraction", self.distill_fraction, "in (0, 1]")
-        for name in ("lora_dropout", "adam_beta1", "adam_beta2"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
-        for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        choices = {"contrastive_form": CONTRASTIVE_FORMS, "sds_reading": READINGS, "sds_gradient": GRADIENTS}
-        choices |= {"sds_weighting": (*WEIGHTINGS, None), "ranking_targets": RANKING_TARGETS, "trainable": TRAINABLE}
-        choices |= {"ranking_form": RANKING_FORMS, "mapper_warmup_inputs": ("image", "text")}
-        choices |= {
-            "teacher_quantization": (*TEACHER_QUANTIZATIONS, None),
-            "teacher_offload": (*TEACHER_OFFLOADS, None),
-        }
-        choices |= {"teacher_dtype": ("float32", "bfloat16", "float16")}
-        for name, among in choices.items():
-            _require(
-                getattr(self, name) in among, name, getattr(self, name), f"one of {', '.join(filter(None, among))}"
-            )
-        if self.timestep_range is not None:
-            fits = len(self.timestep_range) == 2 and 0 <= self.timestep_range[0] <= self.timestep_range[1]
-            _require(fits, "timestep_range", self.timestep_range, "two timesteps, 0 <= first <= last")
-        _require(not self.remove_unused_columns, "remove_unused_columns", True, "false: the collator needs the columns")
-        if self.per_device_eval_batch_size * self.world_size < 2:
-            raise ValueError(
-                f"per_device_eval_batch_size {self.per_device_eval_batch_size} leaves a caption no negatives; set "
-                "--per_device_eval_batch_size to 2 or more."
-            )
-        if self.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.hub_license):
-            raise ValueError(
-                f"hub_license {self.hub_license!r} is no identifier of a licence; set --hub_license to one of "
-                "https://huggingface.co/docs/hub/repositories-licenses, such as apache-2.0, mit or other."
-            )
-        self._check_contrastive_batch()
-        if (self.lambda_rank or self.hard_negatives) and self.ranking_scores is None:
-            needy = "lambda_rank is above 0" if self.lambda_rank else "hard_negatives is on"
-            raise ValueError(
-                f"{needy}, but there are no candidate captions; give --ranking_scores a folder that sdsclip "
-                "score-captions wrote, or its Hub id."
-            )
-        if self.shard_teacher and self.teacher_channels_last:
-            raise ValueError("shard_teacher deals out weights row by row; leave --teacher_channels_last out beside it.")
-        if self.shard_teacher and self.distill_fraction * self.per_device_train_batch_size < 1:
-            raise ValueError(
-                f"distill_fraction {self.distill_fraction} of per_device_train_batch_size "
-                f"{self.per_device_train_batch_size} leaves some processes nothing to distil, for whose part of the "
-                "teacher's weights the others would wait; raise one of them, or leave --shard_teacher out."
-            )
-        has_evaluation_loss = self.lambda_clip or self.lambda_sds or self.lambda_cosine
-        if self.metric_for_best_model in ("loss", "eval_loss") and not has_evaluation_loss:
-            raise ValueError(
-                f"metric_for_best_model is {self.metric_for_best_model!r}, which stays 0 where L_rank alone is switched on, "
-                "since evaluation data is not scored; set, for instance, --metric_for_best_model eval_contrastive "
-                "--greater_is_better false."
-            )
-        if self.ranking_symmetric and self.contrastive_batch_size is not None:
-            raise ValueError(
-                "ranking_symmetric looks for captions that images of a batch share, which contrastive_batch_size encodes in "
-                "parts; leave one of them out."
-            )
-        if self.shuffle_captions and self.per_device_train_batch_size < 2:
-            raise ValueError(
-                "shuffle_captions exchanges captions within a process's batch; set --per_device_train_batch_size to 2 or "
-                "more."
-            )
-        if self.hard_negatives and self.lambda_clip == 0:
-            raise ValueError("hard_negatives needs the contrastive term; set --lambda_clip above 0.")
-        for name in ("mapper_warmup_steps", "prompt_cache_dir", "shard_teacher"):
-            if getattr(self, name) and self.lambda_sds == 0:
-                raise ValueError(f"{name} needs the distillation term; set --lambda_sds above 0.")
-        if self.per_device_train_batch_size * self.world_size < 2:
-            raise ValueError(
-                f"per_device_train_batch_size {self.per_device_train_batch_size} on {self.world_size} process leaves a "
-                "caption no negatives; set --per_device_train_batch_size to 2 or more."
-            )
-
-    def _check_contrastive_batch(self) -> None:
-        step = self.per_device_train_batch_size * self.world_size
-        if self.contrastive_batch_size is None:
-            return
-        if self.contrastive_batch_size % step:
-            raise ValueError(
-                f"contrastive_batch_size {self.contrastive_batch_size} is no multiple of {step}, which is "
-                f"per_device_train_batch_size {self.per_device_train_batch_size} times {self.world_size} processes; set "
-                f"--contrastive_batch_size to {max(1, self.contrastive_batch_size // step) * step}, for instance."
-            )
-        if self.gradient_norm_steps:
-            raise ValueError(
-                "gradient_norm_steps needs the whole batch in memory, which contrastive_batch_size avoids; leave one out."
-            )
-
-
-def _require(holds: bool, name: str, value, rule: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} is {value!r}; it must be {rule}. Set --{name}.")
+        check(self)

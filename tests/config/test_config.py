@@ -49,7 +49,7 @@ def test_defaults_are_valid_and_leave_the_paper_s_choices(make):
         ("sds_weighting", "snr", "one of constant, sigma_squared, min_snr, velocity"),
         ("trainable", "all", "one of layernorm, lora, full"),
         ("mapper_warmup_inputs", "both", "one of image, text"),
-        ("teacher_dtype", "int8", "one of float32, bfloat16, float16"),
+        ("teacher_dtype", "int8", "one of auto, float32, bfloat16, float16"),
         ("timestep_range", [5, 4], "0 <= first <= last"),
         ("timestep_range", [-1, 4], "0 <= first <= last"),
         ("timestep_range", [4], "0 <= first <= last"),
