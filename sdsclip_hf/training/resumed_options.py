@@ -22,7 +22,8 @@ FREE = {"hub_license", "hub_force", "ranking_scores", "ranking_scores_revision",
 FREE |= {"health_steps", "gradient_norm_steps", "max_bad_images", "keep_images_in_memory", "prompt_cache_dir"}
 FREE |= {"teacher_gradient_checkpointing", "teacher_compile", "teacher_channels_last", "teacher_pack_weights"}
 FREE |= {"teacher_offload", "wise_ft_alpha", "log_failures", "precision"}
-EARLIER = {"mask_duplicates": False}  # what newer options stood for before there were any, where not their default
+# what newer options stood for before there were any, where not their default
+EARLIER = {"mask_duplicates": False, "ranking_form": "divergence"}
 
 
 def _own_defaults() -> dict:
