@@ -272,7 +272,18 @@ def _symbols(facts: RunFacts) -> Iterator[str]:
             if config.ranking_targets == "teacher"
             else "the labels (which caption is the image's own)"
         )
-        yield f"`L_rank`: KL divergence from {order} to the softmax of CLIP's scores over an image's candidate captions."
+        ours = "the softmax of CLIP's scores over an image's candidate captions"
+        if config.ranking_form == "divergence" or config.ranking_targets == "labels":
+            yield f"`L_rank`: KL divergence from {order} to {ours}."
+        else:
+            yield (
+                f"`L_rank = -log sum_k p_k q_k`, p {ours}, q {order}: its word is evidence that may be wrong. "
+                + (
+                    ""
+                    if config.ranking_temperature
+                    else "tau is fitted to how often the images' own captions come first."
+                )
+            ).rstrip()
     if config.lambda_images:
         yield "`L_images`: cross-entropy of the right picture of a caption beside a wrong one, by the dataset's labels."
     if config.lambda_cosine:

@@ -116,7 +116,7 @@ class SDSCLIPConfig(TrainingArguments):
     # Ranking distillation, and the baselines that it is compared with.
     lambda_rank: float = knob(
         0.0,
-        "Weight of the ranking term L_rank (a divergence in nats), without unit: the student learns to order candidate "
+        "Weight of the ranking term L_rank (in nats), without unit: the student learns to order candidate "
         "captions of an image as the teacher's stored scores do. 0 switches it off.",
     )
     ranking_scores: str | None = knob(
@@ -134,11 +134,13 @@ class SDSCLIPConfig(TrainingArguments):
         "teacher", "Whether the student learns the teacher's order, or (baseline) that the own caption comes first."
     )
     ranking_form: RankingForm = knob(
-        "divergence",
-        "What the teacher's word is: a belief to learn (divergence), or evidence that may be wrong (likelihood).",
+        "likelihood",
+        "What the teacher's word is: evidence that may be wrong (likelihood), or a belief to learn (divergence).",
     )
     ranking_temperature: float | None = knob(
-        None, "tau, in units of d; default: ranking_temperature_share of the median gap, of a likelihood fitted."
+        None,
+        "tau, in units of d; default: of a likelihood fitted to own captions, of a divergence ranking_temperature_share of "
+        "the median gap.",
     )
     ranking_temperature_share: float = knob(
         0.1, "tau as a share of the median gap between the teacher's scores of an image's two best candidates."

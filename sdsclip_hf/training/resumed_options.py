@@ -23,7 +23,7 @@ FREE |= {"health_steps", "gradient_norm_steps", "max_bad_images", "keep_images_i
 FREE |= {"teacher_gradient_checkpointing", "teacher_compile", "teacher_channels_last", "teacher_pack_weights"}
 FREE |= {"teacher_offload", "wise_ft_alpha", "log_failures", "precision"}
 # What newer options stood for before there were any, where not their default.
-EARLIER = {"mask_duplicates": False, "teacher_dtype": "float32"}
+EARLIER = {"mask_duplicates": False, "teacher_dtype": "float32", "ranking_form": "divergence"}
 
 
 def _own_defaults() -> dict:

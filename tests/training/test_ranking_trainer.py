@@ -90,12 +90,12 @@ def term_by_hand(
 @pytest.mark.parametrize(
     ("options", "by_hand"),
     [
-        ({"ranking_temperature": 0.3}, {"tau": 0.3}),
-        ({"ranking_temperature": 0.05, "ranking_logit_scale": 9.0}, {"tau": 0.05, "scale": 9.0}),
-        ({"ranking_temperature": 0.3, "ranking_confidence": True}, {"tau": 0.3, "confidence": True}),
-        ({"ranking_temperature": 0.3, "ranking_candidates": 1}, {"tau": 0.3}),
+        ({"ranking_temperature": 0.3, "ranking_form": "divergence"}, {"tau": 0.3}),
+        ({"ranking_temperature": 0.3}, {"tau": 0.3, "evidence": True}),
+        ({"ranking_temperature": 0.05, "ranking_logit_scale": 9.0}, {"tau": 0.05, "scale": 9.0, "evidence": True}),
+        ({"ranking_temperature": 0.3, "ranking_confidence": True}, {"tau": 0.3, "confidence": True, "evidence": True}),
+        ({"ranking_temperature": 0.3, "ranking_candidates": 1}, {"tau": 0.3, "evidence": True}),
         ({"ranking_temperature": 0.3, "ranking_targets": "labels"}, {"tau": 0.3, "labels": True}),
-        ({"ranking_temperature": 0.3, "ranking_form": "likelihood"}, {"tau": 0.3, "evidence": True}),
     ],
     ids=str,
 )
@@ -114,7 +114,9 @@ def test_images_count_by_the_confidence_of_the_teacher(make_trainer, embed, scor
     items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
     unsure = [(*item[:3], rng.normal(size=(3, 4)).tolist()) for item in items]
     folder = str(make_scores(tmp_path / "unsure", unsure))
-    trainer = make_trainer(ranking_scores=folder, ranking_temperature=0.5, ranking_confidence=True)
+    trainer = make_trainer(
+        ranking_scores=folder, ranking_temperature=0.5, ranking_confidence=True, ranking_form="divergence"
+    )
     with torch.no_grad():
         trainer.compute_loss(trainer.model.eval(), trainer.data_collator(items_of(trainer)))
     found = trainer.take_notes("eval")["ranking"]
@@ -124,7 +126,7 @@ def test_images_count_by_the_confidence_of_the_teacher(make_trainer, embed, scor
 
 def test_fitted_temperature_is_the_share_of_the_median_gap(make_trainer, scores_folder):
     gaps = np.diff(np.sort(CandidateScores.load(scores_folder).mean_errors, axis=1)[:, :2]).ravel()
-    found = make_trainer(ranking_temperature_share=0.3).ranking.temperature
+    found = make_trainer(ranking_form="divergence", ranking_temperature_share=0.3).ranking.temperature
     assert found == pytest.approx(0.3 * np.sort(gaps)[(len(gaps) - 1) // 2], rel=1e-5)
 
 
@@ -135,7 +137,7 @@ def test_as_evidence_the_teacher_is_worth_what_the_own_captions_show(make_traine
         chosen = (own[-1] + (number % 4 == 0)) % 3  # the teacher errs on every fourth, and is as sure there
         items.append((*list(row.values())[:3], [[0.0 if place == chosen else 1.0] for place in range(3)]))
     folder = str(make_scores(tmp_path / "erring", items))
-    trainer = make_trainer(ranking_scores=folder, ranking_form="likelihood")
+    trainer = make_trainer(ranking_scores=folder)
     with torch.no_grad():
         trainer.compute_loss(trainer.model.eval(), trainer.data_collator(items_of(trainer)))
     errors = torch.tensor([[draws[0] for draws in item[3]] for item in items])
@@ -156,7 +158,7 @@ def test_candidates_do_not_change_the_contrastive_term(make_trainer):
 
 
 def test_over_images_each_caption_ranks_the_pictures_that_were_scored_with_it(make_trainer, embed):
-    trainer = make_trainer(ranking_temperature=0.1, ranking_symmetric=True)
+    trainer = make_trainer(ranking_temperature=0.1, ranking_symmetric=True, ranking_form="divergence")
     examples = [trainer.train_dataset[number] for number in (0, 1, 2, 7)]  # neighbours share candidates
     with torch.no_grad():
         trainer.compute_loss(trainer.model.eval(), trainer.data_collator(examples))
@@ -281,7 +283,8 @@ def test_pictures_kept_in_memory_change_no_figure_of_a_run(make_trainer, scores_
 
 def test_images_with_fewer_than_two_scored_candidates_count_as_images_and_for_nothing_else(tmp_path):
     """The mean is over all images; one candidate alone orders nothing, and neither agrees nor disagrees."""
-    args = SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True, lambda_sds=0.0, ranking_temperature=0.1)
+    options = {"ranking_temperature": 0.1, "ranking_form": "divergence"}
+    args = SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True, lambda_sds=0.0, **options)
     term = RankingTerm(SimpleNamespace(), args)
     torch.manual_seed(0)
     images = F.normalize(torch.randn(4, 5), dim=-1).requires_grad_()
