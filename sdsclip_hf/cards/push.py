@@ -144,7 +144,8 @@ def push_model(
             kept | (extra or {}), repo_id, message=message, delete_patterns=(*STALE, *delete_patterns), **where
         )
     except HubError as error:
-        names = ", ".join(list(model_files(folder, repo_id))[:4])
+        weights_first = sorted(model_files(folder, repo_id), key=lambda name: (not name.endswith(".safetensors"), name))
+        names = ", ".join(weights_first[:4])
         words = ["sdsclip", "push", str(folder), repo_id, *["--private"] * bool(private), *["--force"] * force]
         command = shlex.join(words + (["--revision", revision] if revision else []))
         raise HubError(

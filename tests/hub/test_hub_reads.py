@@ -201,6 +201,7 @@ def session(tmp_path_factory, few):
     return server, sha, online, found_by(dead), found_by(offline)
 
 
+@pytest.mark.slow
 def test_datasets_are_read(session, few):
     _, sha, online, _, _ = session
     assert online["pairs"] == [6, [24, 20], few["caption"][:]]
@@ -210,6 +211,7 @@ def test_datasets_are_read(session, few):
     assert online["stream_files"] == [f"hf://datasets/org/pairs@{sha}/{shard}" for shard in shards]
 
 
+@pytest.mark.slow
 def test_loaded_datasets_tell_their_commit(session):
     """The folder of their cache files is named by it, wherever they come from."""
     _, sha, online, dead, offline = session
@@ -219,6 +221,7 @@ def test_loaded_datasets_tell_their_commit(session):
     assert online["builder"] == dead["builder"] == offline["builder"] == sha
 
 
+@pytest.mark.slow
 def test_datasets_out_of_reach(session):
     _, _, online, dead, offline = session
     not_found = "datasets.exceptions.DatasetNotFoundError"
@@ -238,6 +241,7 @@ def test_datasets_out_of_reach(session):
         assert "Couldn't reach 'org/other' on the Hub" in found["fresh"][1]
 
 
+@pytest.mark.slow
 def test_the_api(session):
     server, sha, online, _, _ = session
     files = server.repository("datasets", "org/gated").sizes
@@ -251,6 +255,7 @@ def test_the_api(session):
     assert online["whoami"] == ["accepted", "Invalid user token."]
 
 
+@pytest.mark.slow
 def test_models_and_metrics_are_read(session):
     server, _, online, _, _ = session
     assert online["clip"] == [make_clip().num_parameters(), make_processor().tokenizer("a photo")["input_ids"]]
@@ -261,6 +266,7 @@ def test_models_and_metrics_are_read(session):
     assert ("GET", "/spaces/org/some_metric/resolve/main/helper.py") in server.requests
 
 
+@pytest.mark.slow
 def test_models_and_datasets_are_pushed(session):
     server, _, online, _, _ = session
     shas, scales = online["pushed_clip"]

@@ -206,6 +206,7 @@ def test_nothing_unfinished_is_ever_in_place(cache, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["__init__.py"]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(cache, tmp_path):
     code = (
         "from sdsclip_hf.metrics.install import *\n"

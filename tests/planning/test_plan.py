@@ -263,7 +263,7 @@ def test_a_run_for_a_gpu_is_planned_without_one(configs):
 
 
 def test_the_default_configuration_is_planned():
-    assert planned()["steps"] == 600
+    assert planned()["steps"] == 500
 
 
 def test_the_device_s_speed_is_measured_where_none_is_given(monkeypatch):

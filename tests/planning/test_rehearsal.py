@@ -33,7 +33,7 @@ RUNS = {
     "contrastive": {"lambda_sds": 0.0, "trainable": "full"},
     "contrastive in chunks": {"lambda_sds": 0.0, "contrastive_chunk_size": 3},
 }
-QUICK = {"stop-gradient", "GradCache"}
+QUICK = {"stop-gradient"}
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_a_perfect_ranker_teaches_as_labels_do(knows, pairs, tmp_path, make_trai
     make = partial(make_trainer, teacher=None, trainable="full", optim="sgd", learning_rate=0.1, **terms)
     weights = {}
     for targets in ("teacher", "labels"):
-        trainer = make(targets, ranking_targets=targets, ranking_temperature_share=0.05)  # labels: e^-20 for the others
+        trainer = make(targets, ranking_targets=targets, ranking_temperature=0.05)  # labels: e^-20 for the others
         trainer.train()
         weights[targets] = torch.cat([weight.flatten() for weight in trainer.student.clip.state_dict().values()])
     start = torch.cat([weight.flatten() for weight in make("untrained").student.clip.state_dict().values()])

@@ -30,6 +30,7 @@ def test_runs_to_compare_with_are_scored_from_the_same_start_and_only_scored(wor
     assert Path("out/compared/contrastive_only/losses.png").exists()
 
 
+@pytest.mark.slow
 def test_runs_beside_the_main_run_score_alike_and_their_failure_loses_nothing(words, monkeypatch):
     monkeypatch.setattr("sdsclip_hf.training.compared.STEPS_THAT_PAY", 1)
     monkeypatch.setattr("sdsclip_hf.training.compared.cores", lambda: 2)
