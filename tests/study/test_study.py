@@ -189,6 +189,11 @@ def test_arm_may_name_its_own_teacher(settings, velocity_teacher_folder, tmp_pat
     assert [name for name, *_ in one.teachers] == [velocity_teacher_folder]
 
 
+def test_scores_that_cannot_be_made_are_refused_before_any_are(settings, tmp_path):
+    with pytest.raises(ValueError, match="num_draws is 1; it must be at least 2"):
+        Study(settings | {"scores": {"two": {}, "one": {"num_draws": 1}}}, tmp_path)
+
+
 def test_scores_may_be_a_ranker_s(settings, tmp_path):
     scores = {"clip": {"ranker": "dual_encoder=org/clip", "candidates": ["batch:2"]}}
     one = Study(settings | {"scores": scores}, tmp_path / "study")
@@ -344,7 +349,6 @@ def test_command_prints_the_table_and_names_the_folder(done, settings, tmp_path,
         ({"arm": {}}, "no settings arm"),
         ({"common": {"scores": "mine"}}, "asks for the scores 'mine'"),
         ({"scoring": {"draws": 3}}, "unknown options draws of scoring"),
-        ({"scores": {"one": {"num_draws": 1}}}, "num_draws is 1; it must be at least 2"),
         ({"curves": {"ranking": {"lambda_rank": 1.0}}}, "curves need scores"),
         (
             {"curves": {"c": {}}, "skill_benchmark": "shapes:validation", "scores": {"clip": {"ranker": "a/b"}}},
