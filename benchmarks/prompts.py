@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 import psutil
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from sdsclip_hf import shapes
@@ -56,25 +55,35 @@ def padded(texts: PromptTexts) -> PromptTexts:
     )
 
 
-def published_step(learner: PromptLearner, batch: dict) -> Tensor:
-    """The loss as the published code finds it: each image's prompts by themselves, all at once, at full length."""
-    seen = learner.look(batch["pixel_values"])
-    contexts, texts = learner.contexts(seen), padded(learner._texts)
-    learner.text.chunk_size, chunk = len(learner.class_names), learner.text.chunk_size
-    embeds = torch.cat([learner.text(own[None], texts) for own in contexts])
+def published_step(learner: PromptLearner, batch: dict) -> float:
+    """Leave the gradient as the published code finds it, and give the loss.
+
+    Each image's prompts by themselves, all at once, at full length; and back before the next image comes, so that the
+    activations of one image are held.
+    """
+    images = len(batch["labels"])
+    full = padded(learner._texts)
+    chunk, learner.text.chunk_size = learner.text.chunk_size, len(learner.class_names)
+    total = 0.0
+    for number in range(images):
+        own = {name: column[number : number + 1] for name, column in batch.items()}
+        seen = learner.look(own["pixel_values"])
+        contexts = learner.contexts(seen)
+        embeds = learner.text(contexts, full)
+        loss = F.cross_entropy(class_logits(seen.embeds, embeds, learner.clip.logit_scale.exp()), own["labels"])
+        for weight, term in learner.extra_terms(embeds, contexts, own["labels"], own.get("attributes")).values():
+            loss = loss + weight * term
+        (loss / images).backward()
+        total += loss.item() / images
     learner.text.chunk_size = chunk
-    labels = batch["labels"]
-    scale = learner.clip.logit_scale.exp()
-    rows = [class_logits(image[None], own[None], scale) for image, own in zip(seen.embeds, embeds, strict=True)]
-    loss = F.cross_entropy(torch.cat(rows), labels)
-    for weight, term in learner.extra_terms(embeds, contexts, labels, batch.get("attributes")).values():
-        loss = loss + weight * term
-    return loss
+    return total
 
 
-def our_step(learner: PromptLearner, batch: dict) -> Tensor:
-    """The loss as the learner finds it."""
-    return learner(**batch).loss
+def our_step(learner: PromptLearner, batch: dict) -> float:
+    """Leave the gradient as the learner finds it, and give the loss."""
+    loss = learner(**batch).loss
+    loss.backward()
+    return loss.item()
 
 
 def timed(step: Callable, learner: PromptLearner, batch: dict) -> tuple[float, float]:
@@ -82,8 +91,7 @@ def timed(step: Callable, learner: PromptLearner, batch: dict) -> tuple[float, f
     learner.zero_grad()
     started = time.perf_counter()
     loss = step(learner, batch)
-    loss.backward()
-    return time.perf_counter() - started, loss.item()
+    return time.perf_counter() - started, loss
 
 
 class PeakMemory:

@@ -14,6 +14,7 @@ SETTINGS = (
     "dataset_name",
     "train_split_name",
     "benchmark",
+    "figures",
     "retained",
     "skill_benchmark",
     "seeds",
@@ -25,6 +26,7 @@ SETTINGS = (
     "curves",
     "quick",
 )
+FIGURES = ("text", "image")  # of 2 x 2 items, beside the group score
 
 
 def slug(name: str) -> str:
@@ -49,6 +51,9 @@ def check(settings: dict) -> None:
     strange = sorted(set(settings) - set(SETTINGS))
     if strange:
         raise ValueError(f"the study has no settings {', '.join(strange)}; choose from {', '.join(SETTINGS)}.")
+    unknown = next((figure for figure in settings.get("figures") or [] if figure not in FIGURES), None)
+    if unknown is not None:
+        raise ValueError(f"unknown figure {unknown!r}; choose from {', '.join(FIGURES)}.")
     arms, curves, scores = settings["arms"], settings.get("curves") or {}, settings.get("scores") or {}
     if settings["baseline"] not in arms:
         raise ValueError(f"the baseline {settings['baseline']!r} is no arm; choose from {', '.join(arms)}.")

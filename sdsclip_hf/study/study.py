@@ -18,7 +18,6 @@ from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf import shapes
-from sdsclip_hf.benchmarks.items import picture_key, read_picture
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.precision import settled_dtype
@@ -28,20 +27,18 @@ from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.loading import load_image_captions
 from sdsclip_hf.evaluation.results import cached_benchmark, evaluate_benchmarks, flatten
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer, RememberingClipScorer
-from sdsclip_hf.metrics.common.winoground import right_items
 from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.scoring.report import print_report
 from sdsclip_hf.scoring.score_captions import score_named
 from sdsclip_hf.students.loading import load_student
-from sdsclip_hf.students.sdsclip_model import SDSCLIPModel
 from sdsclip_hf.study import plots
+from sdsclip_hf.study.measures import decode, drift, skill
 from sdsclip_hf.study.settings import check, fill_in, slug
 from sdsclip_hf.study.summary import BEFORE, summarize, table
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.training.progress import RunProgress
 from sdsclip_hf.training.trainer import SDSCLIPTrainer
 
-DECODED = 8
 SCORES, PROMPTS = "study_scores", "study_prompts"
 
 _cached_data = cache(load_image_captions)
@@ -56,15 +53,16 @@ class Study:
     """Runs what is missing of a study and sums it up.
 
     Args:
-        settings: ``dataset_name`` to train on; ``benchmark`` of 2 x 2 items, whose group score is compared, and
-            ``retained``, benchmarks that shall not fall; ``seeds``; ``arms`` (name -> options of [`SDSCLIPConfig`]) with
-            ``common`` options, and ``baseline``, the arm that the others are compared with. The students and teachers
-            are ``model_name_or_path`` and ``teacher_name_or_path``, or those of ``worlds`` (each with ``student``,
-            ``teacher`` and any names that options may refer to as ``{name}``), which the seeds take in turn. An arm may
-            have fewer ``seeds``, a number of them; arms that differ in ``wise_ft_alpha`` alone share a training.
-            ``scores`` (name -> options of ``sdsclip score-captions`` that differ from ``scoring``) are made once a world,
-            and an arm takes those that its ``scores`` names. ``curves`` (name -> options) become an arm with each of the
-            scores, to be drawn against the skill of their teachers.
+        settings: ``dataset_name`` to train on; ``benchmark`` of 2 x 2 items, whose group score is compared, with the text
+            or image score beside it where ``figures`` names them, and ``retained``, benchmarks that shall not fall;
+            ``seeds``; ``arms`` (name -> options of [`SDSCLIPConfig`]) with ``common`` options, and ``baseline``, the arm
+            that the others are compared with. The students and teachers are ``model_name_or_path`` and
+            ``teacher_name_or_path``, or those of ``worlds`` (each with ``student``, ``teacher`` and any names that options
+            may refer to as ``{name}``), which the seeds take in turn. An arm may have fewer ``seeds``, a number of them;
+            arms that differ in ``wise_ft_alpha`` alone share a training. ``scores`` (name -> options of ``sdsclip
+            score-captions`` that differ from ``scoring``) are made once a world, and an arm takes those that its
+            ``scores`` names. ``curves`` (name -> options) become an arm with each of the scores, to be drawn against the
+            skill of their teachers.
         folder: receives one folder an arm with a file of scores a seed, ``results.json``, the tables and the plots. The
             scores of training pictures are kept beside it, in ``study_scores``, and the teachers' prompts of their captions,
             in ``study_prompts``.
@@ -271,24 +269,12 @@ class Study:
         return arguments
 
     def measure_skill(self, name: str, world: int) -> None:
-        """How often the teacher that made some scores is right, by ``skill_benchmark``'s tags.
-
-        Of two captions for a picture (``skill``), and of both captions and both pictures of an item (``group``).
-        """
+        """How often the teacher that made some scores is right on ``skill_benchmark``, see [`skill`]."""
         options = self._scoring_options(name, world)
         draws = {key: options[key] for key in ("num_draws", "timestep_range", "weighting") if key in options}
         dtype = settled_dtype(options.get("teacher_dtype", "auto"))
         scorer = DiffusionScorer(self._teacher(options["teacher_name_or_path"], dtype), **draws)
-        items = cached_benchmark(self.settings["skill_benchmark"]).items
-        scores, tags = np.stack(list(scorer.score(items))), np.array([item.tag for item in items])
-        right = {
-            "skill": np.stack([scores[:, 0, 0] > scores[:, 1, 0], scores[:, 1, 1] > scores[:, 0, 1]], 1),
-            "group": right_items(scores)["group"],
-        }
-        by_tag = {
-            figure: {tag: float(values[tags == tag].mean()) for tag in dict.fromkeys(tags.tolist())}
-            for figure, values in right.items()
-        }
+        by_tag = skill(scorer, cached_benchmark(self.settings["skill_benchmark"]).items)
         path = self.skill_path(name, world)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"origin": self._skill_origin(name, world), **by_tag})
@@ -320,14 +306,14 @@ class Study:
         trainer.remove_callback(RunProgress)  # of two runs at once the lines would mix; they are in the file of the run
         before = trainer.student.start_weights() if min(alphas.values()) < 1 else {}
         trainer.train()
-        start = _cached_scorer(shapes.resolve(model))
+        start, items = _cached_scorer(shapes.resolve(model)), cached_benchmark(self.settings["benchmark"]).items
         for name, alpha in alphas.items():
             student = copy.deepcopy(trainer.whole_student())
             student.go_back(before, alpha)
             scorer = RememberingClipScorer(student.base_clip, trainer.processing_class)
             told = {"origin": self._origin(name, seed), "history": trainer.state.log_history}
-            told["drift"] = self._drift(start, scorer)
-            decoded = self._decode(student, trainer) if seed == self.settings["seeds"][0] else {}
+            told["drift"] = drift(start, scorer, items)
+            decoded = decode(student, trainer, items) if seed == self.settings["seeds"][0] else {}
             self._save(self.run_path(name, seed), scorer, told, decoded)
 
     def _save(self, path: Path, scorer: ClipScorer, told: dict, arrays: dict | None = None) -> None:
@@ -338,29 +324,6 @@ class Study:
         write_json(path.with_suffix(".json"), told)
         with whole_file(path, scores.nbytes) as partial, partial.open("wb") as file:
             np.savez(file, scores=scores, tags=np.array(tags), **(arrays or {}))
-
-    def _drift(self, start: ClipScorer, end: ClipScorer) -> dict[str, float]:
-        """How far training has moved each tower: 1 - the mean cosine of an embedding before and after it."""
-        items = cached_benchmark(self.settings["benchmark"]).items
-        pictures = list({picture_key(image): image for item in items for image in item.images}.values())
-        captions = list(dict.fromkeys(caption for item in items for caption in item.captions))
-        pairs = {
-            "images": (start.embed_images(pictures), end.embed_images(pictures)),
-            "captions": (start.embed_captions(captions), end.embed_captions(captions)),
-        }
-        return {kind: 1 - (before * after).sum(-1).mean().item() for kind, (before, after) in pairs.items()}
-
-    def _decode(self, student: SDSCLIPModel, trainer: SDSCLIPTrainer) -> dict[str, np.ndarray]:
-        """Some pictures, what the teacher's autoencoder makes of them, and what of h_w(f(x)): (N, H, W, 3) bytes each."""
-        if student.mapper is None or trainer.teacher.vae is None:
-            return {}
-        items = cached_benchmark(self.settings["benchmark"]).items
-        images = [read_picture(item.images[0]) for item in items[:: max(1, len(items) // DECODED)][:DECODED]]
-        pixels = trainer.processing_class.image_processor(images, return_tensors="pt")
-        embeds = student.encode_images(**{name: value.to(trainer.args.device) for name, value in pixels.items()})
-        latents = student.mapper(embeds)
-        found = {"pictures": trainer.teacher.encode_images(images), "decoded": latents}
-        return {name: _bytes(trainer.teacher.decode(z)) for name, z in found.items()}
 
     def _teacher(self, name: str, dtype: str, latent_size: int | None = None) -> DiffusionTeacher:
         key = name, dtype, latent_size
@@ -381,10 +344,6 @@ def _origin_of(path: Path) -> dict | None:
         return read_json(path.with_suffix(".json"), "").get("origin")
     except (BadZipFile, OSError, ValueError):
         return None
-
-
-def _bytes(pictures) -> np.ndarray:
-    return ((pictures.permute(0, 2, 3, 1) + 1) * 127.5).round().byte().cpu().numpy()
 
 
 @cache

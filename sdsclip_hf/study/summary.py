@@ -22,22 +22,20 @@ def summarize(settings: dict, folder: Path, runs: dict[str, list[Path]], skills:
 
     Returns:
         ``arms``: arm -> tag -> group score, its interval, the difference to the baseline and its interval, in per cent.
+        ``figures``: text or image, as the settings name them -> the same of that score.
         ``retained``: arm -> benchmark -> the same, intervals over seeds alone. ``drift``: arm -> how far each tower
         moved. ``skill``: scores -> tag -> how often their teacher takes the right one of two captions, and ``teacher_group``
         its own group score, in per cent, the mean over the worlds. ``health``: arm -> figure -> (step, mean over the
         seeds). ``decoded``: arm -> file of decoded latents. ``settings``: the study's.
     """
     tags = np.load(runs[BEFORE][0])["tags"]
-    right = {arm: np.stack([_right(path) for path in paths]) for arm, paths in runs.items()}  # (seeds, items)
     told = {arm: [json.loads(path.with_suffix(".json").read_text()) for path in paths] for arm, paths in runs.items()}
     baseline = settings["baseline"]
-    summary = {"settings": settings, "arms": {}, "retained": {}, "drift": {}, "health": {}}
+    summary = {"settings": settings, "arms": _by_tag("group", runs, tags, baseline)}
+    summary["figures"] = {name: _by_tag(name, runs, tags, baseline) for name in settings.get("figures") or []}
+    summary |= {"retained": {}, "drift": {}, "health": {}}
     for arm, paths in runs.items():
         different = len(set(paths))
-        summary["arms"][arm] = {
-            tag: _row(right[arm][:, tags == tag], right[baseline][: len(right[arm]), tags == tag], different)
-            for tag in dict.fromkeys(tags.tolist())
-        }
         summary["retained"][arm] = {
             name: _row(_column(told[arm], name), _column(told[baseline][: len(told[arm])], name), different)
             for name in told[arm][0]["retained"]
@@ -54,8 +52,20 @@ def summarize(settings: dict, folder: Path, runs: dict[str, list[Path]], skills:
     return summary
 
 
-def _right(path) -> np.ndarray:
-    return winoground.right_items(np.load(path)["scores"])["group"].astype(float)
+def _by_tag(figure: str, runs: dict[str, list[Path]], tags: np.ndarray, baseline: str) -> dict[str, dict[str, dict]]:
+    """Arm -> tag -> the row of a figure of 2 x 2 items."""
+    right = {arm: np.stack([_right(path, figure) for path in paths]) for arm, paths in runs.items()}  # (seeds, items)
+    return {
+        arm: {
+            tag: _row(right[arm][:, tags == tag], right[baseline][: len(paths), tags == tag], len(set(paths)))
+            for tag in dict.fromkeys(tags.tolist())
+        }
+        for arm, paths in runs.items()
+    }
+
+
+def _right(path: Path, figure: str) -> np.ndarray:
+    return winoground.right_items(np.load(path)["scores"])[figure].astype(float)
 
 
 def _column(told: list[dict], name: str) -> np.ndarray:
@@ -104,7 +114,8 @@ def interval(values: np.ndarray, resamples: int = 4000) -> tuple[float, float]:
 def table(summary: dict) -> str:
     """The summary as Markdown: group score and gain over the baseline, each with its 95 % interval; then the rest."""
     baseline = summary["settings"]["baseline"]
-    parts = [_table(summary["arms"], baseline, ": group")]
+    by_figure = {"group": summary["arms"], **summary["figures"]}
+    parts = [_table(rows, baseline, f": {figure}") for figure, rows in by_figure.items()]
     if any(summary["retained"].values()):
         parts.append(_table(summary["retained"], baseline, ""))
     if summary["drift"]:

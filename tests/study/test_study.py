@@ -47,6 +47,7 @@ def settings(clip_folder, teacher_folder, pairs, tmp_path_factory):
             "logging_steps": 1,
             "use_cpu": True,
         },
+        "figures": ["image"],
         "arms": {"contrastive": {"lambda_sds": 0.0}, "sds": {"lambda_sds": 1.0, "trainable": "full"}},
     }
 
@@ -97,16 +98,16 @@ def test_summary_equals_the_group_score_counted_by_hand(done):
     for arm, seeds in (("before", [0]), ("contrastive", [0, 1]), ("sds", [0, 1])):
         assert list(summary["arms"][arm]) == TAGS
         for tag in TAGS:
-            shares = []
+            shares, of_images = [], []
             for seed in seeds:
                 file = np.load(folder / arm / f"{'world' if arm == 'before' else 'seed'}-{seed}.npz")
-                right = [
-                    s[0, 0] > s[1, 0] and s[1, 1] > s[0, 1] and s[0, 0] > s[0, 1] and s[1, 1] > s[1, 0]
-                    for s, of in zip(file["scores"], file["tags"], strict=True)
-                    if of == tag
-                ]
+                scores = [s for s, of in zip(file["scores"], file["tags"], strict=True) if of == tag]
+                image = [s[0, 0] > s[0, 1] and s[1, 1] > s[1, 0] for s in scores]
+                right = [s[0, 0] > s[1, 0] and s[1, 1] > s[0, 1] and ok for s, ok in zip(scores, image, strict=True)]
                 shares.append(100 * sum(right) / len(right))
+                of_images.append(100 * sum(image) / len(image))
             row = summary["arms"][arm][tag]
+            assert summary["figures"]["image"][arm][tag]["seeds"] == pytest.approx(of_images)
             assert row["seeds"] == pytest.approx(shares)
             assert row["group"] == pytest.approx(np.mean(shares))
             assert row["gain"] == pytest.approx(row["group"] - summary["arms"]["contrastive"][tag]["group"])
@@ -318,7 +319,7 @@ def row(group, gain):
 
 def test_table_is_markdown_with_a_line_for_each_arm_and_no_gain_of_the_baseline():
     arms = {"before": {"rel": row(5.0, -2.0)}, "plain": {"rel": row(7.0, 0.0)}, "sds": {"rel": row(9.25, 2.25)}}
-    summary = {"settings": {"baseline": "plain"}, "arms": arms, "retained": {}, "drift": {}}
+    summary = {"settings": {"baseline": "plain"}, "arms": arms, "figures": {}, "retained": {}, "drift": {}}
     lines = table(summary).splitlines()
     assert lines == [
         "| arm | rel: group | gain |",
@@ -359,6 +360,7 @@ def test_command_prints_the_table_and_names_the_folder(done, settings, tmp_path,
         ({"arms": {"contrastive": {}, "+ contrastive": {}}}, "would share the folder contrastive"),
         ({"arms": {"contrastive": {}, "before": {}}}, "would share the folder before"),
         ({"common": {"seeds": 3}}, "unknown options seeds of common"),
+        ({"figures": ["picture"]}, "unknown figure 'picture'; choose from text, image"),
     ],
     ids=str,
 )
