@@ -11,7 +11,10 @@ import sdsclip_hf.metrics
 
 pytestmark = pytest.mark.slow
 
-BAD_INPUTS = {"scores": ('{"scores": [[[1]]]}', "scores has shape (1, 1, 1)")}
+BAD_INPUTS = {
+    "scores": ('{"scores": [[[1]]]}', "scores has shape (1, 1, 1)"),
+    "image_scores": ('{"image_scores": [[1]], "caption_scores": [[1]]}', "image_scores has shape (1, 1)"),
+}
 OTHER_BAD_INPUTS = ('{"true_scores": [1], "false_scores": [1, 2]}', "2 false_scores for 1 true_scores")
 
 
