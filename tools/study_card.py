@@ -26,7 +26,11 @@ RETAINED = {
     "image to text, recall@1": "retrieval:test/image_to_text/recall@1",
     "which two shapes": "shapes_classes:test=shape/all/accuracy@1",
     "which two colours": "shapes_classes:test=color/all/accuracy@1",
+    "attribute, validation": "shapes:validation/attribute/group",
+    "relation, validation": "shapes:validation/relation/group",
+    "which two colours, validation": "shapes_classes:validation/all/accuracy@1",
 }
+FIGURES = re.compile(r"(.+), (text|image) score")  # columns of other figures than the group score
 # The page's table has a column of each of two studies, and says some arms at greater length.
 PAGE_COLUMNS = [("study_ranking", "attribute"), ("study_sds", "relation")]
 PAGE_ARMS = {
@@ -60,10 +64,7 @@ def fill_card(text: str, results: dict[str, dict]) -> str:
         elif columns and study in results and not line.startswith("|-"):
             arm, found = _arm(cells[0]), results[study]
             bare = arm in ("before", found["settings"]["baseline"])
-            rows = [
-                found["retained"][arm][RETAINED[column]] if column in RETAINED else found["arms"][arm][column]
-                for column in columns
-            ]
+            rows = [_found(found, arm, column) for column in columns]
             line = _row([cells[0], *(cell for row in rows for cell in (_score(row), "" if bare else _gain(row)))])
         lines.append(line)
     return "\n".join(lines)
@@ -88,6 +89,16 @@ def fill_page(text: str, results: dict[str, dict]) -> str:
         inside = line.startswith("| | student that binds nothing") or (inside and bool(cells))
         lines.append(line)
     return "\n".join(lines)
+
+
+def _found(results: dict, arm: str, column: str) -> dict:
+    """What a study's results hold of an arm under a column of the card."""
+    if column in RETAINED:
+        return results["retained"][arm][RETAINED[column]]
+    if named := FIGURES.fullmatch(column):
+        tag, figure = named.groups()
+        return results["figures"][figure][arm][tag]
+    return results["arms"][arm][column]
 
 
 def _cells(line: str) -> list[str]:

@@ -107,9 +107,9 @@ def test_every_row_of_the_card_and_the_page_names_an_arm_of_its_study(study_card
             name: row(12.3)
             for name in ("attribute", "attribute in relation", "relation", *study_card.RETAINED.values())
         }
-        results[path.stem] = {"settings": settings, "arms": dict.fromkeys(arms, every)} | {
-            "retained": dict.fromkeys(arms, every)
-        }
+        of_arms = dict.fromkeys(arms, every)
+        results[path.stem] = {"settings": settings, "arms": of_arms, "retained": of_arms}
+        results[path.stem]["figures"] = dict.fromkeys(("text", "image"), of_arms)
     card = study_card.fill_card((ROOT / study_card.CARD).read_text(), results)
     page = study_card.fill_page((ROOT / study_card.PAGE).read_text(), results)
     assert card.count("| 12.3 [11.3, 13.3] |") > 150 and page.count("| 12.3 [11.3, 13.3]") > 20
