@@ -146,6 +146,6 @@ class CaptionScores:
         if not found.isfinite().all():
             raise ValueError(
                 f"the teacher's error is not finite at timestep {timestep.item()}; its numbers may have overflowed "
-                f"{self.dtype}. Choose --teacher_dtype bfloat16, or float32."
+                f"{self.dtype}. Choose --teacher_dtype bfloat16, or float32; of sdsclip evaluate --dtype."
             )
         return found
