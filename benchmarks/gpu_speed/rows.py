@@ -43,6 +43,8 @@ OPTIONS = {
     "teacher_compile": {"teacher_compile": True},
 }
 
+MODES = {"scoring": "default", "scoring by CUDA graphs": "reduce-overhead"}
+
 
 def all_rows(bench: Bench) -> dict[str, Callable[[], list[dict]]]:
     """The rows by their names, in the order in which they are measured."""
@@ -58,6 +60,8 @@ def all_rows(bench: Bench) -> dict[str, Callable[[], list[dict]]]:
     rows |= {f"evaluation/{student}": partial(evaluation, bench, student) for student in bench.size.students}
     for student in others:
         rows |= trainings(student)
+    rows |= {"compiled/student": partial(compiled_student, bench)}
+    rows |= {f"compiled/{name}": partial(compiled_scoring, bench, mode) for name, mode in MODES.items()}
     plain = cache(partial(_option_point, bench))
     return rows | {f"option/{name}": partial(option, bench, name, plain) for name in OPTIONS}
 
@@ -99,13 +103,11 @@ def grad_cache(bench: Bench) -> list[dict]:
 def scoring(bench: Bench, name: str, latent_size: int) -> list[dict]:
     """A draw on pairs of a picture and a caption, by growing batches of the denoiser."""
     teacher, (pairs, largest) = bench.teacher(name, latent_size), bench.size.scored
-    rows = torch.arange(pairs) // 2, torch.arange(pairs) % 4
-    latents, prompts = torch.randn(pairs, *teacher.latent_shape).to(bench.device), teacher.encode_captions(["a"] * 4)
-    timesteps, noises = teacher.draws(2)
+    latents, prompts, *rows, timestep, _ = given = _draw(bench, teacher)
     points, flops = [], None
     for size in (max(1, largest // 4), largest):
-        draw = partial(teacher.draw_errors, latents, prompts, *rows, timesteps[1], noises[1], batch_size=size)
-        alike = [part[:size] for part in (latents, timesteps[1].expand(pairs))]
+        draw = partial(teacher.draw_errors, *given, batch_size=size)
+        alike = [part[:size] for part in (latents, timestep.expand(pairs))]
         told = {key: value[rows[1][:size].to(bench.device)] for key, value in prompts.items()}
         bare = partial(_bare, teacher, *alike, told, -(-pairs // size))
         try:
@@ -118,6 +120,14 @@ def scoring(bench: Bench, name: str, latent_size: int) -> list[dict]:
         point |= {"pairs/s": pairs / point["seconds"], "share of the denoiser": inside / point["seconds"]}
         points.append(point | {"MFU": flops / point["seconds"] / bench.rate})
     return points
+
+
+def _draw(bench: Bench, teacher) -> tuple:
+    """What [`DiffusionTeacher.draw_errors`] takes: pairs of pictures of noise and four captions, and one draw."""
+    pairs, (timesteps, noises) = bench.size.scored[0], teacher.draws(2)
+    latents = torch.randn(pairs, *teacher.latent_shape).to(bench.device)
+    rows = torch.arange(pairs) // 2, torch.arange(pairs) % 4
+    return latents, teacher.encode_captions(["a"] * 4), *rows, timesteps[1], noises[1]
 
 
 @torch.no_grad()
@@ -160,10 +170,34 @@ def _photos(folder: Path, count: int) -> Iterator[Path]:
 
 def option(bench: Bench, name: str, without: Callable[[], dict]) -> list[dict]:
     """A step with L_SDS in the full form, with one option and without it: the ratios of time and memory."""
-    plain, other = without(), _option_point(bench, name)
+    return [_ratios(without(), _option_point(bench, name))]
+
+
+def _ratios(plain: dict, other: dict) -> dict:
     memory = other["GiB"] / plain["GiB"] if plain["GiB"] else None
     ratio = other["seconds"] / plain["seconds"]
-    return [{"time": ratio, "memory": memory, "spread": max(plain["spread"], other["spread"])}]
+    return {"time": ratio, "memory": memory, "spread": max(plain["spread"], other["spread"])}
+
+
+def compiled_student(bench: Bench) -> list[dict]:
+    """A contrastive step of the first student, compiled and not: the ratios of time and memory."""
+    points = []
+    for compiled in (False, True):
+        trainer = _trainer(bench, next(iter(bench.size.students)), torch_compile=compiled)
+        step = partial(training_step, trainer, bench.batch(trainer, bench.size.pairs))
+        points.append(_point(bench, step, bench.size.pairs, 0.0))
+    return [_ratios(*points)]
+
+
+def compiled_scoring(bench: Bench, mode: str) -> list[dict]:
+    """A draw at SD 1.5's size, by a denoiser compiled in a mode and by a plain one: the ratios of time and memory."""
+    teacher, points = bench.teacher(), []
+    draw = partial(teacher.draw_errors, *_draw(bench, teacher), batch_size=bench.size.scored[1])
+    for compiled in (False, mode):
+        teacher.speed_up(compiled=compiled)
+        draw()  # which compiles
+        points.append({"GiB": _gib(peak_bytes(draw, bench.device)), **bench.timed(draw)})
+    return [_ratios(*points)]
 
 
 def _option_point(bench: Bench, name: str | None = None) -> dict:

@@ -51,7 +51,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     add("--num_workers", type=_at_least(0), default=2, help="processes that read images ahead")
     dtypes = ["auto", "float32", "float16", "bfloat16"]
-    add("--dtype", default="auto", choices=dtypes, help="of the weights; scores are float32 whatever it is")
+    add(
+        "--dtype",
+        default="auto",
+        choices=dtypes,
+        help="of the weights; auto: of a --model as they are stored, of a --teacher bfloat16 on a GPU that has it, float16 "
+        "on another, float32 on CPUs. Scores are float32 whatever it is",
+    )
     add("--teacher_quantization", choices=TEACHER_QUANTIZATIONS, help="of a teacher's denoiser; default: none")
     add("--teacher_offload", choices=TEACHER_OFFLOADS, help="what of a teacher is on the GPU only while it works")
     add("--templates", nargs="+", default=["a photo of a {}."], help="prompts of classification, or a file of them")

@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from sdsclip_hf.common.compiling import few_lengths
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,14 @@ class CaptionReader:
         """What [`tokenize`] gave, as a call gives it; by another choice of length, if one is given."""
         found = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt", **self._padded(to_full_length))
         return {name: found[name] for name in ("input_ids", "attention_mask")}
+
+    def to_few_lengths(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Padded captions (N, L), padded on to the next of few lengths, 16, 32, 64, ..., or the longest that is read."""
+        length = input_ids.shape[1]
+        missing = max(0, min(few_lengths(length), self.max_length) - length)
+        sides = (missing, 0) if (self.padding_side or self.tokenizer.padding_side) == "left" else (0, missing)
+        ids = F.pad(input_ids, sides, value=int(cast(Any, self.tokenizer.pad_token_id)))
+        return ids, F.pad(attention_mask, sides)
 
     def whole_lengths(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has before it is cut."""

@@ -75,13 +75,15 @@ def check_extras(case: Case) -> Iterator[Finding]:
             f"--optim {getattr(case.config.optim, 'value', case.config.optim)}: {error}",
             "Install what it names, or leave --optim out.",
         ) from error
-    compiled = case.needs_teacher and case.config.teacher_compile
-    if compiled and case.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+    compiles = {"teacher_compile": case.needs_teacher and case.config.teacher_compile}
+    compiles["torch_compile"] = case.config.torch_compile_backend == "inductor"
+    asked = [f"--{name}" for name, given in compiles.items() if given]
+    if asked and case.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
         yield Finding(
             "warn",
             "packages",
-            "--teacher_compile needs a C++ compiler, and there is none on the PATH.",
-            "Install one (Debian: apt install g++), or leave --teacher_compile out.",
+            f"{asked[0]} needs a C++ compiler, and there is none on the PATH.",
+            f"Install one (Debian: apt install g++), or leave {asked[0]} out.",
         )
 
 

@@ -19,6 +19,7 @@ from sdsclip_hf.benchmarks.items import picture_state
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.locks import working_in
+from sdsclip_hf.common.precision import settled_dtype
 from sdsclip_hf.common.resources import versions
 from sdsclip_hf.common.writing import sweep, write_json
 from sdsclip_hf.evaluation import plots
@@ -210,7 +211,7 @@ def _open_scorer(
         record = {"name": name, "kind": "dual encoder", "fingerprint": encoder.fingerprint()}
         record |= {"prompts": prompts.fingerprint} if prompts is not None else {}
         return scorer, record | ({"open_clip": encoder.read_as} if encoder.read_as else {})
-    dtype = "float32" if args.dtype == "auto" else args.dtype
+    dtype = settled_dtype(args.dtype)
     teacher = DiffusionTeacher.from_pretrained(
         shapes.resolve(name), load_vae=True, dtype=dtype, quantization=args.teacher_quantization
     )
@@ -218,7 +219,8 @@ def _open_scorer(
     teacher.place(device, args.teacher_offload).speed_up(packed=True)
     options = {key: getattr(args, key) for key in ("num_draws", "timestep_range", "weighting", "seed")}
     scorer = DiffusionScorer(teacher, batch_size=args.batch_size or 16, **options)
-    return scorer, {"name": name, "kind": "diffusion model", "fingerprint": fingerprint(teacher)}
+    record = {"name": name, "kind": "diffusion model", "fingerprint": fingerprint(teacher)}
+    return scorer, record | ({"dtype": dtype} if dtype != "float32" else {})  # as records tell it from the beginning
 
 
 def _open_clip_options(args: argparse.Namespace) -> dict[str, OpenClipOptions]:
@@ -242,9 +244,11 @@ def _check_model(record: dict, finished: dict | None, parts: Path) -> None:
     path = parts / "model.json"
     earlier = finished or (read_json(path, f"Delete {parts}.") if path.is_file() else record)
     if earlier != record:
+        then, now = (one.get("dtype", "float32") for one in (earlier, record))
+        in_dtype = "" if then == now else f", which were {then} and are {now} on this machine"
         raise ValueError(
-            f"the weights of {record['name']} are not those that {parts.parent.parent} was begun with. Choose another "
-            "--output_dir."
+            f"the weights of {record['name']} are not those that {parts.parent.parent} was begun with{in_dtype}. Choose "
+            "another --output_dir."
         )
     if not finished:
         parts.mkdir(parents=True, exist_ok=True)

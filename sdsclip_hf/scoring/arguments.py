@@ -50,6 +50,11 @@ class ScoringArguments:
         "Parts of the teacher are on the GPU only while they work: model (text encoders and denoiser by turns, chunk by "
         "chunk) or group (of the denoiser one block at a time, too).",
     )
+    teacher_compile: bool = knob(
+        False,
+        "Pass the denoiser through torch.compile, and fill its batches up to batch_size: the first call then takes minutes. "
+        "It changes the errors by rounding alone.",
+    )
     teacher_revision: str | None = knob(None, "Branch, tag or commit of the teacher on the Hub.")
     teacher_variant: str | None = knob(None, "Variant of the teacher's weight files, e.g. fp16.")
     latent_size: int | None = knob(None, "Height and width of a picture in latent pixels; default: the teacher's own.")
@@ -148,7 +153,9 @@ class ScoringArguments:
         None, "How much each folder of combine counts; their scores are brought to one spread first."
     )
     batch_size: int = knob(
-        64, "Denoiser inputs at once, or a ranker's pictures with a caption; it changes the errors by rounding alone."
+        64,
+        "Denoiser inputs at once, halved where a GPU has no room for them, or a ranker's pictures with a caption; it "
+        "changes the errors by rounding alone.",
     )
     chunk_size: int = knob(64, "Items scored and saved together: what a killed run loses at most, on each process.")
 
@@ -186,6 +193,10 @@ class ScoringArguments:
                 raise ValueError(f"the source of candidates {source!r} needs --{needs}.")
         if self.candidates_column is not None and "column" not in self.sources:
             raise ValueError("--candidates_column is given, but not the source; add column to --candidates.")
+        if self.teacher_compile and self.teacher_offload == "group":
+            raise ValueError(
+                "teacher_compile wants the whole denoiser in place; leave --teacher_offload group out beside it."
+            )
         self._check_ranker()
         self._check_finished()
         if self.fit_weights is not None:

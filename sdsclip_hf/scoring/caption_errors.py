@@ -1,5 +1,6 @@
 """The teacher's d(x, c) of an image's candidate captions, draw by draw, and no further than their order is certain."""
 
+import logging
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
+
+logger = logging.getLogger(__name__)
 
 FEWEST_DRAWS = 4
 Settled = Literal["order", "first_choice"]
@@ -32,7 +35,7 @@ class CaptionErrors:
         seed: of the noise.
         stop_confidence: an item stops when what ``settled`` names is that of all R draws with this probability; 0: never.
         settled: the whole ``order`` of an item's captions, or the ``first_choice`` alone.
-        batch_size: denoiser inputs at once.
+        batch_size: denoiser inputs at once; halved, once and for all, where the GPU has no room for them.
 
     Raises:
         ValueError: the range does not fit the schedule, or ``settled`` is an unknown name.
@@ -76,21 +79,28 @@ class CaptionErrors:
                 break
             pairs = [(items[place].latent, prompt_of[text]) for place in active for text in items[place].captions]
             latent_rows, prompt_rows = torch.tensor(pairs).unbind(1)
-            errors = self.teacher.draw_errors(
-                latents,
-                prompts,
-                latent_rows,
-                prompt_rows,
-                self.timesteps[draw],
-                self.noises[draw],
-                weighting=self.weighting,
-                batch_size=self.batch_size,
-            )
+            errors = self._draw(latents, prompts, latent_rows, prompt_rows, self.timesteps[draw], self.noises[draw])
             counts = [len(items[place].captions) for place in active]
             for place, column in zip(active, errors.split(counts), strict=True):
                 found[place] = np.column_stack([found[place], column.numpy()])
             active = [place for place in active if not self._is_settled(found[place])]
         return found
+
+    def _draw(self, *pairs) -> Tensor:
+        """[`DiffusionTeacher.draw_errors`] by as many pairs at once as fit."""
+        while True:
+            try:
+                return self.teacher.draw_errors(*pairs, weighting=self.weighting, batch_size=self.batch_size)
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+            too_many, self.batch_size = (
+                self.batch_size,
+                self.batch_size // 2,
+            )  # here: the exception held what did not fit
+            if self.teacher.device.type == "cuda":
+                torch.cuda.empty_cache()
+            logger.warning(f"the GPU has no room for a batch of {too_many}; from here on it is {self.batch_size}.")
 
     def _is_settled(self, errors: np.ndarray) -> bool:
         if not self.stop_confidence or errors.shape[1] < FEWEST_DRAWS:

@@ -152,7 +152,7 @@ def load_teacher(arguments: ScoringArguments) -> DiffusionTeacher:
 
 def caption_errors(teacher: DiffusionTeacher, arguments: ScoringArguments, device: torch.device) -> CaptionErrors:
     """The teacher on its device, with the draws that the arguments ask for."""
-    teacher.place(device, arguments.teacher_offload).speed_up(packed=True)
+    teacher.place(device, arguments.teacher_offload).speed_up(packed=True, compiled=arguments.teacher_compile)
     names = ("num_draws", "timestep_range", "weighting", "seed", "stop_confidence", "settled", "batch_size")
     return CaptionErrors(teacher, **{name: getattr(arguments, name) for name in names})
 

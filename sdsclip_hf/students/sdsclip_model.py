@@ -1,6 +1,7 @@
 """The student: a dual encoder and the linear latent mapper h_w as one module, which of its weights train, and its export."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import ModelOutput
 
+from sdsclip_hf.common.compiling import allow_graphs
 from sdsclip_hf.common.writing import whole_folder
 from sdsclip_hf.config import TRAINABLE
 from sdsclip_hf.students import kinds
@@ -133,6 +135,7 @@ class SDSCLIPModel(nn.Module):
             self.clip = clip
         self.mapper = mapper
         self.trainable = trainable
+        self._compiled: dict[str, Callable[..., Tensor]] = {}
         train_logit_bias = train_logit_scale if train_logit_bias is None else train_logit_bias
         for name, value in kinds.temperatures(self.base_clip).items():
             value.requires_grad_(train_logit_bias if name == "logit_bias" else train_logit_scale)
@@ -288,14 +291,40 @@ class SDSCLIPModel(nn.Module):
             pixel_values, others: what the image processor gives.
             input_ids, attention_mask: what the tokenizer gives; the mask goes to models that were trained with one.
         """
-        image_embeds = self.encode_images(pixel_values, **others)
+        if self.is_compiled:  # cloned, since a CUDA graph writes its next result in the same place
+            image_embeds = self._compiled["images"](pixel_values, **others).clone()
+            text_embeds = self._compiled["texts"](input_ids, attention_mask).clone()
+        else:
+            image_embeds = self.encode_images(pixel_values, **others)
+            text_embeds = self.encode_texts(input_ids, attention_mask)
         return SDSCLIPOutput(
             image_embeds=image_embeds,
-            text_embeds=self.encode_texts(input_ids, attention_mask),
+            text_embeds=text_embeds,
             logit_scale=kinds.logit_scale(self.base_clip),
             logit_bias=kinds.logit_bias(self.base_clip),
             latents=None if self.mapper is None else self.mapper(image_embeds),
         )
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a pass would now go through graphs that [`compile_towers`] makes."""
+        return self.training and bool(self._compiled)
+
+    def compile_towers(self, **options: Any) -> None:
+        """Pass what [`forward`] computes in training through ``torch.compile``, with a graph of its own for each shape.
+
+        The towers are compiled apart, so that a new length of captions leaves the image tower alone, and under no other
+        names than before. Evaluation, whose batches have many shapes, stays as it is.
+
+        Args:
+            options: ``backend`` and ``mode``, for one.
+        """
+        allow_graphs()
+        towers = {"images": self.encode_images, "texts": self.encode_texts}
+        self._compiled = {name: torch.compile(tower, dynamic=False, **options) for name, tower in towers.items()}
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"_compiled": {}}  # a copy would compute with these weights
 
     def merged_clip(self) -> PreTrainedModel:
         """A plain model of the base's class, with the trained weights, adapters merged in; the student is left as it is."""

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdsclip_hf.common.compiling import filled_up
 from sdsclip_hf.common.devices import sent
 from sdsclip_hf.teachers.conditions import Conditions, rows_of, trimmed
 
@@ -17,6 +18,7 @@ class CaptionScores:
 
     device: Any
     dtype: Any
+    is_compiled: Any
     family: Any
     schedule: Any
     latent_shape: Any
@@ -128,7 +130,7 @@ class CaptionScores:
             timestep: t, scalar.
             noise: eps, (C, h, w).
             weighting: w(t), see [`noise_weight`]; default: see [`denoising_error`].
-            batch_size: how many denoiser inputs go through at once.
+            batch_size: how many denoiser inputs go through at once, of a compiled denoiser exactly so many.
 
         Returns:
             (N,) float32 on the CPU.
@@ -137,15 +139,18 @@ class CaptionScores:
         has_words = None if mask is None else prompts[mask].bool().cpu()
         errors = []
         for rows, captions in zip(latent_rows.split(batch_size), prompt_rows.split(batch_size), strict=True):
+            count = len(rows)
+            if self.is_compiled:  # one graph, for batches of one size
+                rows, captions = (filled_up(part, batch_size) for part in (rows, captions))
             batch = latents[sent(rows, latents.device)]
             shared = timestep.expand(len(batch)), noise.expand_as(batch)
             places = None if has_words is None else has_words[captions].any(0).nonzero()[:, 0]
             of_rows = trimmed(rows_of(prompts, captions), mask, places)
-            errors.append(self.denoising_error(batch, of_rows, *shared, weighting=weighting))
+            errors.append(self.denoising_error(batch, of_rows, *shared, weighting=weighting)[:count])
         found = torch.cat(errors).cpu()  # once, since a GPU's queue runs empty while the copy is waited for
         if not found.isfinite().all():
             raise ValueError(
                 f"the teacher's error is not finite at timestep {timestep.item()}; its numbers may have overflowed "
-                f"{self.dtype}. Choose --teacher_dtype bfloat16, or float32."
+                f"{self.dtype}. Choose --teacher_dtype bfloat16, or float32; of sdsclip evaluate --dtype."
             )
         return found

@@ -77,6 +77,16 @@ def trimmed(conditions: Conditions, mask: str | None, places: Tensor | None = No
     }
 
 
+def lengthened(conditions: Conditions, length: int, mask: str | None) -> Conditions:
+    """All rows filled up with masked places, which a denoiser does not see, to ``length`` of them."""
+    if mask is None or conditions[mask].shape[1] >= length:
+        return conditions
+    return {
+        name: _lengthened(values, length) if _has_places(conditions, name, mask) else values
+        for name, values in conditions.items()
+    }
+
+
 def shortened(conditions: Conditions, length: int, mask: str) -> Conditions:
     """The first places of all rows."""
     return {

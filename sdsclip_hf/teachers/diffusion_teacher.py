@@ -11,11 +11,12 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
+from sdsclip_hf.common.compiling import allow_graphs, few_lengths
 from sdsclip_hf.common.errors import expand, explain_loading
 from sdsclip_hf.data.pixels import to_rgb
 from sdsclip_hf.losses import Weighting, distillation_loss, predicted_noise
 from sdsclip_hf.teachers.caption_scores import CaptionScores
-from sdsclip_hf.teachers.conditions import Conditions, joined, moved, trimmed
+from sdsclip_hf.teachers.conditions import Conditions, joined, lengthened, moved, trimmed
 from sdsclip_hf.teachers.families.catalogue import family_of
 from sdsclip_hf.teachers.float16_gradients import Float16Gradients
 from sdsclip_hf.teachers.offloading import Turns
@@ -167,7 +168,7 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         self,
         gradient_checkpointing: bool = False,
         channels_last: bool = False,
-        compiled: bool = False,
+        compiled: bool | str = False,
         packed: bool = False,
     ) -> "DiffusionTeacher":
         """Change how the denoiser computes, and not what; what an earlier call asked for and this one does not is undone.
@@ -176,7 +177,8 @@ class DiffusionTeacher(CaptionScores, nn.Module):
             gradient_checkpointing: keep the inputs of the denoiser's blocks alone for its backward pass, and compute the
                 rest again: less memory, one more forward pass. Without effect where there is no such pass.
             channels_last: store weights and latents with channels as the innermost axis.
-            compiled: pass the denoiser through ``torch.compile``.
+            compiled: pass the denoiser through ``torch.compile``, with a graph of its own for each shape; or one of its
+                modes, such as ``reduce-overhead``, which replays CUDA graphs.
             packed: on a CPU, keep a second copy of the weights in the order that suits passes without gradient best, of
                 the text encoder and the autoencoder too; see [`packing.pack_weights`]. Not beside ``compiled``.
         """
@@ -189,13 +191,19 @@ class DiffusionTeacher(CaptionScores, nn.Module):
             self.denoiser.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
             self._is_channels_last = channels_last
         if compiled:
-            self.denoiser.compile()
+            allow_graphs()
+            self.denoiser.compile(dynamic=False, mode=compiled if isinstance(compiled, str) else None)
         else:
             self.denoiser._compiled_call_impl = None  # where torch keeps it
         unpack_weights(self)
         if packed and not compiled and self.device.type == "cpu" and self.quantization is None:
             pack_weights(self)
         return self
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether calls of the denoiser go through graphs, of which there is one for each shape."""
+        return self.denoiser._compiled_call_impl is not None
 
     @property
     def device(self) -> torch.device:
@@ -319,6 +327,8 @@ class DiffusionTeacher(CaptionScores, nn.Module):
         """
         self._take_turn(encoding=False)
         prompts, level = moved(prompts, self.device, self.dtype), self.schedule.level(timesteps)
+        if self.is_compiled and self.family.mask is not None:
+            prompts = lengthened(prompts, few_lengths(prompts[self.family.mask].shape[1]), self.family.mask)
 
         def denoise(noisy: Tensor) -> Tensor:
             return self.family.predict(noisy.to(self.dtype), level, prompts).float()

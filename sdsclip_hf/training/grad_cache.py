@@ -136,7 +136,7 @@ def _check_replay(student: nn.Module, before: Pairs, now: Pairs, tolerance: floa
             "contrastive_batch_size encodes each mini-batch twice with the same random numbers, but here the embeddings "
             f"differ by up to {difference:.2g}: something random in the model cannot be replayed (its dropouts: "
             f"{', '.join(dropouts[:3]) or 'none'}). Switch it off (--lora_dropout 0, or the model config's dropouts), "
-            "or leave --contrastive_batch_size out."
+            "or leave --contrastive_batch_size out; or --torch_compile, whose random numbers may be others."
         )
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import datasets
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from peft import PeftConfig
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer, get_scheduler
 
@@ -317,6 +319,20 @@ def make_student(
         lora_dropout=args.lora_dropout,
         lora_target_modules=None if args.lora_target_modules is None else tuple(args.lora_target_modules),
     )
+
+
+def compile_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCLIPConfig) -> None:
+    """Have the student compiled where ``torch_compile`` asks for it, tower by tower in place of accelerate's whole.
+
+    Args:
+        student: of the run.
+        accelerator: of the run, which then compiles nothing.
+        args: ``torch_compile_backend`` and ``torch_compile_mode``; where they say nothing, accelerate's launcher may.
+    """
+    asked = TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
+    if asked.backend != DynamoBackend.NO:
+        student.compile_towers(backend=asked.backend.value.lower(), mode=asked.mode)
 
 
 def check_optimizer(args: SDSCLIPConfig) -> None:

@@ -88,6 +88,7 @@ def prepare_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCL
         "train_logit_scale": student.trains_logit_scale,
         "gradient_norm_steps": args.gradient_norm_steps,
         "wise_ft_alpha": args.wise_ft_alpha < 1,
+        "torch_compile": args.torch_compile,
         "contrastive_batch_size": deepspeed and args.contrastive_batch_size,  # it steps after each backward pass
     }
     for option, given in impossible.items():

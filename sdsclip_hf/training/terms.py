@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdsclip_hf.common.compiling import filled_up
 from sdsclip_hf.common.devices import sent
+from sdsclip_hf.common.reading import CaptionReader
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.collator import NEGATIVE, PROMPTS
 from sdsclip_hf.data.scores import CandidateScores
@@ -265,7 +267,7 @@ class Texts(NamedTuple):
     """The texts of a batch, each once.
 
     Args:
-        input_ids, attention_mask: the M distinct texts, (M, L).
+        input_ids, attention_mask: the M distinct texts, (M, L); perhaps filled up behind.
         captions: which of them each image's caption is, (B,).
         candidates: which of them each candidate is, (B, K), any where there is none; None without candidates.
     """
@@ -276,18 +278,33 @@ class Texts(NamedTuple):
     candidates: Tensor | None
 
 
-def distinct_texts(batch: dict[str, Tensor]) -> Texts:
-    """The captions and candidates of a batch from [`ImageCaptionCollator`], so that none is encoded twice."""
+def distinct_texts(batch: dict[str, Tensor], few_shapes: CaptionReader | None = None) -> Texts:
+    """The captions and candidates of a batch from [`ImageCaptionCollator`], so that none is encoded twice.
+
+    Args:
+        batch: on the CPU.
+        few_shapes: for a compiled student, which has a graph for each shape of the texts, how they are read: they come in
+            few lengths, and in a multiple of the batch's images.
+    """
     ids, mask = batch["input_ids"], batch["attention_mask"]
+    count = len(ids)
     if "candidate_input_ids" not in batch:
-        return Texts(ids, mask, torch.arange(len(ids), device=ids.device), None)
-    exists = batch["candidate_attention_mask"].any(-1)  # (B, K)
-    ids = torch.cat([ids, batch["candidate_input_ids"][exists]])
-    mask = torch.cat([mask, batch["candidate_attention_mask"][exists]])
-    both, numbers = torch.stack([ids, mask], dim=1).unique(dim=0, return_inverse=True)  # (M, 2, L)
-    count = len(batch["input_ids"])
-    candidates = numbers.new_zeros(exists.shape).masked_scatter(exists, numbers[count:])
-    return Texts(both[:, 0], both[:, 1], numbers[:count], candidates)
+        texts = Texts(ids, mask, torch.arange(count, device=ids.device), None)
+    else:
+        exists = batch["candidate_attention_mask"].any(-1)  # (B, K)
+        ids = torch.cat([ids, batch["candidate_input_ids"][exists]])
+        mask = torch.cat([mask, batch["candidate_attention_mask"][exists]])
+        both, numbers = torch.stack([ids, mask], dim=1).unique(dim=0, return_inverse=True)  # (M, 2, L)
+        candidates = numbers.new_zeros(exists.shape).masked_scatter(exists, numbers[count:])
+        texts = Texts(both[:, 0], both[:, 1], numbers[:count], candidates)
+    return texts if few_shapes is None else _in_few_shapes(texts, few_shapes)
+
+
+def _in_few_shapes(texts: Texts, reader: CaptionReader) -> Texts:
+    """Padded on, which no embedding sees, and filled up by the first, whose further embeddings nobody looks at."""
+    ids, mask = reader.to_few_lengths(texts.input_ids, texts.attention_mask)
+    count = len(ids) + -len(ids) % len(texts.captions)
+    return texts._replace(input_ids=filled_up(ids, count), attention_mask=filled_up(mask, count))
 
 
 class Pairs(NamedTuple):

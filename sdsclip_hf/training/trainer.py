@@ -35,6 +35,7 @@ from sdsclip_hf.training.notes import NotingTrainer
 from sdsclip_hf.training.parts import (
     DatasetMaker,
     cache_prompts,
+    compile_student,
     lengths,
     load_scores,
     load_teacher,
@@ -177,6 +178,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        compile_student(student, self.accelerator, self.args)
         self.teacher = teacher
         self.distillation = None if teacher is None else DistillationTerm(self.teacher, self.args)
         weights = {"sds": args.lambda_sds, "ranking": args.lambda_rank, "cosine": args.lambda_cosine}
@@ -269,7 +271,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
 
     def encode(self, model, batch: dict[str, Tensor]) -> tuple[SDSCLIPOutput, Pairs]:
         """The student's output for a batch, and what the terms need of it."""
-        texts = distinct_texts(batch)
+        texts = distinct_texts(batch, self.reader if self.student.is_compiled else None)
         if texts.candidates is None and self.model.training and (self.ranking or self.args.hard_negatives):
             raise ValueError(
                 "the batch has no candidates, which lambda_rank and hard_negatives need; give train_dataset as a datasets "

@@ -118,6 +118,15 @@ def test_a_package_that_the_options_need_is_one_line(argv, told, clip_folder, fo
     assert failed.what == "packages" and told in failed.found
 
 
+@pytest.mark.parametrize("option", ["torch_compile", "teacher_compile"])
+def test_a_compiler_that_is_missing_is_told(option, clip_folder, folder_of_pairs, monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    case = read_case(local(clip_folder, folder_of_pairs, f"--{option}", "--lambda_sds", "1"))
+    (found,) = machine.check_extras(case)
+    assert found.status == "warn" and f"--{option} needs a C++ compiler" in found.found
+    assert f"or leave --{option} out" in found.remedy
+
+
 def test_a_run_to_compare_with_that_cannot_be_is_one_line(clip_folder, folder_of_pairs):
     failed = the_failure(*local(clip_folder, folder_of_pairs, "--compare", "{plain: {lambda_rnak: 1}}"))
     assert failed.what == "compare" and "lambda_rnak" in failed.found

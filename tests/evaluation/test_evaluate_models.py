@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 from sdsclip_hf.benchmarks import load_benchmark
+from sdsclip_hf.common import precision
 from sdsclip_hf.evaluation import evaluate_models
 from sdsclip_hf.evaluation.scorers import ClipScorer, DiffusionScorer
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
@@ -235,6 +236,22 @@ def test_changed_weights_are_refused(tmp_path, monkeypatch, finished):
     message = error_of(*words)
     assert f"the weights of {folder} are not those that out was begun with" in message and "--output_dir" in message
     assert contents("out") == before
+
+
+def test_a_teacher_is_in_the_machine_s_number_format_which_is_recorded(teacher_folder, monkeypatch):
+    few = load_benchmark(SHAPES)
+    few.items = few.items[:2]
+    monkeypatch.setattr(evaluate_models, "load_benchmark", lambda *_: few)
+    words = "--teacher", teacher_folder, "--benchmark", SHAPES, "--num_draws", 2
+    (plain,) = run(*words)["models"].values()
+    assert "dtype" not in plain  # as in results of earlier versions
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(precision, "mixed_precision", lambda: "bf16")
+        assert "which were float32 and are bfloat16 on this machine. Choose another --output_dir" in error_of(*words)
+        (rounded,) = run(*words, output="rounded")["models"].values()
+        assert rounded["dtype"] == "bfloat16" and rounded["fingerprint"] != plain["fingerprint"]
+        (asked,) = run(*words, "--dtype", "float32", output="asked")["models"].values()
+        assert asked == plain
 
 
 @pytest.mark.parametrize("kept", ["results.json", "scores.parquet", "scores.png", "parts/mine.txt"])

@@ -49,6 +49,17 @@ def test_the_teacher_s_scores_are_those_of_the_cpu(exact):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])  # the second by CUDA graphs
+def test_a_compiled_teacher_s_scores_are_those_of_a_plain_one(exact, mode):
+    teacher = DiffusionTeacher.from_pretrained(model_path("teacher"), load_vae=True).to("cuda")
+    items = load_benchmark("shapes:test").items[:3]
+    images, captions = [image for item in items for image in item.images], items[0].captions
+    options = {"num_draws": 4, "timestep_range": (100, 990), "batch_size": 8}  # 12 pairs: the last four are filled up
+    expected = teacher.diffusion_score(images, captions, **options)
+    found = teacher.speed_up(compiled=mode).diffusion_score(images, captions, **options)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+
+
 def test_the_student_s_scores_are_those_of_the_cpu(exact):
     items, found = load_benchmark("shapes:test").items[:64], []
     for device in ("cpu", "cuda"):

@@ -100,6 +100,16 @@ def test_a_compiled_teacher_gives_the_loss_of_a_plain_one(ready, exact):
     assert (found - gradient).abs().max() < 1e-3 * gradient.abs().max()
 
 
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])  # the second by CUDA graphs
+@pytest.mark.parametrize("form", ["contrastive", "GradCache", "L_SDS, stop-gradient", "L_rank"])
+def test_a_compiled_student_gives_the_losses_of_a_plain_one(ready, exact, form, mode):
+    expected, gradient = loss_and_gradient(*ready("plain", **FORMS[form] | IN_FLOAT32))
+    compiled = {"torch_compile": True, "torch_compile_mode": mode, "tf32": False}
+    loss, found = loss_and_gradient(*ready("compiled", **compiled, **FORMS[form] | IN_FLOAT32))
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert (found - gradient).abs().max() < 1e-3 * gradient.abs().max()
+
+
 @pytest.mark.parametrize("with_teacher", [False, True])
 def test_a_step_holds_the_memory_that_is_planned(tmp_path, with_teacher):
     bench = Bench(torch.device("cuda", 0), SIZES["real"], tmp_path, torch.float32, rate=1.0)

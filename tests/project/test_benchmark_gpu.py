@@ -22,6 +22,7 @@ POINTS = {
     "grad_cache": OF_STEP - {"trained", "width"} | {"mini-batch"},
     "scoring": OF_DRAW,
     "evaluation": OF_EVALUATION,
+    "compiled": {"time", "memory", "spread"},
     "option": {"time", "memory", "spread"},
 }
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from torch._dynamo.utils import counters
 
+from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.scoring.caption_errors import (
     FEWEST_DRAWS,
     Candidates,
@@ -13,6 +15,7 @@ from sdsclip_hf.scoring.caption_errors import (
     student_t,
     visiting_order,
 )
+from sdsclip_hf.scoring.score_captions import Scoring
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 CAPTIONS = ["a photo of a cat", "red dog on a blue mat", "a cat on a chair", "blue"]
@@ -65,6 +68,54 @@ def test_batch_size_does_not_change_the_errors(teacher, latents, batch_size):
     parts = CaptionErrors(teacher, 4, batch_size=batch_size).score(latents, ITEMS)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_a_compiled_denoiser_scores_the_same_by_one_graph(teacher, latents, monkeypatch):
+    expected = CaptionErrors(teacher, 4, batch_size=3).score(latents, ITEMS)
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(teacher.denoiser._call_impl, backend="eager", dynamic=False)
+    monkeypatch.setattr(teacher.denoiser, "_compiled_call_impl", compiled)
+    found = CaptionErrors(teacher, 4, batch_size=3).score(latents, ITEMS)  # by batches of 3, 3 and 3, of 9 pairs
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    CaptionErrors(teacher, 2, batch_size=3).score(latents, ITEMS[:1] + ITEMS[3:])  # and 1 of 7
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+
+
+def test_compiling_is_told_to_the_teacher_and_decides_no_scores(teacher_folder, pairs, tmp_path):
+    told = {"output_dir": str(tmp_path / "scores"), "teacher_name_or_path": teacher_folder}
+    settings = []
+    for compiles in (False, True):
+        teacher = DiffusionTeacher.from_pretrained(teacher_folder, load_vae=True)
+        scoring = Scoring(ScoringArguments(**told, teacher_compile=compiles), teacher, pairs, None)
+        assert teacher.is_compiled == compiles
+        settings.append(scoring.settings())
+    assert settings[0] == settings[1]
+    with pytest.raises(
+        ValueError, match=r"teacher_compile wants the whole denoiser .* leave --teacher_offload group out"
+    ):
+        ScoringArguments(**told, teacher_compile=True, teacher_offload="group")
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(teacher, latents, monkeypatch, caplog):
+    expected, forward, seen = CaptionErrors(teacher, 4).score(latents, ITEMS), teacher.denoiser.forward, []
+
+    def of_two(noisy, *given, **named):
+        seen.append(len(noisy))
+        if len(noisy) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(noisy, *given, **named)
+
+    monkeypatch.setattr(teacher.denoiser, "forward", of_two)
+    scorer = CaptionErrors(teacher, 4, batch_size=8)
+    for one, other in zip(scorer.score(latents, ITEMS), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert scorer.batch_size == 2 and seen == [8, 4, *[2, 2, 2, 2, 1] * 4]
+    assert "no room for a batch of 4; from here on it is 2." in caplog.text
+    monkeypatch.setattr(teacher.denoiser, "forward", lambda *_, **__: of_two([1] * 3))
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer.score(latents, ITEMS)
 
 
 def test_errors_that_are_not_finite_raise_with_the_remedy(teacher):

@@ -19,7 +19,7 @@ from sdsclip_hf.losses import WEIGHTINGS, add_noise, predicted_noise
 from sdsclip_hf.planning.ledger import Phase
 from sdsclip_hf.planning.rehearsal import DENOISER, ENCODER, FORWARD, rehearse
 from sdsclip_hf.shapes import model_path
-from sdsclip_hf.teachers.conditions import rows_of
+from sdsclip_hf.teachers.conditions import lengthened, rows_of
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.teachers.families.catalogue import BY_PIPELINE, FAMILIES
 from sdsclip_hf.teachers.families.packing import from_patches
@@ -131,6 +131,8 @@ def test_a_caption_s_error_is_its_own_whatever_stands_beside_it(case, name, tmp_
     kept = PromptCache.build(tmp_path, teacher, CAPTIONS, batch_size=2)(CAPTIONS[::-1])
     found = teacher.denoising_error(latents, {name: value.flip(0) for name, value in kept.items()}, timesteps, noise)
     torch.testing.assert_close(found, errors, rtol=1e-5, atol=0)
+    longer = lengthened(told, 40, teacher.family.mask)  # as a compiled denoiser is told
+    torch.testing.assert_close(teacher.denoising_error(latents, longer, timesteps, noise), errors, rtol=1e-5, atol=0)
     others = teacher.denoising_error(latents, rows_of(told, torch.tensor([1, 2, 0])), timesteps, noise)
     assert (others - errors).abs().min() > 1e-6 * errors.max()
 

@@ -118,7 +118,9 @@ def test_a_compiler_that_gets_the_gradient_wrong_is_found_out(teacher_folder, mo
     def compiled(noisy, *rest, **options):
         return forward(Backward.apply(noisy, factor), *rest, **options)
 
-    monkeypatch.setattr(teacher.denoiser, "compile", lambda: setattr(teacher.denoiser, "_compiled_call_impl", compiled))
+    monkeypatch.setattr(
+        teacher.denoiser, "compile", lambda **_: setattr(teacher.denoiser, "_compiled_call_impl", compiled)
+    )
     config = SDSCLIPConfig(output_dir=str(tmp_path), use_cpu=True, teacher_compile=True, per_device_train_batch_size=2)
     if factor == 1:
         place_teacher(teacher, config)
