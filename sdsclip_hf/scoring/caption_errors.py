@@ -94,10 +94,8 @@ class CaptionErrors:
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
-            too_many, self.batch_size = (
-                self.batch_size,
-                self.batch_size // 2,
-            )  # here: the exception held what did not fit
+            # Not where it is caught: the exception holds what did not fit.
+            too_many, self.batch_size = self.batch_size, self.batch_size // 2
             if self.teacher.device.type == "cuda":
                 torch.cuda.empty_cache()
             logger.warning(f"the GPU has no room for a batch of {too_many}; from here on it is {self.batch_size}.")
