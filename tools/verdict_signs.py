@@ -7,7 +7,7 @@
 python tools/verdict_signs.py outputs/study_teachers outputs/study_teachers_direction
 
 The rule: a teacher helps on a kind of pairs where it is right more often than the student that the baseline leaves. What
-came of it: the group score of the arm that learnt from the teacher, less that of the baseline, each the mean over its seeds.
+came of it: the group score of the arm that learnt from the teacher, less that of the baseline, with its 95 % interval.
 """
 
 import argparse
@@ -16,48 +16,56 @@ from pathlib import Path
 
 import numpy as np
 
-from sdsclip_hf.metrics.common.winoground import right_items
 from sdsclip_hf.study.settings import slug
 
 
 def signs(study: Path, curve: str, baseline: str) -> list[dict]:
-    """Rows of ``teacher``, ``kind``, the accuracies ``teacher_is`` and ``student_is``, and the ``gain``, all in %.
+    """Rows of ``teacher``, ``kind``, the accuracies ``teacher_is`` and ``student_is``, ``gain`` and its ``interval``, in %.
 
     Args:
         study: the folder of a finished study with curves.
         curve, baseline: arms of it.
     """
-    rows, before = [], _runs(study / slug(baseline))
-    for path in sorted((study / "skill").glob("*.json")):
-        name = path.stem.rpartition("-")[0]
-        after = _runs(study / f"{slug(curve)}_{name}")
-        for kind, skill in json.loads(path.read_text(encoding="utf-8"))["skill"].items():
-            row = {"teacher": name, "kind": kind, "teacher_is": 100 * skill, "student_is": before[kind]["pairs"]}
-            rows.append(row | {"gain": after[kind]["group"] - before[kind]["group"]})
+    file = study / "results.json"
+    if not file.is_file():
+        raise SystemExit(f"error: {study} has no results.json; give the folder of a finished study.")
+    results, student = json.loads(file.read_text(encoding="utf-8")), _accuracy(study / slug(baseline))
+    rows = []
+    for teacher, skill in results["skill"].items():
+        arm = f"{curve}, {teacher}"
+        if arm not in results["arms"]:
+            curves = ", ".join(results["settings"]["curves"])
+            raise SystemExit(f"error: {study} has no curve {curve!r}; give --curve one of {curves}.")
+        for kind, accuracy in skill.items():
+            came = results["arms"][arm][kind]
+            row = {"teacher": teacher, "kind": kind, "teacher_is": accuracy, "student_is": student[kind]}
+            rows.append(row | {"gain": came["gain"], "interval": came["gain_interval"]})
     return rows
 
 
-def _runs(folder: Path) -> dict[str, dict[str, float]]:
-    """Kind -> the share of pairs of captions, and of items as a group, that an arm's seeds have right, in %."""
+def _accuracy(folder: Path) -> dict[str, float]:
+    """Kind -> the share of pairs of captions that an arm has right, in %, the mean over its seeds."""
     files = sorted(folder.glob("seed-*.npz"))
     if not files:
         raise SystemExit(f"error: {folder} holds no run; give the folder of a finished study.")
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, list[float]] = {}
     for file in files:
         with np.load(file) as run:
             scores, tags = run["scores"], run["tags"]
-        pairs = np.stack([scores[:, 0, 0] > scores[:, 1, 0], scores[:, 1, 1] > scores[:, 0, 1]], 1)
-        group = right_items(scores)["group"]
+        right = np.stack([scores[:, 0, 0] > scores[:, 1, 0], scores[:, 1, 1] > scores[:, 0, 1]], 1)
         for kind in dict.fromkeys(tags.tolist()):
-            of_kind = found.setdefault(kind, {"pairs": [], "group": []})
-            of_kind["pairs"].append(100 * pairs[tags == kind].mean())
-            of_kind["group"].append(100 * group[tags == kind].mean())
-    return {kind: {name: float(np.mean(values)) for name, values in one.items()} for kind, one in found.items()}
+            found.setdefault(kind, []).append(100 * right[tags == kind].mean())
+    return {kind: float(np.mean(values)) for kind, values in found.items()}
 
 
-def is_right(row: dict) -> bool:
-    """Whether the sign that the rule tells is that of the gain; no gain at all is a wrong one."""
+def sign_is_right(row: dict) -> bool:
+    """Whether the gain has the sign that the rule tells; no gain at all is a wrong one."""
     return (row["teacher_is"] - row["student_is"]) * row["gain"] > 0
+
+
+def help_is_right(row: dict) -> bool:
+    """Whether the teacher gains where the rule says that it helps, and where it does not, gains nothing that is certain."""
+    return row["gain"] > 0 if row["teacher_is"] > row["student_is"] else row["interval"][0] <= 0
 
 
 def main() -> None:
@@ -70,9 +78,11 @@ def main() -> None:
     for row in rows:
         print(
             f"{row['study']:<26} {row['teacher']:<12} {row['kind']:<22} teacher {row['teacher_is']:5.1f}  student "
-            f"{row['student_is']:5.1f}  gain {row['gain']:+6.1f}  {'right' if is_right(row) else 'WRONG'}"
+            f"{row['student_is']:5.1f}  gain {row['gain']:+6.1f} [{row['interval'][0]:+.1f}, {row['interval'][1]:+.1f}]  "
+            f"{'right' if help_is_right(row) else 'WRONG'}{'' if sign_is_right(row) else ', other sign'}"
         )
-    print(f"{sum(map(is_right, rows))} of {len(rows)} signs are right.")
+    told, signed = sum(map(help_is_right, rows)), sum(map(sign_is_right, rows))
+    print(f"Whether the teacher helps is told right in {told} of {len(rows)} cases, the sign of the gain in {signed}.")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from sdsclip_hf.teacher_report.verdict import CHANCE, FEW, HELPS, HURTS, OPEN, S
 NAME_WIDTH = 24
 MEANING = {
     HELPS: "better than {student}: what it teaches should help there",
-    HURTS: "worse than {student}: what it teaches should hurt there",
+    HURTS: "worse than {student}: it should add nothing there, and as a divergence (--ranking_form) hurt",
     SAME: "level with {student}: there is nothing to learn",
     OPEN: "open, whether it is better than {student}: more pictures (--max_samples) tell",
     CHANCE: "no better than chance: nothing is to be learnt from it there",

@@ -16,20 +16,29 @@ def test_signs_of_a_made_up_study(tmp_path):
     spec.loader.exec_module(tool)
     tags = np.array(["attribute"] * 4 + ["relation"] * 4)
 
-    def run(arm, right, seeds=2):
-        scores = np.tile(np.eye(2), (8, 1, 1))
-        scores[[not one for one in right]] = 1 - np.eye(2)
-        (tmp_path / arm).mkdir()
-        for seed in range(seeds):
-            np.savez(tmp_path / arm / f"seed-{seed}.npz", scores=scores, tags=tags)
+    (tmp_path / "contrastive").mkdir()
+    scores = np.tile(np.eye(2), (8, 1, 1))
+    scores[[3, 4, 5, 6]] = 1 - np.eye(2)  # right on three quarters of the attributes and a quarter of the relations
+    for seed in (0, 1):
+        np.savez(tmp_path / "contrastive" / f"seed-{seed}.npz", scores=scores, tags=tags)
 
-    run("contrastive", [1, 1, 1, 0, 0, 0, 0, 1])
-    run("ranking_200_steps", [1, 1, 0, 0, 1, 1, 0, 1])
-    (tmp_path / "skill").mkdir()
-    skill = {"attribute": 0.6, "relation": 0.2}
-    (tmp_path / "skill" / "200_steps-0.json").write_text(json.dumps({"skill": skill}))
-    first, second = tool.signs(tmp_path, "ranking", "contrastive")
-    assert (first["student_is"], first["gain"], tool.is_right(first)) == (75, -25, True)
-    assert (second["student_is"], second["gain"], tool.is_right(second)) == (25, 50, False)
-    with pytest.raises(SystemExit, match="holds no run"):
-        tool.signs(tmp_path, "confidence", "contrastive")
+    def came(gain, low, high):
+        return {"gain": gain, "gain_interval": [low, high]}
+
+    teachers = {
+        "early": ({"attribute": 60.0, "relation": 20.0}, came(-25.0, -30.0, -20.0), came(3.0, -1.0, 7.0)),
+        "late": ({"attribute": 70.0, "relation": 90.0}, came(9.0, 5.0, 12.0), came(-1.0, -4.0, 2.0)),
+    }
+    results = {"settings": {"curves": {"ranking": {}}}, "skill": {name: one[0] for name, one in teachers.items()}}
+    results["arms"] = {f"ranking, {n}": {"attribute": a, "relation": r} for n, (_, a, r) in teachers.items()}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    rows = tool.signs(tmp_path, "ranking", "contrastive")
+    assert [row["student_is"] for row in rows] == [75, 25, 75, 25]
+    assert [tool.sign_is_right(row) for row in rows] == [True, False, False, False]
+    assert [tool.help_is_right(row) for row in rows] == [True, True, False, False]
+    for arms, message in (
+        (("confidence", "contrastive"), "no curve 'confidence'"),
+        (("ranking", "other"), "holds no run"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            tool.signs(tmp_path, *arms)
