@@ -326,14 +326,15 @@ class DiffusionTeacher(CaptionScores, nn.Module):
             (B, C, h, w) float32. Gradients flow to ``noisy_latents``.
         """
         self._take_turn(encoding=False)
-        prompts, level = moved(prompts, self.device, self.dtype), self.schedule.level(timesteps)
+        dtype = self.dtype  # asked once: diffusers looks through all of the denoiser for it
+        prompts, level = moved(prompts, self.device, dtype), self.schedule.level(timesteps)
         if self.is_compiled and self.family.mask is not None:
             prompts = lengthened(prompts, few_lengths(prompts[self.family.mask].shape[1]), self.family.mask)
 
         def denoise(noisy: Tensor) -> Tensor:
-            return self.family.predict(noisy.to(self.dtype), level, prompts).float()
+            return self.family.predict(noisy.to(dtype), level, prompts).float()
 
-        if self.dtype == torch.float16:
+        if dtype == torch.float16:
             return self._float16_gradients(denoise, noisy_latents.float())
         return denoise(noisy_latents)
 

@@ -1,19 +1,21 @@
 """What tells one family of text-to-image models from another: how captions, latents and noise levels reach the denoiser."""
 
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf.teachers.conditions import Conditions, shortened
 from sdsclip_hf.teachers.schedule import Level
+
+LIBRARIES = ("diffusers", "transformers")
 
 
 class Known(NamedTuple):
@@ -97,16 +99,9 @@ class Family:
 
     def encode_prompt(self, captions: list[str], device: torch.device) -> tuple:
         """The pipeline's own, with the defaults of the pipeline's own call, which are others than its own in some."""
-        takes, call = (inspect.signature(f).parameters for f in (self.pipeline.encode_prompt, self.pipeline.__call__))
-        options = {
-            name: call[name].default
-            for name in takes
-            if name in call and call[name].default is not inspect.Parameter.empty
-        }
-        options |= dict.fromkeys(("prompt_2", "prompt_3"))
-        options |= {"do_classifier_free_guidance": False, "num_images_per_prompt": 1, "device": device}
-        options = {name: value for name, value in options.items() if name in takes and name != "prompt"}
-        with hushed():
+        options = _defaults(type(self.pipeline))
+        options = options | ({"device": device} if "device" in options else {})
+        with hushed(), _sparing_lookups(self.pipeline):
             given = self.pipeline.encode_prompt(list(captions), **options)  # some write their template into the list
         return given if isinstance(given, tuple) else (given,)
 
@@ -171,20 +166,53 @@ class Family:
         """Raise ValueError where the parts do not fit one another, or need more than a latent and a caption."""
 
 
+@cache
+def _defaults(pipeline: type[DiffusionPipeline]) -> dict[str, Any]:
+    """What a pipeline's own call tells its ``encode_prompt`` beside the captions and the device."""
+    takes, call = (inspect.signature(f).parameters for f in (pipeline.encode_prompt, pipeline.__call__))
+    options = {
+        name: call[name].default for name in takes if name in call and call[name].default is not inspect.Parameter.empty
+    }
+    options |= dict.fromkeys(("prompt_2", "prompt_3", "device"))
+    options |= {"do_classifier_free_guidance": False, "num_images_per_prompt": 1}
+    return {name: value for name, value in options.items() if name in takes and name != "prompt"}
+
+
+@contextmanager
+def _sparing_lookups(pipeline: Any) -> Iterator[None]:
+    """Without a search of each caption for a textual inversion of several vectors, where the tokenizers know none."""
+    tokenizers = [getattr(pipeline, name, None) for name in ("tokenizer", "tokenizer_2")]
+    added = [token for tokenizer in tokenizers if tokenizer is not None for token in tokenizer.added_tokens_encoder]
+    if not hasattr(pipeline, "maybe_convert_prompt") or any(token.endswith("_1") for token in added):
+        yield
+        return
+    pipeline.maybe_convert_prompt = lambda prompt, tokenizer: prompt
+    try:
+        yield
+    finally:
+        del pipeline.maybe_convert_prompt  # so that it is its class's again
+
+
 @contextmanager
 def hushed() -> Iterator[None]:
     """Without what pipelines warn of at every caption that is longer than they read, and at every load."""
-    libraries = logging, transformers_logging
-    verbosities = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
+    loggers = [logging.getLogger(name) for name in (None, *LIBRARIES)]
+    handlers = [
+        handler for logger in loggers for handler in logger.handlers
+    ]  # setting levels costs a millisecond or two
+
+    def is_heard(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or record.name.partition(".")[0] not in LIBRARIES
+
+    for handler in handlers:
+        handler.addFilter(is_heard)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        for library, verbosity in zip(libraries, verbosities, strict=True):
-            library.set_verbosity(verbosity)
+        for handler in handlers:
+            handler.removeFilter(is_heard)
 
 
 def blocks_of(denoiser: nn.Module) -> list[nn.Module]:
