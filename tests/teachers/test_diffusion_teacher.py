@@ -460,3 +460,13 @@ def test_candidate_lists_that_do_not_fit_the_images_raise(teacher, captions):
 def test_timestep_range_outside_the_schedule_raises_with_its_limits(teacher, timestep_range):
     with pytest.raises(ValueError, match=r"timestep_range {} to {}.*<= 999".format(*timestep_range)):
         teacher.diffusion_score(pictures(1), CAPTIONS, num_draws=1, timestep_range=timestep_range)
+
+
+def test_a_textual_inversion_of_several_vectors_is_read_as_the_pipeline_does(teacher_folder):
+    teacher = DiffusionTeacher.from_pretrained(teacher_folder)
+    pipeline = teacher.family.pipeline
+    pipeline.tokenizer.add_tokens(["<mine>", "<mine>_1"])
+    pipeline.text_encoder.resize_token_embeddings(len(pipeline.tokenizer))
+    with torch.no_grad():
+        expected, _ = pipeline.encode_prompt(["a <mine>"], "cpu", 1, False)
+    torch.testing.assert_close(teacher.encode_captions(["a <mine>"])["encoder_hidden_states"], expected)

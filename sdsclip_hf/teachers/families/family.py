@@ -197,9 +197,7 @@ def _sparing_lookups(pipeline: Any) -> Iterator[None]:
 def hushed() -> Iterator[None]:
     """Without what pipelines warn of at every caption that is longer than they read, and at every load."""
     loggers = [logging.getLogger(name) for name in (None, *LIBRARIES)]
-    handlers = [
-        handler for logger in loggers for handler in logger.handlers
-    ]  # setting levels costs a millisecond or two
+    handlers = [handler for logger in loggers for handler in logger.handlers]  # to set levels takes milliseconds
 
     def is_heard(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR or record.name.partition(".")[0] not in LIBRARIES
