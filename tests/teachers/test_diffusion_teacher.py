@@ -1,5 +1,6 @@
 """The teacher against diffusers' own pipeline and schedulers."""
 
+import logging
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -470,3 +471,15 @@ def test_a_textual_inversion_of_several_vectors_is_read_as_the_pipeline_does(tea
     with torch.no_grad():
         expected, _ = pipeline.encode_prompt(["a <mine>"], "cpu", 1, False)
     torch.testing.assert_close(teacher.encode_captions(["a <mine>"])["encoder_hidden_states"], expected)
+
+
+def test_what_pipelines_warn_of_at_a_long_caption_is_not_heard(teacher, caplog):
+    library = logging.getLogger("diffusers")
+    library.addHandler(caplog.handler)
+    try:
+        teacher.encode_captions(["a red cat " * 100])
+        assert not caplog.records
+        logging.getLogger("diffusers.pipelines").warning("heard again")
+        assert [record.message for record in caplog.records] == ["heard again"]
+    finally:
+        library.removeHandler(caplog.handler)
