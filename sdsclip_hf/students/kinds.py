@@ -58,17 +58,20 @@ def text_features(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
 def needs_mask(model: nn.Module, attention_mask: Tensor, device: torch.device) -> bool:
     """Whether captions are to be given with their mask.
 
-    On a GPU a mask keeps attention from its fastest kernels, and transformers looks at its numbers, for which the GPU is
-    waited for. Causal towers do without, where padding stands behind the captions.
+    On a GPU a mask keeps attention from its fastest kernels. One that hides nothing is left out, and causal towers do
+    without where padding stands behind the captions; so do SigLIP's, which were trained without.
 
     Args:
         model: a dual encoder.
         attention_mask: (M, L), on the CPU.
         device: where it computes.
     """
-    if device.type == "cpu" or model_type(model) not in CAUSAL:
+    kind = model_type(model)
+    if device.type == "cpu":
         return True
-    return bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any())
+    if kind in CAUSAL:
+        return bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any())
+    return kind not in SIGLIP and not attention_mask.all()
 
 
 def model_type(model: nn.Module) -> str | None:

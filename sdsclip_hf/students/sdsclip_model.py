@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from sdsclip_hf.students.layers import PROJECTIONS, add_adapter, candidates, cho
 from sdsclip_hf.students.loading import check_student
 from sdsclip_hf.students.loading import load_clip as load_clip
 from sdsclip_hf.students.processor_files import save_processor
+from sdsclip_hf.students.unread import numbers_unread
 
 MAPPER_FILE = "latent_mapper.safetensors"
 EXPORTED = ("adapter", MAPPER_FILE, "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
@@ -291,12 +293,13 @@ class SDSCLIPModel(nn.Module):
             pixel_values, others: what the image processor gives.
             input_ids, attention_mask: what the tokenizer gives; the mask goes to models that were trained with one.
         """
-        if self.is_compiled:  # cloned, since a CUDA graph writes its next result in the same place
-            image_embeds = self._compiled["images"](pixel_values, **others).clone()
-            text_embeds = self._compiled["texts"](input_ids, attention_mask).clone()
-        else:
-            image_embeds = self.encode_images(pixel_values, **others)
-            text_embeds = self.encode_texts(input_ids, attention_mask)
+        with numbers_unread() if self.is_compiled or pixel_values.device.type != "cpu" else nullcontext():
+            if self.is_compiled:  # cloned, since a CUDA graph writes its next result in the same place
+                image_embeds = self._compiled["images"](pixel_values, **others).clone()
+                text_embeds = self._compiled["texts"](input_ids, attention_mask).clone()
+            else:
+                image_embeds = self.encode_images(pixel_values, **others)
+                text_embeds = self.encode_texts(input_ids, attention_mask)
         return SDSCLIPOutput(
             image_embeds=image_embeds,
             text_embeds=text_embeds,

@@ -2,6 +2,7 @@
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -88,7 +89,7 @@ def prepare_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCL
         "train_logit_scale": student.trains_logit_scale,
         "gradient_norm_steps": args.gradient_norm_steps,
         "wise_ft_alpha": args.wise_ft_alpha < 1,
-        "torch_compile": args.torch_compile,
+        "torch_compile": args.torch_compile or accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
         "contrastive_batch_size": deepspeed and args.contrastive_batch_size,  # it steps after each backward pass
     }
     for option, given in impossible.items():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_clip, make_processor, make_rows
+from launching import launch
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from trainers import weights
@@ -82,6 +83,33 @@ def test_a_compiled_student_learns_the_same_in_few_graphs(make_trainer, form):
 @pytest.mark.parametrize("form", OF_INDUCTOR)
 def test_by_the_compiler_itself_too(make_trainer, form):
     assert_compiled_learns_the_same(make_trainer, "inductor", OF_INDUCTOR[form])
+
+
+PROCESSES = """
+import sys
+import datasets, torch
+from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+model, data, out = sys.argv[1:]
+found = []
+for backend in (None, "aot_eager"):
+    args = SDSCLIPConfig(out, lambda_sds=0.0, use_cpu=True, per_device_train_batch_size=4, max_steps=3, optim="sgd",
+        learning_rate=1e-2, trainable="full", disable_tqdm=True, report_to="none", save_strategy="no",
+        gradient_checkpointing=True, torch_compile_backend=backend)
+    trainer = SDSCLIPTrainer(model, args, train_dataset=datasets.load_from_disk(data))
+    trainer.train()
+    found.append({name: weight.clone() for name, weight in trainer.student.state_dict().items()})
+torch.save((found, torch._dynamo.utils.counters["stats"]["unique_graphs"]), f"{out}-{args.process_index}.pt")
+"""
+
+
+def test_two_processes_with_a_compiled_student_learn_the_same(tmp_path, clip_folder, pairs):
+    pairs.save_to_disk(tmp_path / "data")
+    launch(PROCESSES, clip_folder, tmp_path / "data", tmp_path / "run")
+    for process in range(2):
+        (expected, found), made = torch.load(tmp_path / f"run-{process}.pt", weights_only=True)
+        assert made == 2
+        for name, weight in expected.items():
+            torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6)
 
 
 def test_checkpoints_of_compiled_and_plain_runs_are_interchangeable(make_trainer, pairs, tmp_path):

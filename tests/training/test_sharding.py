@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DynamoBackend
 from conftest import make_clip
 from dual_encoders import KINDS, make_dual_encoder
 from launching import accelerate_launch, launch
@@ -76,7 +77,8 @@ def prepare(trainer: SimpleNamespace) -> None:
 
 def trainer_under(plugin: dict, precision: str = "no", trains: bool = False, **args) -> SimpleNamespace:
     """As much of a trainer as [`prepare_student`] looks at."""
-    plugins = {f"{name}_plugin": SimpleNamespace(**settings) for name, settings in plugin.items()}
+    given = {"dynamo": {"backend": DynamoBackend.NO}} | plugin
+    plugins = {f"{name}_plugin": SimpleNamespace(**settings) for name, settings in given.items()}
     given = {"gradient_norm_steps": 0, "contrastive_batch_size": None, "wise_ft_alpha": 1.0, "device": "cpu"}
     given |= {"torch_compile": False} | args
     return SimpleNamespace(
@@ -101,6 +103,7 @@ ZERO_2 = {"deepspeed": {"zero_stage": 2}}
         (ZERO_2, {"trains": True}, "train_logit_scale is not possible under DeepSpeed"),
         (FULL, {"gradient_norm_steps": 5}, "gradient_norm_steps is not possible under FSDP"),
         (FULL, {"torch_compile": True}, "torch_compile is not possible under FSDP"),
+        (FULL | {"dynamo": {"backend": DynamoBackend.EAGER}}, {}, "torch_compile is not possible under FSDP"),
         (FULL, {"wise_ft_alpha": 0.5}, "wise_ft_alpha is not possible under FSDP"),
         (ZERO_2, {"contrastive_batch_size": 64}, "contrastive_batch_size is not possible under DeepSpeed"),
     ],

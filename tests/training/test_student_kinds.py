@@ -7,7 +7,7 @@ from dual_encoders import STUDENTS, make_dual_encoder
 from launching import launch
 from operations import operations
 from peft import PeftModel
-from trainers import assert_same, assert_same_weights, first_batch, one_step, tiny_trainer
+from trainers import assert_same, assert_same_weights, first_batch, one_step, tiny_trainer, weights
 from transformers import AutoModel
 
 from sdsclip_hf import SDSCLIPConfig
@@ -116,6 +116,24 @@ def test_the_form_of_the_loss_is_chosen_or_refused(make, tmp_path):
         make("altclip", contrastive_form="sigmoid")
     with pytest.raises(ValueError, match=r"contrastive_form is 'hinge'; it must be one of auto, softmax, sigmoid"):
         SDSCLIPConfig(output_dir=str(tmp_path), contrastive_form="hinge")
+
+
+@pytest.mark.parametrize("kind", others_slow(FEW))
+def test_a_compiled_student_learns_the_same(make, kind):
+    found = []
+    for options in ({}, {"torch_compile_backend": "eager"}):
+        torch._dynamo.reset()
+        trainer = make(kind, trainable="full", optim="sgd", **options)
+        for layer in trainer.student.modules():  # what they drop hangs on padding, of which a compiled student has more
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = 0.0
+            elif hasattr(layer, "attention_dropout"):
+                layer.attention_dropout = 0.0
+        trainer.train()
+        assert trainer.student.is_compiled == bool(options)
+        found.append(weights(trainer))
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, rtol=1e-4, atol=1e-6)
 
 
 PROCESSES = """

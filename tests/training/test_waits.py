@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from dual_encoders import STUDENTS, make_dual_encoder
 from pretend_gpu import META, Waits
 from trainers import first_batch
 
 from sdsclip_hf.common.devices import Arriving
-from sdsclip_hf.students.kinds import needs_mask, text_features
+from sdsclip_hf.students.kinds import caption_reader, needs_mask, text_features
 from sdsclip_hf.students.sdsclip_model import load_clip
 
 RANKED = {"lambda_sds": 0.0, "lambda_rank": 1.0}
@@ -54,6 +55,24 @@ def test_a_step_waits_for_nothing(waits_of, form):
 
 def test_without_stored_prompts_a_step_waits_once_for_the_captions(waits_of):
     assert waits_of(sds_gradient="stop_gradient", health_steps=0) == 2 * ["a copy to the device that blocks: (4, 16)"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STUDENTS if kind != "clip"])
+def test_nor_does_a_student_of_another_kind(waits_of, tmp_path, kind):
+    for part in make_dual_encoder(kind):
+        part.save_pretrained(tmp_path / "model")
+    assert not waits_of(model=str(tmp_path / "model"), lambda_sds=0.0, teacher=None)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STUDENTS if kind not in ("clip", "metaclip2")])
+def test_a_mask_that_hides_nothing_is_left_out(kind):
+    model, processor = make_dual_encoder(kind)
+    tokens = caption_reader(model.eval(), processor.tokenizer)(["a cat", "a red dog"])
+    ids, mask = tokens["input_ids"], tokens["attention_mask"]
+    assert needs_mask(model, mask, META) == (not kind.startswith("siglip"))
+    assert not needs_mask(model, torch.ones_like(mask), META)
+    with torch.no_grad():
+        torch.testing.assert_close(text_features(model, ids), text_features(model, ids, torch.ones_like(mask)))
 
 
 def test_a_causal_tower_embeds_captions_alike_without_their_mask(clip_folder):
