@@ -1,4 +1,4 @@
-"""How captions become tokens: spelled, cut and padded as the text tower that reads them was trained."""
+"""How captions become tokens, spelled, cut and padded as the text tower that reads them was trained; what pixels hang on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,15 @@ from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from sdsclip_hf.common.compiling import few_lengths
+
+
+def picture_reading(image_processor: BaseImageProcessor) -> str:
+    """All that the pixels hang on: the settings, and what resizes, as torchvision rounds otherwise than Pillow does."""
+    backend = getattr(image_processor, "backend", "pil")
+    return image_processor.to_json_string() + ("" if backend == "pil" else backend)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor
 
+from sdsclip_hf.common.reading import picture_reading
 from sdsclip_hf.common.shared_memory import shared
 from sdsclip_hf.data.images import BadImageError, BadImages, picture_digest, read_image
 from sdsclip_hf.data.places import PLACE, PLACES
@@ -237,7 +238,7 @@ class ImageCaptionDataset(CaptionedImages, torch.utils.data.Dataset):
         self.image_processor = image_processor
         if image_processor is not None:
             columns = self.image_column, self.negative_column
-            self._kept = _kept_images(self.source._fingerprint, columns, image_processor.to_json_string())
+            self._kept = _kept_images(self.source._fingerprint, columns, picture_reading(image_processor))
 
     def _picture(self, row: dict, number: int) -> tuple[dict, str | None]:
         if self.image_processor is None:

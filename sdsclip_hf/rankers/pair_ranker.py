@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.common.reading import picture_reading
 from sdsclip_hf.common.tokenizers import check_words
 from sdsclip_hf.rankers.caption_ranker import CaptionRanker
 
@@ -58,5 +59,5 @@ class PairRanker(CaptionRanker):
         processor, tokenizer = self.processor, self.processor.tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         words = backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items()))
-        reading = f"{processor.image_processor.to_json_string()}{words}{getattr(processor, 'chat_template', None)}"
+        reading = f"{picture_reading(processor.image_processor)}{words}{getattr(processor, 'chat_template', None)}"
         return f"{fingerprint(self.model)}-{hashlib.sha256(reading.encode()).hexdigest()[:8]}"

@@ -15,6 +15,7 @@ from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.common.devices import sent
 from sdsclip_hf.common.errors import expand, explain_loading
+from sdsclip_hf.common.reading import picture_reading
 from sdsclip_hf.students.kinds import caption_reader, image_features, inference, needs_mask, text_features
 from sdsclip_hf.students.loading import check_dual_encoder, check_processor
 from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions, find_open_clip, load_open_clip
@@ -66,7 +67,7 @@ class DualEncoder:
             tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else str(sorted(tokenizer.get_vocab().items()))
         )
         lower = "lower" if self.reader.lower else ""
-        reading = f"{self.processor.image_processor.to_json_string()}{vocabulary}{self.reader.max_length}{lower}"
+        reading = f"{picture_reading(self.processor.image_processor)}{vocabulary}{self.reader.max_length}{lower}"
         return f"{fingerprint(self.model)}-{hashlib.sha256(reading.encode()).hexdigest()[:8]}"
 
     def embed_tokens(self, ids: list[list[int]]) -> Tensor:

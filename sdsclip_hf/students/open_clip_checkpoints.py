@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from torch import Tensor
-from transformers import BaseImageProcessor, CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import BaseImageProcessor, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
-from transformers.utils import cached_file, is_torchvision_available
+from transformers.utils import cached_file
 
 from sdsclip_hf.common.errors import expand, explain_loading, read_json
 from sdsclip_hf.students.open_clip_architectures import QUICK, checked_model_cfg, model_cfg_of, name_of
@@ -281,8 +280,7 @@ def _image_processor(config: CLIPConfig, cfg: Mapping[str, Any]) -> BaseImagePro
         )
     square = {"height": size, "width": size}
     resample = PILImageResampling.BILINEAR if cfg.get("interpolation") == "bilinear" else PILImageResampling.BICUBIC
-    pil = "" if is_torchvision_available() else "Pil"  # the other warns when it is imported without torchvision
-    return getattr(transformers, f"CLIPImageProcessor{pil}")(
+    return CLIPImageProcessorPil(  # open_clip has Pillow resize, too
         size=square if mode == "squash" else {"shortest_edge": size},
         do_center_crop=mode != "squash",
         crop_size=square,

@@ -28,6 +28,7 @@ SCRIPTS = (
     "benchmarks/training.py",
     "benchmarks/gpu.py",
     "benchmarks/many_gpus.py",
+    "benchmarks/pictures.py",
     "tools/train_shapes.py",
     "tools/campaign.py",
     "recipes/emoji_to_dataset.py",

@@ -74,6 +74,15 @@ def test_a_caption_s_embedding_does_not_hang_on_its_neighbours(saved):
         torch.testing.assert_close(encoder.embed_tokens(encoder.tokenize([caption]))[0], row, rtol=0, atol=1e-6)
 
 
+def test_scores_by_other_roundings_of_pictures_have_another_fingerprint(clip_folder, monkeypatch):
+    encoder = load_dual_encoder(clip_folder)
+    before = encoder.fingerprint()
+    images = encoder.processor.image_processor
+    other = "pil" if getattr(images, "backend", None) == "torchvision" else "torchvision"
+    monkeypatch.setattr(type(images), "backend", other, raising=False)
+    assert encoder.fingerprint() != before
+
+
 def test_bundled_student_is_loaded_by_its_name():
     encoder = load_dual_encoder("shapes/student")
     expected = CLIPModel.from_pretrained(model_path("student")).state_dict()
