@@ -13,6 +13,7 @@ from accelerate.commands.config.config_args import default_config_file
 from huggingface_hub import constants
 
 from sdsclip_hf.commands.ending import one_line_errors
+from sdsclip_hf.common.devices import default_device
 from sdsclip_hf.common.resources import git_revision, versions
 
 OPTIONAL = ("torchvision", "deepspeed", "gradio", "textblob", "tensorboard", "trackio", "wandb")
@@ -58,7 +59,7 @@ def _devices() -> dict[str, str]:
     """Each accelerator with its memory."""
     if not torch.accelerator.is_available():
         return {"accelerator": "none"}
-    kind = torch.accelerator.current_accelerator().type
+    kind = default_device().type
     if kind != "cuda":
         return {"accelerator": f"{torch.accelerator.device_count()} x {kind}"}
     devices = {}

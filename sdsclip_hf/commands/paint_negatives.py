@@ -4,9 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from sdsclip_hf.commands.ending import INTERRUPTED, one_line_errors
+from sdsclip_hf.common.devices import default_device
 from sdsclip_hf.common.precision import DTYPES
 from sdsclip_hf.common.terminal import hush_libraries
 from sdsclip_hf.data.loading import load_image_captions
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = ScoringArguments(**given, stop_confidence=0.0)
     names, revision = (args.dataset_name, args.dataset_config_name), args.dataset_revision
     dataset = load_image_captions(*names, split=args.split, revision=revision, max_samples=args.max_samples)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = default_device()
     told = paint_negatives(load_teacher(arguments).place(device), dataset, arguments, steps, scale)
     share = told["kept"] / max(1, told["painted"])
     print(

@@ -11,6 +11,7 @@ import torch
 
 from sdsclip_hf.benchmarks import Options, load_benchmark
 from sdsclip_hf.commands.ending import one_line_errors
+from sdsclip_hf.common.devices import default_device
 from sdsclip_hf.common.precision import DTYPES
 from sdsclip_hf.common.resources import versions
 from sdsclip_hf.common.terminal import hush_libraries
@@ -120,7 +121,7 @@ def make_report(args: argparse.Namespace, arguments: ScoringArguments) -> dict:
         ValueError: options or data that do not fit, or there are no pairs.
         OSError: a model, the data or a picture cannot be had.
     """
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = default_device()
     students = {run: _student(name, device) for run, name in name_runs(args.model).items()}
     questions, source, pictures = _ask(args, arguments, next(iter(students.values()), None))
     teacher, told = _teacher(arguments, device)

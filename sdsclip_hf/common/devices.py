@@ -28,6 +28,12 @@ def refuse_old_driver(on_cpu: str = "--use_cpu") -> None:
             ) from error
 
 
+def default_device() -> torch.device:
+    """The accelerator, or the CPU where there is none, whatever PyTorch was built for."""
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return there or torch.device("cpu")
+
+
 def launch_on_cpus() -> None:
     """Let the processes of a launch know of one another where there is no accelerator."""
     if not torch.accelerator.is_available():

@@ -3,6 +3,7 @@
 import subprocess
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
@@ -36,6 +37,7 @@ def versions() -> dict[str, str]:
     """Of this package and of those that decide its results."""
     names = ("sdsclip_hf", "torch", "transformers", "diffusers", "peft", "accelerate", "datasets")
     names += ("evaluate", "huggingface_hub", "numpy", "pillow", "tokenizers")
+    names += ("torchvision",) if find_spec("torchvision") else ()  # it prepares pictures then, by roundings of its own
     return {name: _version(name) for name in names}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from sdsclip_hf.benchmarks import expand
+from sdsclip_hf.common.devices import default_device
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.planning.rehearsal import StepCost
 from sdsclip_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
@@ -58,9 +59,7 @@ class Case:
     @property
     def device(self) -> torch.device:
         """Where the run would take place."""
-        if self.config.use_cpu or not torch.accelerator.is_available():
-            return torch.device("cpu")
-        return torch.accelerator.current_accelerator()
+        return torch.device("cpu") if self.config.use_cpu else default_device()
 
 
 def read_case(argv: Sequence[str], processes: int = 1) -> Case:

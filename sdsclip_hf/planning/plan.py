@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from sdsclip_hf.common.devices import default_device
 from sdsclip_hf.config import SDSCLIPConfig, knob
 from sdsclip_hf.planning.ledger import Phase
 from sdsclip_hf.planning.rehearsal import (
@@ -191,7 +192,7 @@ def other_settings(
 
 def matrix_speed(tries: int = 5) -> float:
     """Floating-point operations a second that this machine's accelerator, or else its CPU, reaches on matrix products."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = default_device()
     size = 1024 if device.type == "cpu" else 8192
     matrix, best = torch.ones(size, size, device=device), math.inf
     for _ in range(tries):

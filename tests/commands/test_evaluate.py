@@ -53,7 +53,7 @@ def test_run_leaves_results_every_item_s_scores_and_a_plot(drawn, clip_folder, c
     name = Path(clip_folder).name
     words = ["--model", clip_folder, "--benchmark", SHAPES, "--output_dir", "out", "--num_workers", "0"]
     assert results["command"] == f"sdsclip evaluate {' '.join(words)}"
-    assert results["versions"] == versions() and results["versions"]["torch"] == torch.__version__
+    assert results["versions"] == versions() and torch.__version__.startswith(results["versions"]["torch"])
     model = CLIPModel.from_pretrained(clip_folder)
     record = results["models"][name]
     assert (record["name"], record["kind"]) == (clip_folder, "dual encoder")

@@ -8,13 +8,20 @@ import yaml
 
 from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.common import precision
-from sdsclip_hf.common.devices import refuse_old_driver
+from sdsclip_hf.common.devices import default_device, refuse_old_driver
 from sdsclip_hf.common.precision import mixed_precision, settled_dtype
 from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.training.record import as_yaml
 from sdsclip_hf.training.resumed_options import kept_options
 
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver."
+
+
+@pytest.mark.parametrize(("available", "expected"), [(False, "cpu"), (True, "cuda")])
+def test_a_pytorch_built_for_gpus_computes_on_the_cpu_where_there_is_none(monkeypatch, available, expected):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))  # as it was built
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: available)
+    assert default_device() == torch.device(expected)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_run_leaves_a_model_results_plot_and_arguments(drawn, words, clip_folder
     assert any(not torch.equal(before[name], tensor) for name, tensor in clip.state_dict().items())
     results = json.loads(Path("out/results.json").read_text())
     assert results["steps"] == 2
-    assert results["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(results["versions"]["torch"])
     assert results["command"].startswith("finetune --model_name_or_path")
     height, width, _ = plt.imread("out/losses.png").shape
     assert height > 100 and width > 100
