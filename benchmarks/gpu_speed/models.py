@@ -8,9 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import transformers
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers.utils import is_torchvision_available
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.data.collator import PROMPTS
@@ -197,7 +199,8 @@ class Bench:
     def processor(self, edge: int) -> CLIPProcessor:
         sizes = {"size": {"shortest_edge": edge}, "crop_size": {"height": edge, "width": edge}}
         tokenizer = CLIPProcessor.from_pretrained(resolve("shapes/student")).tokenizer
-        return CLIPProcessor(CLIPImageProcessorPil(**sizes), tokenizer)
+        pil = "" if is_torchvision_available() else "Pil"  # as AutoProcessor chooses
+        return CLIPProcessor(getattr(transformers, f"CLIPImageProcessor{pil}")(**sizes), tokenizer)
 
     def teacher(
         self, name: str = SD_15, latent_size: int | None = None, dtype: torch.dtype | None = None

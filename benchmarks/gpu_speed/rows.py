@@ -19,6 +19,7 @@ from gpu_speed.models import SIZES, TEACHERS, WIDE, Bench, training_step
 from gpu_speed.timing import OUT_OF_MEMORY, free, peak_bytes
 from sdsclip_hf.benchmarks import ImageFile
 from sdsclip_hf.common.checkpoints import write_json
+from sdsclip_hf.common.reading import picture_backend
 from sdsclip_hf.evaluation.scorers import ClipScorer
 from sdsclip_hf.planning.ledger import Ledger
 from sdsclip_hf.planning.rehearsal import CHECKPOINTING, rehearse
@@ -27,6 +28,7 @@ GIB = 2**30
 SAME = 1e-3  # of the largest element: how far the device may be from the CPU, in float32 without TF32
 LONG = 1.0  # seconds of a step beyond which no larger batch is tried
 CANDIDATES = 4  # of an image, with L_rank
+PREPARED = "images/s, prepared on the device"
 FORMS = {
     "contrastive": {},
     "L_SDS, full": {"lambda_sds": 1.0, "sds_gradient": "full"},
@@ -137,22 +139,27 @@ def _bare(teacher, latents, timesteps, told, calls: int) -> None:
 
 
 def evaluation(bench: Bench, name: str) -> list[dict]:
-    """Pictures from files, and captions, to embeddings; and the image tower alone."""
+    """Pictures from files, prepared by workers and by the device, and captions to embeddings; and the image tower alone."""
     clip, count = bench.student(name).eval(), bench.size.pictures
     edge, workers = clip.config.vision_config.image_size, min(16, os.cpu_count() or 1)
-    scorer = ClipScorer(clip.to(bench.dtype), bench.processor(edge), num_workers=workers if count > 64 else 0)
+    workers, processor = workers if count > 64 else 0, bench.processor(edge)
+    scorer = ClipScorer(clip.to(bench.dtype), processor, num_workers=workers)
+    ways = {"images/s": scorer}
+    if bench.size.is_tiny or picture_backend(processor.image_processor) == "torchvision":
+        ways[PREPARED] = ClipScorer(clip, processor, num_workers=workers, preprocess_on_device=True)
     pixels = torch.randn(min(count, scorer.batch_size), 3, edge, edge, device=bench.device, dtype=bench.dtype)
     with tempfile.TemporaryDirectory() as folder:
         files = [ImageFile(str(path)) for path in _photos(Path(folder), min(count, 64))]
         pictures = (files * -(-count // len(files)))[:count]
-        images = replace(bench, repeats=2, warm_up=1).timed(lambda: scorer.embed_images(pictures))
+        few = replace(bench, repeats=2, warm_up=1)
+        times = {name: few.timed(lambda own=own: own.embed_images(pictures)) for name, own in ways.items()}
     captions = bench.timed(lambda: scorer.embed_captions([f"a photo of caption {n}" for n in range(count)]))
     with torch.no_grad():
         tower = bench.timed(lambda: clip.get_image_features(pixel_values=pixels))["seconds"] / len(pixels)
     return [
         {
-            **images,
-            "images/s": count / images["seconds"],
+            **times["images/s"],
+            **{name: count / found["seconds"] for name, found in times.items()},
             "captions/s": count / captions["seconds"],
             "images/s of the tower": 1 / tower,
             "workers": scorer.num_workers,

@@ -50,6 +50,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="inputs of a model at once; default: 128 of a --model, 16 of a --teacher",
     )
     add("--num_workers", type=_at_least(0), default=2, help="processes that read images ahead")
+    add(
+        "--preprocess_on_device",
+        action="store_true",
+        help="these only decode images, and a --model's are prepared on the GPU, which needs torchvision",
+    )
     dtypes = ["auto", "float32", "float16", "bfloat16"]
     add(
         "--dtype",

@@ -11,9 +11,14 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from sdsclip_hf.common.compiling import few_lengths
 
 
+def picture_backend(image_processor: BaseImageProcessor) -> str:
+    """What resizes pictures: ``pil``, or ``torchvision``, whose roundings are others."""
+    return getattr(image_processor, "backend", "pil")
+
+
 def picture_reading(image_processor: BaseImageProcessor) -> str:
-    """All that the pixels hang on: the settings, and what resizes, as torchvision rounds otherwise than Pillow does."""
-    backend = getattr(image_processor, "backend", "pil")
+    """All that the pixels hang on: the settings, and what resizes."""
+    backend = picture_backend(image_processor)
     return image_processor.to_json_string() + ("" if backend == "pil" else backend)
 
 

@@ -147,7 +147,11 @@ def _check_teacher(config: Any) -> None:
 
 
 def _check_batch(config: Any) -> None:
-    """A caption needs others beside it."""
+    """A caption needs others beside it, and a picture is prepared once."""
+    if config.preprocess_on_device and config.keep_images_in_memory:
+        raise ValueError(
+            "keep_images_in_memory keeps pictures that are prepared already; leave --preprocess_on_device out beside it."
+        )
     if config.per_device_eval_batch_size * config.world_size < 2:
         raise ValueError(
             f"per_device_eval_batch_size {config.per_device_eval_batch_size} leaves a caption no negatives; set "

@@ -266,6 +266,10 @@ class SDSCLIPConfig(TrainingArguments):
         "Preprocess each picture once and keep it, 12 bytes a pixel of the model's input, for datasets of which that many "
         "passes are made; each loader worker keeps its own.",
     )
+    preprocess_on_device: bool = knob(
+        False,
+        "Loader workers only decode pictures, and the image processor prepares them on the GPU, which needs torchvision.",
+    )
     max_bad_images: int = knob(
         0,
         "Rows that may be skipped because their image cannot be read or a caption is missing; bad_images.txt in the output "

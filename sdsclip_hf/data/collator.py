@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from sdsclip_hf.common.reading import CaptionReader
+from sdsclip_hf.data.decoded import PIXELS, SIZES, packed, unpacked
 from sdsclip_hf.data.duplicates import caption_key, caption_keys, picture_keys, token_key
 from sdsclip_hf.data.scores import RankedItem
 
@@ -26,6 +27,7 @@ class ImageCaptionCollator:
         max_candidates: K, how many candidates a picture has at most; 0 when no term needs them.
         with_keys: whether to tell by what numbers equal pictures and captions are known.
         reader: how the student reads captions; default: as CLIP does, padded to the longest of a batch.
+        decode_only: whether pictures are left as they were decoded, for [`decoded.prepared`].
 
     An example holds ``image`` or, preprocessed, ``pixel_values`` and what else the image processor gives, and ``caption``,
     with candidates ``item``, too; and perhaps ``captions``, all that are true of the image, and ``negative``, a picture in
@@ -64,6 +66,7 @@ class ImageCaptionCollator:
     max_candidates: int = 0
     with_keys: bool = True
     reader: CaptionReader | None = None
+    decode_only: bool = False
 
     def __post_init__(self):
         if self.reader is None:
@@ -77,7 +80,7 @@ class ImageCaptionCollator:
         items = [example["item"] for example in examples] if self.max_candidates and "item" in examples[0] else []
         texts = captions + [candidate for item in items for candidate in item.candidates]
         tokens, pictures = self.reader(texts), self._pictures(examples)
-        batch = pictures | {name: value[: len(captions)] for name, value in tokens.items()}
+        batch = {name: value[: len(captions)] for name, value in tokens.items()} | pictures
         batch["caption_cut"] = self._cut(captions, batch["attention_mask"].sum(1))
         batch["caption_empty"] = torch.tensor([not caption.strip() for caption in captions])
         if "negative" in examples[0]:
@@ -88,7 +91,7 @@ class ImageCaptionCollator:
             batch |= {f"{PROMPTS}{name}": values for name, values in self.prompts(captions).items()}
         keys = self._text_keys(texts, **tokens) if self.with_keys else None
         if keys is not None:
-            batch["picture_keys"] = picture_keys(*pictures.values())
+            batch["picture_keys"] = self._picture_keys(pictures)
             batch["caption_keys"] = _of_images(examples, keys[: len(captions)])
         if items:
             of_candidates = tokens | ({} if keys is None else {"keys": keys})
@@ -113,7 +116,15 @@ class ImageCaptionCollator:
         if "pixel_values" in examples[0]:
             names = [name for name, value in examples[0].items() if isinstance(value, Tensor)]
             return {name: torch.stack([example[name] for example in examples]) for name in names}
-        return dict(self.processor.image_processor([example["image"] for example in examples], return_tensors="pt"))
+        images = [example["image"] for example in examples]
+        return packed(images) if self.decode_only else dict(self.processor.image_processor(images, return_tensors="pt"))
+
+    def _picture_keys(self, pictures: dict[str, Tensor]) -> Tensor:
+        if not self.decode_only:
+            return picture_keys(*pictures.values())
+        sizes = pictures[SIZES]
+        each = zip(unpacked(pictures[PIXELS], sizes), sizes, strict=True)
+        return torch.cat([picture_keys(picture[None], size[None]) for picture, size in each])
 
     def _negatives(self, examples: list[dict]) -> dict[str, Tensor]:
         """The wrong pictures, with the own one in the place of those that are missing, and which are there, (B,)."""

@@ -164,7 +164,7 @@ def _settings(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dic
     """What decides the scores."""
     names = ("model", "teacher", "dtype", "num_draws", "timestep_range", "weighting", "seed")
     names += ("image_dir", "image_column", "architecture", "processor", "checkpoint_key")
-    names += tuple(name for name in ("teacher_quantization", "prompts") if getattr(args, name))
+    names += tuple(name for name in ("teacher_quantization", "prompts", "preprocess_on_device") if getattr(args, name))
     sources = {f"benchmark {spec}": {"content": _digest(one)} | one.source for spec, one in benchmarks.items()}
     return json.loads(json.dumps({name: getattr(args, name) for name in names} | sources))
 
@@ -207,6 +207,7 @@ def _open_scorer(
         base, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
         encoder = load_dual_encoder(base, revision or None, args.dtype, options=_open_clip_options(args)[name])
         options = {"num_workers": args.num_workers, "remembered": shared, "prompts": prompts}
+        options["preprocess_on_device"] = args.preprocess_on_device
         scorer = ClipScorer(encoder.model, encoder.processor, args.batch_size or 128, **options)
         record = {"name": name, "kind": "dual encoder", "fingerprint": encoder.fingerprint()}
         record |= {"prompts": prompts.fingerprint} if prompts is not None else {}

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from sdsclip_hf.benchmarks import Item, picture_key, read_picture
 from sdsclip_hf.benchmarks.items import Picture, picture_name
 from sdsclip_hf.common.shared_memory import HandedOver, workers_with_room
+from sdsclip_hf.data.decoded import check_preparing, packed, prepared
 from sdsclip_hf.students.dual_encoder import DualEncoder
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
@@ -39,6 +40,7 @@ class ClipScorer:
         processor: its processor.
         batch_size: how many images or captions are encoded at once.
         num_workers: processes that read and preprocess images ahead of the model; 0: none.
+        preprocess_on_device: whether they only read them, and the model's device prepares them; see [`check_preparing`].
         chunk_size: how many items [`score_chunks`] gives at a time.
         remembered: keys of pictures and captions that other calls need, too, and that are encoded once over all calls;
             None: all are.
@@ -68,8 +70,12 @@ class ClipScorer:
         chunk_size: int = 1024,
         remembered: Collection[Hashable] | None = (),
         prompts: ClassPrompts | None = None,
+        preprocess_on_device: bool = False,
     ):
         self.encoder, self.prompts = DualEncoder(model, processor), prompts
+        self.preprocess_on_device = preprocess_on_device
+        if preprocess_on_device:
+            check_preparing(processor.image_processor, model.device)
         self._images = _Memory(remembered, picture_key, picture_key)
         # To the model captions of the same tokens are one, whichever call they came with.
         self._captions = _Memory(remembered, key=itemgetter(1), name=itemgetter(0))
@@ -138,7 +144,7 @@ class ClipScorer:
         return self._encode_captions([caption for caption, _ in things])
 
     def _encode_images(self, images: Sequence[Picture]) -> Iterator[Tensor]:
-        reader = _Reader(self.encoder.preprocess)
+        reader = _Reader(packed if self.preprocess_on_device else self.encoder.preprocess)
         first = reader(list(images[:1])) if self.num_workers and images else None
         times = min(self.batch_size, len(images))
         workers = workers_with_room(self.num_workers, first, times, None, "--num_workers")
@@ -146,6 +152,8 @@ class ClipScorer:
         for pixels in DataLoader(cast(Dataset, images), self.batch_size, num_workers=workers, collate_fn=collate):
             if isinstance(pixels, OSError):
                 raise pixels
+            if self.preprocess_on_device:
+                pixels = prepared(pixels, self.encoder.processor.image_processor, self.encoder.model.device)
             yield self.encoder.embed_pixels(pixels)
 
     def _encode_captions(self, captions: Sequence[str]) -> Iterator[Tensor]:

@@ -14,13 +14,15 @@ from transformers.trainer_callback import TrainerState
 from sdsclip_hf.common.devices import sent
 from sdsclip_hf.common.shared_memory import HandedOver, workers_with_room
 from sdsclip_hf.data.captioned_images import BLANK
-from sdsclip_hf.data.collator import PROMPTS, ImageCaptionCollator
+from sdsclip_hf.data.collator import NEGATIVE, PROMPTS, ImageCaptionCollator
+from sdsclip_hf.data.decoded import PIXELS, SIZES, prepared
 from sdsclip_hf.teachers.conditions import CAPTIONS
 from sdsclip_hf.training.grad_cache import mini_batches
 from sdsclip_hf.training.parts import endless_share
 
 # What the collator tells of texts: the terms look at the numbers, and send to the device what they need there.
 STAY_ON_CPU = ("input_ids", "attention_mask", "caption_", "candidate_", "picture_keys", "readable", PROMPTS + CAPTIONS)
+DECODED = {prefix: {f"{prefix}{PIXELS}", f"{prefix}{SIZES}"} for prefix in ("", NEGATIVE)}
 
 
 class PairLoaders(Trainer):
@@ -100,8 +102,17 @@ class PairLoaders(Trainer):
         """Send pictures and prompts to the device; what is small stays on the CPU, where a look at it waits for nothing."""
         if not inputs:
             return super()._prepare_inputs(inputs)  # which tells
+        inputs = self.with_pictures(inputs)
         stays = {name: value for name, value in inputs.items() if name.startswith(STAY_ON_CPU)}
         return stays | {name: sent(value, self.args.device) for name, value in inputs.items() if name not in stays}
+
+    def with_pictures(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch with its pictures prepared on the device, where loader workers have only decoded them."""
+        for prefix, names in DECODED.items():
+            if names <= inputs.keys():
+                made = prepared(inputs, self.processing_class.image_processor, self.args.device, prefix)
+                inputs = made | {name: value for name, value in inputs.items() if name not in names}
+        return inputs
 
     @contextmanager
     def _batches_on_cpu(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.captioned_images import CaptionedImages, ImageCaptionDataset
+from sdsclip_hf.data.decoded import check_preparing
 from sdsclip_hf.data.images import BAD_IMAGES_FILE, BadImages
 from sdsclip_hf.data.scores import CandidateScores
 from sdsclip_hf.data.streams import EndlessStream, StreamingImageCaptionDataset, as_training_data
@@ -44,7 +45,8 @@ class DatasetMaker:
     """Wraps ``datasets`` datasets by the columns that the arguments name; leaves what is wrapped already.
 
     Raises:
-        ValueError: of a call, when the pictures of a stream should be kept in memory.
+        ValueError: pictures are to be prepared on a device on which the image processor cannot; or, of a call, those of a
+            stream to be kept in memory.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class DatasetMaker:
     ):
         self.args, self.image_processor = args, image_processor
         self.scores, self.with_candidates = scores, with_candidates
+        if args.preprocess_on_device:
+            check_preparing(image_processor, args.device)
 
     def __call__(self, dataset, training: bool = False):
         if dataset is None or isinstance(dataset, CaptionedImages):

@@ -19,7 +19,8 @@ OBEYED = (
 )
 # Of SDSCLIPConfig, what decides no weights. Scores may move: their fingerprint is compared.
 FREE = {"hub_license", "hub_force", "ranking_scores", "ranking_scores_revision", "shard_teacher", "benchmarks"}
-FREE |= {"health_steps", "gradient_norm_steps", "max_bad_images", "keep_images_in_memory", "prompt_cache_dir"}
+FREE |= {"health_steps", "gradient_norm_steps", "max_bad_images", "prompt_cache_dir"}
+FREE |= {"keep_images_in_memory", "preprocess_on_device"}
 FREE |= {"teacher_gradient_checkpointing", "teacher_compile", "teacher_channels_last", "teacher_pack_weights"}
 FREE |= {"teacher_offload", "wise_ft_alpha", "log_failures", "precision"}
 # What newer options stood for before there were any, where not their default.

@@ -163,11 +163,14 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
         kwargs.setdefault(
             "data_collator",
             ImageCaptionCollator(
-                processing_class,
-                prompts,
-                max_candidates,
-                with_keys=args.mask_duplicates,
-                reader=self.reader,
+                *(
+                    processing_class,
+                    prompts,
+                    max_candidates,
+                    args.mask_duplicates,
+                    self.reader,
+                    args.preprocess_on_device,
+                )
             ),
         )
         super().__init__(

@@ -42,6 +42,7 @@ class Validation(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The loss alone, since embeddings of whole evaluation sets are not kept; NaN where no two pairs are left."""
+        inputs = self.with_pictures(inputs)
         readable = inputs.get("readable")
         left_out = 0 if readable is None else int((~readable).sum())
         if readable is not None:

@@ -115,6 +115,8 @@ def test_captions_keep_their_order_and_have_unit_length(clip, processor, monkeyp
 def test_pictures_keep_their_order_and_have_unit_length(clip, processor, items):
     images = [image for item in items for image in item.images]
     embeds = ClipScorer(clip, processor, batch_size=3, num_workers=2).embed_images(images)
+    decoded = ClipScorer(clip, processor, batch_size=3, num_workers=2, preprocess_on_device=True).embed_images(images)
+    assert torch.equal(decoded, embeds)
     for image, embed in zip(images, embeds, strict=True):
         torch.testing.assert_close(embed, ClipScorer(clip, processor).embed_images([image])[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(embeds.norm(dim=1), torch.ones(len(images)))

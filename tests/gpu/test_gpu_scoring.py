@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import CLIPImageProcessor
+from transformers.utils import is_torchvision_available
 
 from sdsclip_hf import ClipScorer, DiffusionTeacher
 from sdsclip_hf.benchmarks import load_benchmark
 from sdsclip_hf.commands.score_captions import main
 from sdsclip_hf.common.launching import start_processes
+from sdsclip_hf.data.decoded import packed, prepared
 from sdsclip_hf.data.scores import CandidateScores
 from sdsclip_hf.shapes import model_path
 from sdsclip_hf.students.sdsclip_model import load_clip
@@ -66,6 +70,16 @@ def test_the_student_s_scores_are_those_of_the_cpu(exact):
         clip, processor = load_clip(model_path("student"))
         found.append(np.stack(ClipScorer(clip.to(device), processor).score(items)))
     np.testing.assert_allclose(*found, atol=1e-4)
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="needs torchvision")
+def test_pictures_prepared_on_the_gpu_are_those_of_the_cpu_but_for_rounding():
+    images = [Image.effect_noise((90, 70), 90).convert("RGB"), Image.effect_noise((70, 90), 90).convert("RGB")]
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    expected = processor(images, return_tensors="pt")["pixel_values"]
+    found = prepared(packed(images), processor, torch.device("cuda"))["pixel_values"]
+    levels = (found.cpu() - expected).abs() * 255 * torch.tensor(processor.image_std)[:, None, None]
+    assert found.device.type == "cuda" and levels.max() < 1.01 and (levels > 0.5).float().mean() < 0.2
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -1,7 +1,12 @@
 """Batches of the training data: always full, shuffled, and shared by workers; errors that tell why there are none."""
 
+import datasets
 import pytest
 import torch
+from dual_encoders import make_dual_encoder
+from trainers import assert_same_weights
+
+from sdsclip_hf.data.decoded import check_preparing, packed, unpacked
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is something to pin memory for")
@@ -57,3 +62,50 @@ def test_stream_is_shuffled_unless_told_otherwise(make_trainer, pairs):
 
     assert order(shuffle_buffer_size=0) != order(shuffle_buffer_size=24)
     assert order(shuffle_buffer_size=24) == order(shuffle_buffer_size=24)
+
+
+def test_packed_pictures_come_back(pairs):
+    images = [pairs[0]["image"].resize(size) for size in ((7, 3), (3, 5), (1, 1))]
+    for image, found in zip(images, unpacked(*packed(images).values()), strict=True):
+        assert found.shape == (3, image.height, image.width) and found[:, -1, -1].tolist() == [
+            *image.getpixel((-1, -1))
+        ]
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip2"])
+def test_pictures_that_workers_only_decode_train_alike(make_trainer, pairs, tmp_path, kind):
+    for part in make_dual_encoder(kind):
+        part.save_pretrained(tmp_path / "model")
+    wrong = pairs.select([*range(1, 24), 0]).select_columns("image").rename_column("image", "wrong")
+    data = datasets.concatenate_datasets([pairs, wrong], axis=1)
+    options = {
+        "model": str(tmp_path / "model"),
+        "data": data,
+        "eval_dataset": pairs,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+    }
+    options |= {"lambda_sds": 0.0, "trainable": "full", "contrastive_batch_size": 8, "negative_image_column": "wrong"}
+    options |= {"lambda_images": 1.0, "dataloader_num_workers": 1}
+    trainers = [make_trainer(str(on), **options, preprocess_on_device=on) for on in (False, True)]
+    for trainer in trainers:
+        trainer.train()
+    losses = [[log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log] for trainer in trainers]
+    assert losses[0] == losses[1] and losses[0]
+    assert_same_weights(*trainers)
+    keys = [
+        trainer.data_collator([trainer.train_dataset[row] for row in (0, 1, 0)])["picture_keys"] for trainer in trainers
+    ]
+    assert all(own[0] == own[2] != own[1] for own in keys)
+
+
+def test_pictures_are_prepared_where_and_when_they_can_be(make_trainer):
+    processor = make_dual_encoder("clip")[1].image_processor
+    check_preparing(processor, torch.device("cpu"))
+    if getattr(processor, "backend", "pil") == "pil":
+        with pytest.raises(
+            ValueError, match=r"prepares pictures on the CPU alone\. Install torchvision .*--preprocess_on_device"
+        ):
+            check_preparing(processor, torch.device("cuda"))
+    with pytest.raises(ValueError, match=r"leave --preprocess_on_device out beside it"):
+        make_trainer(preprocess_on_device=True, keep_images_in_memory=True)

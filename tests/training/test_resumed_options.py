@@ -15,6 +15,7 @@ def test_options_of_a_run_leave_out_what_is_only_watched_and_hold_what_defines_i
     watched = {"hub_license", "hub_force", "benchmarks", "health_steps", "gradient_norm_steps", "max_bad_images"}
     watched |= {"teacher_gradient_checkpointing", "teacher_compile", "teacher_channels_last", "prompt_cache_dir"}
     watched |= {"shard_teacher", "wise_ft_alpha", "log_failures", "teacher_pack_weights", "keep_images_in_memory"}
+    watched |= {"preprocess_on_device"}
     watched |= {"teacher_offload", "precision"}
     watched |= {"ranking_scores", "ranking_scores_revision"}  # by their fingerprint
     own = {entry.name for entry in fields(SDSCLIPConfig)} - {entry.name for entry in fields(TrainingArguments)}
