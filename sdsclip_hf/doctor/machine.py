@@ -75,6 +75,9 @@ def check_extras(case: Case) -> Iterator[Finding]:
             f"--optim {getattr(case.config.optim, 'value', case.config.optim)}: {error}",
             "Install what it names, or leave --optim out.",
         ) from error
+    if case.config.preprocess_on_device and case.device.type != "cpu" and not importlib.util.find_spec("torchvision"):
+        remedy = "pip install torchvision, or leave --preprocess_on_device out."
+        raise Trouble("--preprocess_on_device needs torchvision, which is not installed.", remedy)
     compiles = {"teacher_compile": case.needs_teacher and case.config.teacher_compile}
     compiles["torch_compile"] = case.config.torch_compile_backend == "inductor"
     asked = [f"--{name}" for name, given in compiles.items() if given]

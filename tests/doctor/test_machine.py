@@ -1,6 +1,7 @@
 """`sdsclip doctor` before a machine: libraries, precision, processes and packages that the options need."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from doctor_cases import failures, local, look, of, the_failure
 
 from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.doctor import machine
-from sdsclip_hf.doctor.case import read_case
+from sdsclip_hf.doctor.case import Case, read_case
+from sdsclip_hf.doctor.findings import Trouble
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -116,6 +118,15 @@ def test_a_package_that_the_options_need_is_one_line(argv, told, clip_folder, fo
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
     failed = the_failure(*local(clip_folder, folder_of_pairs, *argv))
     assert failed.what == "packages" and told in failed.found
+
+
+@pytest.mark.parametrize(("device", "fails"), [("cpu", False), ("cuda", True)])
+def test_a_torchvision_that_is_missing_is_told(device, fails, clip_folder, folder_of_pairs, monkeypatch):
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(Case, "device", torch.device(device))
+    case = read_case(local(clip_folder, folder_of_pairs, "--preprocess_on_device"))
+    with pytest.raises(Trouble, match="--preprocess_on_device needs torchvision") if fails else nullcontext():
+        list(machine.check_extras(case))
 
 
 @pytest.mark.parametrize("option", ["torch_compile", "teacher_compile"])

@@ -15,6 +15,7 @@ from open_clip_package import CAPTIONS
 from PIL import Image
 
 from sdsclip_hf.commands.export import main
+from sdsclip_hf.common.reading import picture_backend
 from sdsclip_hf.students.dual_encoder import DualEncoder, load_dual_encoder
 from sdsclip_hf.students.exports import FORMS, export, loading_lines
 from sdsclip_hf.students.open_clip_checkpoints import OpenClipOptions
@@ -88,8 +89,12 @@ def test_a_fused_lora_scores_the_same_in_every_form_that_is_read_here(fused, cli
         assert FORMS[library].loading in card.text
     results = run("--model", clip_folder, fused, "fused-open_clip", "fused-transformers", "--benchmark", SHAPES)
     base, *scores = (results["benchmarks"][SHAPES]["scores"][name] for name in results["models"])
-    assert scores[0] == scores[1] == scores[2] != base
-    assert len({model["fingerprint"] for model in results["models"].values()}) == 2
+    assert scores[0] == scores[2] != base
+    if (
+        picture_backend(load_dual_encoder(fused).processor.image_processor) == "pil"
+    ):  # by which open_clip's form is prepared
+        assert scores[0] == scores[1]
+    assert len({model["fingerprint"].partition("-")[0] for model in results["models"].values()}) == 2
 
 
 def test_open_clip_reads_captions_by_a_tokenizer_of_the_model_s_own(fused, open_clip):
