@@ -1,10 +1,14 @@
 """What GPUs there are and can do; and tensors on their way to and from one, for which neither side waits."""
 
+import logging
 import os
 import re
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 TOO_OLD = re.compile(r"driver.*too old[^.]*")
 
@@ -32,6 +36,27 @@ def default_device() -> torch.device:
     """The accelerator, or the CPU where there is none, whatever PyTorch was built for."""
     there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return there or torch.device("cpu")
+
+
+class OneGpu:
+    """Of [`transformers.TrainingArguments`]: a process computes on one GPU, and deals no batch out over several.
+
+    `torch.nn.DataParallel`, which Trainer would take, gathers what a loss over all pairs of a batch cannot be made of.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """1, or 0 without a GPU."""
+        return min(1, cast(Any, super()).n_gpu)
+
+    def tell_of_idle_gpus(self) -> None:
+        """Warn where a run that was not launched leaves GPUs without work."""
+        here, run = torch.cuda.device_count(), cast(Any, self)
+        if run.device.type == "cuda" and run.world_size == 1 and here > 1:
+            logger.warning(
+                f"this process trains on one of {here} GPUs. To take all give --num_processes {here}, or start it by "
+                "accelerate launch; or hide the others by CUDA_VISIBLE_DEVICES=0."
+            )
 
 
 def launch_on_cpus() -> None:

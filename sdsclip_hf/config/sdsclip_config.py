@@ -6,7 +6,7 @@ from typing import Literal, cast
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from sdsclip_hf.common.devices import launch_on_cpus
+from sdsclip_hf.common.devices import OneGpu, launch_on_cpus
 from sdsclip_hf.common.precision import Dtype, settle_precision
 from sdsclip_hf.config.checks import check
 from sdsclip_hf.config.knobs import Trainable, knob
@@ -15,7 +15,7 @@ from sdsclip_hf.losses import Gradient, RankingForm, RankingTargets, Reading, We
 
 
 @dataclass
-class SDSCLIPConfig(TrainingArguments):
+class SDSCLIPConfig(OneGpu, TrainingArguments):
     """The arguments of [`SDSCLIPTrainer`]. See ``metadata["help"]`` of each field, or ``recipes/finetune.py --help``.
 
     Raises:

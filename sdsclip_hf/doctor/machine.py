@@ -189,7 +189,7 @@ def check_processes(case: Case) -> Iterator[Finding]:
             "processes",
             f"{count} on {devices} devices.",
             f"Start {devices} (and give --num_processes {devices} here), or hide the others by CUDA_VISIBLE_DEVICES: "
-            "one process alone would deal its batch out over all of them by DataParallel.",
+            "one process alone takes one of them.",
         )
     else:
         yield Finding("ok", "processes", f"{count}, one a device")

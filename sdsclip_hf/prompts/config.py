@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from sdsclip_hf.common.devices import launch_on_cpus
+from sdsclip_hf.common.devices import OneGpu, launch_on_cpus
 from sdsclip_hf.config import knob
 from sdsclip_hf.prompts.methods import method_of
 from sdsclip_hf.prompts.settings import PromptSettings
@@ -30,7 +30,7 @@ def published_epochs(method: str, shots: int) -> int:
 
 
 @dataclass
-class PromptConfig(PromptSettings, TrainingArguments):
+class PromptConfig(PromptSettings, OneGpu, TrainingArguments):
     """The arguments of [`PromptTrainer`]. See ``metadata["help"]`` of each field, or ``sdsclip prompt-tune --help``.
 
     Raises:

@@ -75,6 +75,7 @@ class PromptTrainer(NotingTrainer, SealedCheckpoints):
         **kwargs,
     ):
         args = args or PromptConfig(output_dir="outputs/prompts")
+        args.tell_of_idle_gpus()
         if train_dataset is None:
             raise ValueError("train_dataset is missing; give a dataset of labelled images, whose classes are learned.")
         self.base_name = str(model) if isinstance(model, (str, Path)) else model.config._name_or_path

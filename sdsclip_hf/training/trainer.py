@@ -116,19 +116,17 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
                     "embeddings. Leave it out; for scores give --benchmarks, for another loss override compute_loss."
                 )
         args = args or SDSCLIPConfig(output_dir="outputs/sdsclip")
+        args.tell_of_idle_gpus()
         peft_config = copy.deepcopy(peft_config)  # PEFT fills it in
         self.peft_settings = peft_settings(peft_config)
         check_agreement(args.to_dict() | {"peft_config": self.peft_settings})
         set_seed(args.seed)  # the mapper and the adapters are initialised here, before Trainer sets it
-        self.base_name = (
-            str(model)
-            if isinstance(model, (str, Path))
-            else model.config._name_or_path or f"an unnamed {type(model).__name__}"
-        )
         if isinstance(model, (str, Path)):
+            self.base_name = str(model)
             model, loaded_processor = load_student(shapes.resolve(model))
             processing_class = processing_class or loaded_processor
         else:
+            self.base_name = model.config._name_or_path or f"an unnamed {type(model).__name__}"
             check_student(model)
             model = copy.deepcopy(model)  # the caller's stays as it is
         if processing_class is None:

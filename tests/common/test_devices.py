@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from transformers import TrainingArguments
 
 from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.common import precision
 from sdsclip_hf.common.devices import default_device, refuse_old_driver
 from sdsclip_hf.common.precision import mixed_precision, settled_dtype
+from sdsclip_hf.prompts.config import PromptConfig
 from sdsclip_hf.scoring.arguments import ScoringArguments
 from sdsclip_hf.training.record import as_yaml
 from sdsclip_hf.training.resumed_options import kept_options
@@ -22,6 +24,19 @@ def test_a_pytorch_built_for_gpus_computes_on_the_cpu_where_there_is_none(monkey
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))  # as it was built
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: available)
     assert default_device() == torch.device(expected)
+
+
+@pytest.mark.parametrize("config", [SDSCLIPConfig, PromptConfig])
+def test_a_process_takes_one_of_several_gpus_and_tells(monkeypatch, tmp_path, config, caplog):
+    args = config(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=8, per_device_eval_batch_size=8)
+    args.tell_of_idle_gpus()
+    assert not caplog.text
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for name, value in (("n_gpu", 4), ("device", torch.device("cuda")), ("world_size", 1)):
+        monkeypatch.setattr(TrainingArguments, name, value)
+    assert args.n_gpu == 1 and args.train_batch_size == args.eval_batch_size == 8  # of DataParallel four times as many
+    args.tell_of_idle_gpus()
+    assert "this process trains on one of 4 GPUs. To take all give --num_processes 4" in caplog.text
 
 
 @pytest.mark.parametrize(
