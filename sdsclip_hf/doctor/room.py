@@ -132,8 +132,8 @@ def free_memory(device: torch.device) -> int:
 def check_shared_memory(case: Case) -> Iterator[Finding]:
     """Room for what loader workers hand over; nothing where there are none."""
     workers, config = case.config.dataloader_num_workers, case.config
-    if not workers or not PLACE.is_dir() or case.missing:
-        return
+    if not workers or not PLACE.is_dir() or case.missing or config.preprocess_on_device:
+        return  # the last hands over whole pictures, whose sizes the run looks at
     name = expand(shapes.resolve(case.model.model_name_or_path))
     of_picture = picture_shapes(student_config(name, options=case.model.open_clip))
     batch = {name: torch.empty(1, *shape) for name, shape in of_picture.items()}
