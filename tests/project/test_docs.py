@@ -31,6 +31,7 @@ SCRIPTS = (
     "benchmarks/pictures.py",
     "tools/train_shapes.py",
     "tools/campaign.py",
+    "tools/fitted_weights.py",
     "recipes/emoji_to_dataset.py",
 )
 # Of `hf jobs` and uv.
