@@ -23,6 +23,20 @@ class Waits(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.found: list[str] = []
+        self._tensor = torch.tensor
+
+    def __enter__(self):
+        torch.tensor = self._made_of_numbers
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch.tensor = self._tensor
+        return super().__exit__(*error)
+
+    def _made_of_numbers(self, *args, **kwargs) -> Tensor:
+        if torch.device(kwargs.get("device") or "cpu") == META:
+            self.found.append("a tensor of numbers made on the device")
+        return self._tensor(*args, **kwargs)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -20,6 +20,7 @@ from sdsclip_hf.shapes import load_shapes, resolve
 from sdsclip_hf.teachers.conditions import CAPTIONS, Conditions, as_bytes
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 from sdsclip_hf.teachers.families.catalogue import FAMILIES
+from sdsclip_hf.teachers.float16_gradients import Float16Gradients
 from sdsclip_hf.teachers.schedule import discrete_schedule, flow_schedule
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
@@ -145,6 +146,7 @@ class BareTeacher(DiffusionTeacher):
         self.schedule = flow_schedule(lambda sigmas: sigmas) if family.is_flow else discrete_schedule(betas)
         self.schedule.to(device)
         self.vae = self.quantization = self._turns = None
+        self._float16_gradients = Float16Gradients()
         self.prediction_type, self.name_or_path = self.schedule.prediction_type, name
         self.latent_shape, self._is_channels_last = (self.family.latent_channels, latent_size, latent_size), False
         self.requires_grad_(False)

@@ -71,12 +71,15 @@ def gpu_names() -> list[str]:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device. To a GPU it goes by pinned memory, since from other the copy would wait for the GPU's queue."""
+    """A tensor on a device. To a GPU it goes by pinned memory, since from other the copy would wait for the GPU's queue.
+
+    To Apple's the copy is waited for: others read memory that may have been given away (pytorch/pytorch#139550).
+    """
     if tensor.device == device or (tensor.device.type == device.type and device.index is None):
         return tensor
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type != "mps")
 
 
 class Arriving:

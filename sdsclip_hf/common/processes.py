@@ -36,6 +36,11 @@ def gather_ragged(accelerator: Accelerator, rows: Tensor) -> tuple[Tensor, int]:
     return everyone, sum(counts[: accelerator.process_index])
 
 
+def group_of_cpus() -> dist.ProcessGroup | None:
+    """This run's processes by gloo, for what lies on CPUs, so that no GPU is waited for. To be called on all of them."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
 class SharedCount:
     """A number that the processes of a run count up together, each when it comes to it, without waiting for the others.
 

@@ -24,6 +24,7 @@ ABOVE_ZERO = (
     *("lora_r", "lora_alpha", "mapper_warmup_learning_rate", "distill_every", "ranking_candidates"),
     *("ranking_temperature", "ranking_temperature_share", "ranking_logit_scale"),
 )
+GRAPHED = ("reduce-overhead", "max-autotune")  # torch.compile's modes that take CUDA graphs
 AT_LEAST_ONE = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size")
 CHOICES = {
     "contrastive_form": CONTRASTIVE_FORMS,
@@ -55,6 +56,7 @@ def check(config: Any) -> None:
     _check_ranking(config)
     _check_teacher(config)
     _check_batch(config)
+    _check_compiled(config)
 
 
 def _require(holds: bool, name: str, value, rule: str) -> None:
@@ -166,4 +168,15 @@ def _check_batch(config: Any) -> None:
         raise ValueError(
             f"per_device_train_batch_size {config.per_device_train_batch_size} on {config.world_size} process leaves a "
             "caption no negatives; set --per_device_train_batch_size to 2 or more."
+        )
+
+
+def _check_compiled(config: Any) -> None:
+    """Gradients that add up over several backward passes lie in what the next replay of a CUDA graph writes over."""
+    several = "contrastive_batch_size" if config.contrastive_batch_size is not None else "gradient_accumulation_steps"
+    has_several = config.contrastive_batch_size is not None or config.gradient_accumulation_steps > 1
+    if has_several and config.torch_compile_mode in GRAPHED:
+        raise ValueError(
+            f"torch_compile_mode {config.torch_compile_mode} replays CUDA graphs, which write over gradients that add up; "
+            f"leave --torch_compile_mode out, or --{several}."
         )

@@ -247,7 +247,8 @@ class CandidateScores:
 
         Args:
             name: the teacher's, as the user knows it.
-            weights, dtype: its [`checkpoints.fingerprint`] and number format; without them the names must agree.
+            weights, dtype: its [`checkpoints.fingerprint`] and number format. Without them, or where the scores were made in
+                another format, whose weights are others, the names must agree.
 
         Raises:
             ValueError: another teacher made the scores.
@@ -255,20 +256,18 @@ class CandidateScores:
         by = self.settings.get("teacher")
         if by is None:
             return
-        remedy = "Give scores of this teacher, or that --teacher_name_or_path"
-        if weights is None and portable_name(name) != by["name"]:
+        remedy, made_in = "Give scores of this teacher, or that --teacher_name_or_path", by.get("dtype", "float32")
+        is_alike = weights is not None and f"torch.{made_in}" == dtype
+        if not is_alike and len({portable_name(shapes.resolve(one)) for one in (name, by["name"])}) > 1:
+            hint = "" if weights is None else f" (--teacher_dtype {made_in} compares weights in place of names)"
             raise ValueError(
-                f"the scores {self.name!r} were made by the teacher {by['name']!r}, not by {name!r}. {remedy}, or leave "
-                "--teacher_name_or_path out, since L_rank needs none."
+                f"the scores {self.name!r} were made by the teacher {by['name']!r}, not by {name!r}{hint}. {remedy}, or "
+                "leave --teacher_name_or_path out, since L_rank needs none."
             )
-        if weights is not None and weights != by["fingerprint"]:
-            made_in = by.get("dtype")
-            hint = (
-                f" (they were made in {made_in}; is --teacher_dtype the same?)" if f"torch.{made_in}" != dtype else ""
-            )
+        if is_alike and weights != by["fingerprint"]:
             raise ValueError(
                 f"the scores {self.name!r} were made by another teacher than {name!r}: by {by['name']!r}, whose weights "
-                f"differ{hint}. {remedy}."
+                f"differ. {remedy}."
             )
 
     def check_captions(

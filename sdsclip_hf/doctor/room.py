@@ -22,7 +22,7 @@ from sdsclip_hf.doctor.case import Case
 from sdsclip_hf.doctor.findings import Finding, Trouble
 from sdsclip_hf.doctor.hub_access import Hub
 from sdsclip_hf.planning.plan import num_steps
-from sdsclip_hf.planning.rehearsal import OPTIMIZER, STUDENT, StepCost, rehearse
+from sdsclip_hf.planning.rehearsal import OPTIMIZER, STUDENT, WEIGHTS, StepCost, rehearse
 from sdsclip_hf.students.loading import picture_shapes, student_config
 from sdsclip_hf.training.compared import run_beside
 from sdsclip_hf.training.output_dir import claim_output_dir
@@ -79,6 +79,8 @@ def check_memory(case: Case) -> Iterator[Finding]:
     together = bool(others) and case.processes == 1 and run_beside(main, others)
     name = max(names[1:] if together else names, key=needs.get)
     needed = needs[name] + (needs[names[0]] if together else 0)
+    if name != names[0] and not together:  # this run's models are there already
+        needed += sum(size for phase, size in case.cost.memory.items() if phase.stage == WEIGHTS)
     sharing = case.processes if case.device.type in ("cpu", "mps") else 1
     needed *= sharing
     free, where = free_memory(case.device), "of memory" if case.device.type in ("cpu", "mps") else "of the GPU's memory"

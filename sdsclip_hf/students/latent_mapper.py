@@ -80,7 +80,7 @@ class LatentMapper(nn.Module):
                 f"whitening needs embeddings that differ; got {len(embeds)}, all alike. Give it more pictures and captions, "
                 "or leave --mapper_whitening out."
             )
-        embeds = embeds.double()
+        embeds = embeds.cpu().double()  # which Apple's GPUs have not
         variances, directions = torch.linalg.eigh(torch.cov(embeds.T))
         kept = variances > floor * variances.max()
         directions = directions[:, kept]

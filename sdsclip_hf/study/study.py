@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from sdsclip_hf import shapes
 from sdsclip_hf.common.checkpoints import fingerprint
+from sdsclip_hf.common.devices import default_device
 from sdsclip_hf.common.errors import read_json
 from sdsclip_hf.common.precision import settled_dtype
 from sdsclip_hf.common.processes import cores
@@ -46,7 +47,8 @@ _cached_data = cache(load_image_captions)
 
 @cache
 def _cached_scorer(student: str) -> RememberingClipScorer:
-    return RememberingClipScorer(*load_student(student))
+    clip, processor = load_student(student)
+    return RememberingClipScorer(clip.to(default_device()), processor)
 
 
 class Study:
@@ -273,7 +275,7 @@ class Study:
         options = self._scoring_options(name, world)
         draws = {key: options[key] for key in ("num_draws", "timestep_range", "weighting") if key in options}
         dtype = settled_dtype(options.get("teacher_dtype", "auto"))
-        scorer = DiffusionScorer(self._teacher(options["teacher_name_or_path"], dtype), **draws)
+        scorer = DiffusionScorer(self._teacher(options["teacher_name_or_path"], dtype).to(default_device()), **draws)
         by_tag = skill(scorer, cached_benchmark(self.settings["skill_benchmark"]).items)
         path = self.skill_path(name, world)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,11 +2,12 @@
 
 import torch
 import torch.distributed.nn
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sdsclip_hf.common.devices import sent
-from sdsclip_hf.common.processes import gather_ragged
+from sdsclip_hf.common.processes import gather_ragged, group_of_cpus
 from sdsclip_hf.config import SDSCLIPConfig
 from sdsclip_hf.data.duplicates import KnownPairs
 from sdsclip_hf.losses import contrastive_loss, sigmoid_loss
@@ -42,6 +43,8 @@ class ContrastiveTerm:
 
     def __init__(self, args: SDSCLIPConfig, accelerator: Accelerator, form: str = "softmax"):
         self.args, self.accelerator, self.form = args, accelerator, form
+        self.is_alone = args.world_size == 1 or args.local_negatives
+        self._of_cpus = None if self.is_alone else group_of_cpus()
 
     def __call__(self, pairs: Pairs, even: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """The term and its figures.
@@ -66,7 +69,7 @@ class ContrastiveTerm:
             if is_negative is not None:
                 keys = self._everyone(pairs.candidate_keys, even)[0].flatten()
                 keys = sent(keys[sent(is_negative, keys.device)], device)
-            of_captions = self.accelerator.pad_across_processes(pairs.caption_keys, dim=1)
+            of_captions = F.pad(pairs.caption_keys, (0, self._widest(pairs.caption_keys) - pairs.caption_keys.shape[1]))
             told = (sent(self._everyone(part, even)[0], device) for part in (pairs.picture_keys, of_captions))
             known = KnownPairs(*told, keys)
             shared = known.are_shared(torch.arange(first, first + len(pairs.images), device=device))
@@ -79,9 +82,16 @@ class ContrastiveTerm:
             return sigmoid_loss(*own, pairs.logit_bias, *others), figures
         return contrastive_loss(*own, images, *others), figures
 
+    def _widest(self, rows: Tensor) -> int:
+        """The most columns that any process has, which no GPU is asked for."""
+        columns = torch.tensor(rows.shape[1])
+        if not self.is_alone:
+            torch.distributed.all_reduce(columns, torch.distributed.ReduceOp.MAX, group=self._of_cpus)
+        return int(columns)
+
     def _everyone(self, rows: Tensor, even: bool) -> tuple[Tensor, int]:
         """The rows that count as one batch, (B, ...), with the gradient of this process's; and where these begin."""
-        if self.args.world_size == 1 or self.args.local_negatives:
+        if self.is_alone:
             return rows, 0
         rows = sent(rows, self.accelerator.device)
         if not even:

@@ -37,10 +37,11 @@ class MapperWarmup:
         accelerator: Accelerator,
         batches: Callable[[int], Iterator[dict[str, Tensor]]],
         check: Callable[[dict[str, Tensor]], None],
+        check_arrived: Callable[[], None],
         log: Callable[[dict[str, float]], None],
     ):
         self.student, self.distillation, self.args, self.accelerator = student, distillation, args, accelerator
-        self.batches, self.check, self.log = batches, check, log
+        self.batches, self.check, self.check_arrived, self.log = batches, check, check_arrived, log
 
     def run(self) -> None:
         """Whitening, then the warm-up; the random numbers begin anew afterwards."""
@@ -80,6 +81,7 @@ class MapperWarmup:
             schedule.step()
             notes.add(figures | {"sds": loss})
             if (step + 1) % max(1, args.mapper_warmup_steps // 5) == 0 or step + 1 == args.mapper_warmup_steps:
+                self.check_arrived()
                 means = {f"warmup/{name}": value for name, value in notes.take(self.accelerator).items()}
                 self.log(means | {"warmup_step": step + 1})
         mapper.zero_grad(set_to_none=True)

@@ -335,6 +335,8 @@ def compile_student(student: SDSCLIPModel, accelerator: Accelerator, args: SDSCL
     """
     asked = TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
     accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
+    if args.tf32 is False:
+        torch.backends.cuda.matmul.allow_tf32 = False  # which accelerate switches on for whatever is compiled
     if asked.backend != DynamoBackend.NO:
         student.compile_towers(backend=asked.backend.value.lower(), mode=asked.mode)
 

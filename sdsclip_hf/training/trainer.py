@@ -381,7 +381,7 @@ class SDSCLIPTrainer(PairLoaders, Validation, NotingTrainer, CheckpointTrainer):
 
     def _prepare_mapper(self) -> None:
         self.model.train()
-        loop = self.endless_batches, self.check_finite, self.log
+        loop = self.endless_batches, self.check_finite, self.check_arrived, self.log
         MapperWarmup(self.student, self.distillation, self.args, self.accelerator, *loop).run()
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:

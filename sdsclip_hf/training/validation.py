@@ -32,6 +32,7 @@ class Validation(Trainer):
             output = super().evaluation_loop(
                 dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
             )
+            self.check_arrived()
         finally:
             self._calls = train_calls
         found = self.take_notes("eval") | self._without_those_left_out()

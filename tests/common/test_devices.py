@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from sdsclip_hf import SDSCLIPConfig
 from sdsclip_hf.common import precision
-from sdsclip_hf.common.devices import default_device, refuse_old_driver
+from sdsclip_hf.common.devices import default_device, refuse_old_driver, sent
 from sdsclip_hf.common.precision import mixed_precision, settled_dtype
 from sdsclip_hf.prompts.config import PromptConfig
 from sdsclip_hf.scoring.arguments import ScoringArguments
@@ -104,3 +104,12 @@ def test_a_driver_older_than_pytorch_wants_is_an_error_that_says_so(monkeypatch,
         refuse_old_driver()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     refuse_old_driver()
+
+
+@pytest.mark.parametrize(("device", "waits"), [("mps", True), ("cuda", False)])
+def test_only_to_apple_s_gpus_a_copy_is_waited_for(monkeypatch, device, waits):
+    asked, tensor = {}, torch.zeros(2)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, **options: asked.update(options) or self)
+    sent(tensor, torch.device(device))
+    assert asked == {"non_blocking": not waits}

@@ -9,10 +9,12 @@ import torch
 from doctor_cases import local, look, of, the_failure
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
+from sdsclip_hf.common.writing import size
 from sdsclip_hf.doctor import room
 from sdsclip_hf.doctor.case import read_case
 from sdsclip_hf.doctor.examine import examine
 from sdsclip_hf.doctor.findings import Trouble
+from sdsclip_hf.planning.rehearsal import WEIGHTS, rehearse
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 Usage = namedtuple("Usage", "total used free")
@@ -51,6 +53,17 @@ def test_too_little_memory_is_one_line(monkeypatch):
     assert "--per_device_train_batch_size" in failed.remedy and "sdsclip plan" in failed.remedy
     monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("Memory", "available")(500_000_000))
     assert of(look(), "memory").status == "warn"
+
+
+def test_a_run_that_is_compared_stands_beside_this_run_s_models(clip_folder, folder_of_pairs, monkeypatch, rehearsed):
+    case = read_case(local(clip_folder, folder_of_pairs, "--teacher_name_or_path", "shapes/teacher"))
+    case.compared["paper"] = SDSCLIPConfig("paper", lambda_sds=1.0, use_cpu=True)
+    monkeypatch.setattr(room, "run_beside", lambda *_: False)
+    (found,) = room.check_memory(case)
+    names = case.model.model_name_or_path, case.model.teacher_name_or_path
+    main, paper = (rehearse(*names, config).memory for config in case.configs.values())
+    beside = sum(held for phase, held in main.items() if phase.stage == WEIGHTS)
+    assert f"holds {size(sum(paper.values()) + beside)} of tensors" in found.found
 
 
 def test_of_too_little_memory_the_setting_that_fits_is_told(clip_folder, folder_of_pairs, monkeypatch, rehearsed):

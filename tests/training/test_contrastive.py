@@ -1,13 +1,19 @@
 """L_CLIP as the trainer puts it together, against transformers' CLIP and a plain loop over strings."""
 
+from types import SimpleNamespace
+
 import datasets
 import pytest
 import torch
 from plain_contrastive import masked_by_loops
+from pretend_gpu import META
 from transformers import CLIPModel, CLIPProcessor
 
 from sdsclip_hf import SDSCLIPConfig, SDSCLIPTrainer
 from sdsclip_hf.data.scores import CandidateScores
+from sdsclip_hf.training import contrastive
+from sdsclip_hf.training.contrastive import ContrastiveTerm
+from sdsclip_hf.training.terms import Pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS = (0, 1, 2, 0, 4, 5)
@@ -62,3 +68,33 @@ def test_loss_is_the_plain_one_of_what_is_known(term, clip_folder, scores_folder
     assert found == pytest.approx(expected.item(), rel=1e-5)
     # 0 and 3 by the picture, 2 by 3's caption, 4 and 5; 1 has a candidate of 0's among the negatives, its own caption.
     assert notes.get("false_negatives") == (pytest.approx((5 + hard_negatives) / 6) if masked else None)
+
+
+class OfTwo:
+    """An accelerator of two processes, whose collectives, as NCCL's, take no tensor of the CPU."""
+
+    device = META
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        assert rows.device == META
+        return torch.cat([rows, rows])
+
+
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+def test_gpus_gather_what_is_on_them_and_cpus_the_rest(monkeypatch, form):
+    group, widths = object(), []
+
+    def of_cpus(columns, operation, group):
+        widths.append((columns.device.type, group))
+        columns.fill_(3)
+
+    monkeypatch.setattr(contrastive, "group_of_cpus", lambda: group)
+    monkeypatch.setattr(torch.distributed, "all_reduce", of_cpus)
+    monkeypatch.setattr(torch.distributed.nn, "all_gather", lambda rows: (OfTwo().gather(rows), rows)[1:] * 2)
+    args = SimpleNamespace(world_size=2, process_index=1, local_negatives=False, mask_duplicates=True)
+    args.hard_negatives, args.contrastive_chunk_size = False, None
+    embeds, keys = torch.empty(4, 8, device=META), torch.arange(1, 5)
+    scalar = torch.empty((), device=META)
+    pairs = Pairs(embeds, embeds, scalar, scalar, picture_keys=keys, caption_keys=keys[:, None])
+    loss, figures = ContrastiveTerm(args, OfTwo(), form)(pairs, even=True)
+    assert loss.device == figures["false_negatives"].device == META and widths == [("cpu", group)]

@@ -2,6 +2,7 @@
 
 import shutil
 from functools import partial
+from pathlib import Path
 
 import datasets
 import pytest
@@ -73,15 +74,20 @@ def test_a_teacher_of_another_name_is_refused_although_it_is_not_loaded(make_tra
         make_trainer(ranking_scores=folder, teacher="org/other")
 
 
-def test_the_same_teacher_in_another_number_format_is_told_apart_with_the_remedy(
+def test_a_teacher_in_another_number_format_than_the_scores_is_known_by_its_name(
     make_trainer, teacher_folder, scores_folder, tmp_path
 ):
     items = [tuple(row.values()) for row in CandidateScores.load(scores_folder).data]
     half = fingerprint(DiffusionTeacher.from_pretrained(teacher_folder, dtype="float16").denoiser)
     mark = {"name": "tiny", "fingerprint": half, "dtype": "float16"}
     folder = str(make_scores(tmp_path / "half", items, teacher=mark))
-    with pytest.raises(ValueError, match="they were made in float16; is --teacher_dtype the same"):
+    with pytest.raises(
+        ValueError, match=r"by the teacher 'tiny', not by .* \(--teacher_dtype float16 compares weights"
+    ):
         make_trainer(ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0)
+    mark["name"] = Path(teacher_folder).name
+    named = str(make_scores(tmp_path / "named", items, teacher=mark))
+    make_trainer(ranking_scores=named, teacher=teacher_folder, lambda_sds=1.0)
     make_trainer(ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0, teacher_dtype="float16")
     make_trainer(
         ranking_scores=folder, teacher=teacher_folder, lambda_sds=1.0, lambda_rank=0.0

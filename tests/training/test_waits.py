@@ -96,3 +96,11 @@ def test_numbers_that_arrive_late_stop_a_run_before_it_saves(make_trainer, on_pr
     with pytest.raises(FloatingPointError, match=told):
         trainer._save_checkpoint(trainer.model, None)
     assert not trainer._arriving
+
+
+def test_a_term_that_is_nan_in_an_evaluation_is_told_at_its_end(make_trainer, pairs, monkeypatch):
+    trainer = make_trainer(teacher=None, lambda_sds=0.0, eval_dataset=pairs.select(range(8)))
+    late = lambda terms: trainer._arriving.append((1, tuple(terms), Arriving(torch.tensor([float("nan")]))))  # noqa: E731
+    monkeypatch.setattr(trainer, "check_finite", late)  # as on a GPU, where nothing is looked at before the next step
+    with pytest.raises(FloatingPointError, match="the contrastive term is nan"):
+        trainer.evaluate()

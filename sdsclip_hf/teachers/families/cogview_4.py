@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from sdsclip_hf.common.devices import sent
 from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.families.family import Family
 from sdsclip_hf.teachers.schedule import Level
@@ -41,7 +42,7 @@ class CogView4(Family):
 
     def _of_one_length(self, latents: Tensor, t: Tensor, words: Tensor) -> Tensor:
         height, width = (self.factor * edge for edge in latents.shape[-2:])
-        size = torch.tensor([[height, width]], dtype=latents.dtype, device=latents.device).expand(len(latents), -1)
+        size = sent(torch.tensor([[height, width]], dtype=latents.dtype), latents.device).expand(len(latents), -1)
         return self.denoiser(
             latents, words, timestep=t, original_size=size, target_size=size, crop_coords=torch.zeros_like(size)
         ).sample

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from sdsclip_hf.common.devices import sent
 from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.families.family import Family, Known
 from sdsclip_hf.teachers.schedule import Level
@@ -28,7 +29,7 @@ class PixArt(Family):
         added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.denoiser.use_additional_conditions:
             height, width = (self.factor * edge for edge in latents.shape[-2:])
-            sizes = torch.tensor([[height, width]], dtype=latents.dtype, device=latents.device)
+            sizes = sent(torch.tensor([[height, width]], dtype=latents.dtype), latents.device)
             added = {
                 "resolution": sizes.expand(len(latents), -1),
                 "aspect_ratio": (sizes[:, :1] / sizes[:, 1:]).expand(len(latents), -1),

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from sdsclip_hf.common.devices import sent
 from sdsclip_hf.teachers.conditions import Conditions
 from sdsclip_hf.teachers.families.family import Known
 from sdsclip_hf.teachers.families.stable_diffusion import StableDiffusion
@@ -22,7 +23,7 @@ class StableDiffusionXL(StableDiffusion):
     def predict(self, latents: Tensor, level: Level, conditions: Conditions) -> Tensor:
         height, width = (self.factor * edge for edge in latents.shape[-2:])
         # The size before and after cropping, and where it was cropped: all of it.
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=latents.dtype, device=latents.device)
+        sizes = sent(torch.tensor([[height, width, 0, 0, height, width]], dtype=latents.dtype), latents.device)
         added = {"text_embeds": conditions["text_embeds"], "time_ids": sizes.expand(len(latents), -1)}
         words = conditions["encoder_hidden_states"]
         return self.denoiser(latents, level.t, encoder_hidden_states=words, added_cond_kwargs=added).sample
