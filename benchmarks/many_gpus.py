@@ -37,7 +37,7 @@ def sent_bytes(trained: int, pairs: int, width: int, processes: int, captions: i
     return {
         "gradients": 2 * others / processes * FLOAT * trained,
         "embeddings": 2 * 2 * others * FLOAT * pairs * width,
-        "keys": others * KEY * (pairs * (1 + captions) + 2),  # two tell their shape
+        "keys": others * KEY * pairs * (1 + captions),
     }
 
 

@@ -72,13 +72,13 @@ def test_eight_processes_hand_over_what_is_computed(tmp_path):
 
 def test_what_is_lost_grows_with_the_bytes_and_falls_with_the_links_speed(tmp_path, capsys):
     point = {"seconds": 0.3, "pairs": 100, "images/s": 333.3, "trained": 10**8, "width": 512}
-    # 8 GPUs: 700 MB of gradients, 5,734,400 bytes of embeddings and 11,312 of keys
-    assert sum(many_gpus.sent_bytes(10**8, 100, 512, 8).values()) == 700_000_000 + 5_734_400 + 11_312
+    # 8 GPUs: 700 MB of gradients, 5,734,400 bytes of embeddings and 11,200 of keys
+    assert sum(many_gpus.sent_bytes(10**8, 100, 512, 8).values()) == 700_000_000 + 5_734_400 + 11_200
     found = many_gpus.projected(point, 8, within=1e10, between=1e9)
-    assert found["images/s at worst"] == pytest.approx(800 / (0.3 + 0.0705745712))
-    assert found["images/s at best"] == pytest.approx(800 / (0.3 + 0.0005745712))  # within the backward pass of 0.2 s
+    assert found["images/s at worst"] == pytest.approx(800 / (0.3 + 0.07057456))
+    assert found["images/s at best"] == pytest.approx(800 / (0.3 + 0.00057456))  # within the backward pass of 0.2 s
     slow = many_gpus.projected(point, 64, within=1e10, between=1e9)
-    assert slow["images/s at best"] == pytest.approx(6400 / (0.3 + (787.5e6 + 51_609_600 + 101_808) / 1.25e8 - 0.2))
+    assert slow["images/s at best"] == pytest.approx(6400 / (0.3 + (787.5e6 + 51_609_600 + 100_800) / 1.25e8 - 0.2))
     results = {"machine": {"device": "a card", "rehearsed": False}, "rows": {"training/x": [point], "scoring/y": []}}
     (tmp_path / "results.json").write_text(json.dumps(results))
     many_gpus.main(["--results", str(tmp_path / "results.json"), "--gb_per_second", "10", "--between_nodes", "1"])
