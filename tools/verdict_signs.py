@@ -7,7 +7,9 @@
 python tools/verdict_signs.py outputs/study_teachers outputs/study_teachers_direction
 
 The rule: a teacher helps on a kind of pairs where it is right more often than the student that the baseline leaves. What
-came of it: the group score of the arm that learnt from the teacher, less that of the baseline, with its 95 % interval.
+came of it: the group score of the arm that learnt from the teacher, less that of the baseline, with its 95 % interval. With
+--labels ARM, which learnt from true labels, a teacher helps only where these gain for certain: what a student does not learn
+from labels no teacher teaches it.
 """
 
 import argparse
@@ -19,12 +21,13 @@ import numpy as np
 from sdsclip_hf.study.settings import slug
 
 
-def signs(study: Path, curve: str, baseline: str) -> list[dict]:
-    """Rows of ``teacher``, ``kind``, the accuracies ``teacher_is`` and ``student_is``, ``gain`` and its ``interval``, in %.
+def signs(study: Path, curve: str, baseline: str, labels: str | None = None) -> list[dict]:
+    """Rows of ``teacher``, ``kind``, the accuracies ``teacher_is`` and ``student_is``, ``gain`` and its ``interval``, in %;
+    and ``can_learn``, whether labels gain for certain, always without them.
 
     Args:
         study: the folder of a finished study with curves.
-        curve, baseline: arms of it.
+        curve, baseline, labels: arms of it.
     """
     file = study / "results.json"
     if not file.is_file():
@@ -39,7 +42,8 @@ def signs(study: Path, curve: str, baseline: str) -> list[dict]:
         for kind, accuracy in skill.items():
             came = results["arms"][arm][kind]
             row = {"teacher": teacher, "kind": kind, "teacher_is": accuracy, "student_is": student[kind]}
-            rows.append(row | {"gain": came["gain"], "interval": came["gain_interval"]})
+            can_learn = labels is None or results["arms"][labels][kind]["gain_interval"][0] > 0
+            rows.append(row | {"gain": came["gain"], "interval": came["gain_interval"], "can_learn": can_learn})
     return rows
 
 
@@ -65,7 +69,8 @@ def sign_is_right(row: dict) -> bool:
 
 def help_is_right(row: dict) -> bool:
     """Whether the teacher gains where the rule says that it helps, and where it does not, gains nothing that is certain."""
-    return row["gain"] > 0 if row["teacher_is"] > row["student_is"] else row["interval"][0] <= 0
+    helps = row["can_learn"] and row["teacher_is"] > row["student_is"]
+    return row["gain"] > 0 if helps else row["interval"][0] <= 0
 
 
 def main() -> None:
@@ -73,8 +78,13 @@ def main() -> None:
     parser.add_argument("studies", nargs="+", type=Path)
     parser.add_argument("--curve", default="ranking")
     parser.add_argument("--baseline", default="contrastive")
+    parser.add_argument("--labels", help="an arm that learnt from true labels")
     args = parser.parse_args()
-    rows = [row | {"study": study.name} for study in args.studies for row in signs(study, args.curve, args.baseline)]
+    rows = [
+        row | {"study": study.name}
+        for study in args.studies
+        for row in signs(study, args.curve, args.baseline, args.labels)
+    ]
     for row in rows:
         print(
             f"{row['study']:<26} {row['teacher']:<12} {row['kind']:<22} teacher {row['teacher_is']:5.1f}  student "

@@ -93,8 +93,24 @@ def _of_kinds(report: dict) -> Iterator[str]:
                 names.setdefault(kind["student"], []).append(kind["name"])
         for student, of_student in names.items():
             yield f"{', '.join(of_student).capitalize()}: {meaning.format(student=student or 'chance')}."
+    rows = zip(report["accuracy"], report["verdict"]["kinds"], strict=True)
+    hard = [kind["name"] for row, kind in rows if kind["by"] == BY_KIND and _is_unlearnt(row, kind)]
+    if hard:
+        yield (
+            f"{', '.join(hard).capitalize()}: the student is at chance. Whether it can learn this at all a run by true "
+            "labels tells (--ranking_targets labels, which needs no teacher): what these do not teach it, no teacher does."
+        )
     if not report["students"]:
         yield "It is compared with chance: give the student as --model, best of all as a run without the teacher leaves it."
+
+
+def _is_unlearnt(row: dict, kind: dict) -> bool:
+    """Whether the teacher is ahead on a kind of pairs of which the student knows nothing."""
+    return (
+        kind["verdict"] == HELPS
+        and kind["student"] is not None
+        and row["students"][kind["student"]]["interval"][0] <= 0.5
+    )
 
 
 def _of_draws(report: dict) -> Iterator[str]:

@@ -361,7 +361,7 @@ def middling(tmp_path_factory) -> tuple[str, str]:
     ids=str,
 )
 def test_memory_and_time_of_a_real_run(options, middling, tmp_path, request):
-    arguments = [request.path.parent, *middling, tmp_path, json.dumps(options)]
+    arguments = [request.path.parents[1], *middling, tmp_path, json.dumps(options)]
 
     def measured(**env: str) -> tuple[dict, float]:
         command = [sys.executable, "-c", ONE_RUN, *map(str, arguments)]
@@ -383,7 +383,9 @@ def test_memory_and_time_of_a_real_run(options, middling, tmp_path, request):
         f"beyond the {real['before'] / GIB:.2f} after the imports. A step: planned {seconds:.1f} s at {real['speed']:.3f}"
     )
     print(f"TFLOP/s, measured {real['seconds']:.1f} s of one thread")
-    assert held == pytest.approx(found["gib"], rel=0.05)
+    assert (
+        0.95 * found["gib"] < held < 1.15 * found["gib"]
+    )  # a convolution's own room is not planned; it hangs on the CPU
     assert kept == pytest.approx(found["gib"], rel=0.2)
     # The plan counts matrix products alone, at their full speed: a CPU that is fast at them takes longer than planned.
     assert 0.67 * seconds < real["seconds"] < 2.5 * seconds

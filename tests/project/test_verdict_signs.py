@@ -32,6 +32,11 @@ def test_signs_of_a_made_up_study(tmp_path):
     results = {"settings": {"curves": {"ranking": {}}}, "skill": {name: one[0] for name, one in teachers.items()}}
     results["arms"] = {f"ranking, {n}": {"attribute": a, "relation": r} for n, (_, a, r) in teachers.items()}
     (tmp_path / "results.json").write_text(json.dumps(results))
+    labels = {"attribute": came(8.0, 4.0, 12.0), "relation": came(1.0, -2.0, 4.0)}
+    results["arms"]["labels"] = labels
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    rows = tool.signs(tmp_path, "ranking", "contrastive", "labels")
+    assert [tool.help_is_right(row) for row in rows] == [True, True, False, True]  # nobody can teach it relations
     rows = tool.signs(tmp_path, "ranking", "contrastive")
     assert [row["student_is"] for row in rows] == [75, 25, 75, 25]
     assert [tool.sign_is_right(row) for row in rows] == [True, False, False, False]

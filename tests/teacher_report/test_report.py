@@ -22,6 +22,7 @@ from sdsclip_hf.teacher_report.answers import ask_ranker, ask_student, pairs_of
 from sdsclip_hf.teacher_report.page import page
 from sdsclip_hf.teacher_report.questions import benchmark_questions, dataset_questions
 from sdsclip_hf.teacher_report.report import report_on
+from sdsclip_hf.teacher_report.text import _of_kinds
 from sdsclip_hf.teachers.diffusion_teacher import DiffusionTeacher
 
 COLOURS = ("red", "blue")
@@ -194,3 +195,13 @@ def test_the_page_is_whole_in_a_browser_and_names_stay_text(questions, teacher, 
         assert browser.find_element("tag name", "h1").text.startswith("<b>mine</b> on 12 pictures")
         assert len(browser.find_elements("css selector", "#accuracy tbody tr")) == len(told["accuracy"])
         assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+
+
+@pytest.mark.parametrize(("knows", "told"), [(0.45, True), (0.55, False)])
+def test_of_what_the_student_knows_nothing_about_labels_tell_whether_it_can_learn_it(knows, told):
+    student = {"value": 0.6, "interval": [knows, 0.75], "difference": 0.3, "difference_interval": [0.2, 0.4]}
+    kind = {"by": "kind", "name": "relation", "verdict": "better", "student": "mine", "difference": 0.3}
+    report = {"accuracy": [{"students": {"mine": student}}], "verdict": {"kinds": [kind]}, "students": ["mine"]}
+    better, *further = _of_kinds(report)
+    assert better.startswith("Relation: better than mine") and bool(further) == told
+    assert not told or "--ranking_targets labels" in further[0]
