@@ -103,7 +103,8 @@ def test_every_row_of_the_card_and_the_page_names_an_arm_of_its_study(study_card
     results = {}
     for path in sorted((ROOT / "recipes/configs").glob("study_*.yaml")):
         settings = yaml.safe_load(path.read_text())
-        arms = ["before", *settings["arms"]]
+        points = [f"{curve}, {name}" for curve in settings.get("curves", ()) for name in settings.get("scores", ())]
+        arms = ["before", *settings["arms"], *points]
         every = {
             name: row(12.3)
             for name in ("attribute", "attribute in relation", "relation", *study_card.RETAINED.values())

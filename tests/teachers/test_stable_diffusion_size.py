@@ -122,4 +122,4 @@ def test_one_step_at_the_size_of_stable_diffusion_fits_in_24_gib(large_teacher, 
         f"{gradient}, weights {packing}: peak {seen['peak'] / GIB:.1f} GiB, of which {beyond / GIB:.2f} came after the"
     )
     print(f"imports; planned {planned / GIB:.2f} GiB")
-    assert beyond == pytest.approx(planned, rel=0.15)  # the allocator keeps some of what is freed
+    assert 0.95 * planned < beyond < 1.2 * planned  # the allocator keeps some, and convolutions have room of their own
