@@ -4,6 +4,7 @@ import datasets
 import pytest
 import torch
 from dual_encoders import make_dual_encoder
+from PIL import Image
 from trainers import assert_same_weights
 
 from sdsclip_hf.data.decoded import check_preparing, packed, unpacked
@@ -76,12 +77,13 @@ def test_packed_pictures_come_back(pairs):
 def test_pictures_that_workers_only_decode_train_alike(make_trainer, pairs, tmp_path, kind):
     for part in make_dual_encoder(kind):
         part.save_pretrained(tmp_path / "model")
-    wrong = pairs.select([*range(1, 24), 0]).select_columns("image").rename_column("image", "wrong")
-    data = datasets.concatenate_datasets([pairs, wrong], axis=1)
+    pictures = [Image.effect_noise((20 + row, 44 - row), 90).convert("RGB") for row in range(24)]  # no two sizes alike
+    rows = [{"image": pictures[row], "caption": pairs[row]["caption"], "wrong": pictures[row - 1]} for row in range(24)]
+    data = datasets.Dataset.from_list(rows, features=datasets.Features(pairs.features | {"wrong": datasets.Image()}))
     options = {
         "model": str(tmp_path / "model"),
         "data": data,
-        "eval_dataset": pairs,
+        "eval_dataset": data.remove_columns("wrong"),
         "eval_strategy": "steps",
         "eval_steps": 2,
     }
