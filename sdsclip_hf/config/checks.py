@@ -1,6 +1,7 @@
 """What a run's options may not be: values outside their range, and options that do not fit one another."""
 
 import math
+import os
 import re
 from typing import Any
 
@@ -175,8 +176,9 @@ def _check_compiled(config: Any) -> None:
     """Gradients that add up over several backward passes lie in what the next replay of a CUDA graph writes over."""
     several = "contrastive_batch_size" if config.contrastive_batch_size is not None else "gradient_accumulation_steps"
     has_several = config.contrastive_batch_size is not None or config.gradient_accumulation_steps > 1
-    if has_several and config.torch_compile_mode in GRAPHED:
+    mode = config.torch_compile_mode or os.environ.get("ACCELERATE_DYNAMO_MODE")  # the latter by `accelerate launch`
+    if has_several and mode in GRAPHED:
         raise ValueError(
-            f"torch_compile_mode {config.torch_compile_mode} replays CUDA graphs, which write over gradients that add up; "
+            f"torch_compile_mode {mode} replays CUDA graphs, which write over gradients that add up; "
             f"leave --torch_compile_mode out, or --{several}."
         )

@@ -140,11 +140,14 @@ def test_what_a_split_teacher_cannot_have_is_refused(make, options, told):
 
 
 @pytest.mark.parametrize("several", [{"contrastive_batch_size": 64}, {"gradient_accumulation_steps": 2}])
-def test_cuda_graphs_and_gradients_that_add_up_do_not_go_together(make, several):
+def test_cuda_graphs_and_gradients_that_add_up_do_not_go_together(make, several, monkeypatch):
     make(torch_compile_mode="default", **several)
     make(torch_compile_mode="reduce-overhead")
     with pytest.raises(ValueError, match=f"gradients that add up; leave --torch_compile_mode out, or --{min(several)}"):
         make(torch_compile_mode="reduce-overhead", **several)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_MODE", "max-autotune")
+    with pytest.raises(ValueError, match="torch_compile_mode max-autotune replays CUDA graphs"):
+        make(**several)
 
 
 def test_batch_of_one_raises_and_names_the_option(make):
